@@ -1,0 +1,94 @@
+//! The ephemeral path: to the connected sessions of this node, and one frame to each other node with a matching session.
+//!
+//! The publisher's acknowledgement leaves when every share is done: in the outbox of each matching connection, or its
+//! node is Down. Nothing is written to disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use lontra_storage::command::Owner;
+use lontra_storage::encoding::{Reader, Writer};
+use lontra_storage::ids::{Incarnation, NodeId};
+use lontra_storage::message::Message;
+
+use crate::Inner;
+use crate::link::ForwardDone;
+use crate::local::{Guard, Outcome, Ticket};
+
+impl Inner {
+    /// Sends a message to `nodes`. With a ticket, its outcome is told once all of them have it.
+    pub(crate) fn publish_ephemeral(
+        self: &Arc<Self>,
+        message: Arc<Message>,
+        nodes: &[NodeId],
+        ticket: Option<Ticket>,
+    ) {
+        let incarnation = self.lease.incarnation();
+        // Never answer success for a share that was not taken.
+        let overflow = Arc::new(AtomicBool::new(false));
+        let guard = match ticket {
+            None => Guard::new(|| {}),
+            Some(ticket) => {
+                let (inner, overflow) = (Arc::downgrade(self), overflow.clone());
+                Guard::new(move || {
+                    if let Some(inner) = inner.upgrade() {
+                        let same = inner.lease.incarnation() == incarnation;
+                        let done = same && !overflow.load(Ordering::Acquire);
+                        let outcome = if done { Outcome::Done } else { Outcome::Unknown };
+                        inner.local.completed(vec![(ticket, outcome)]);
+                    }
+                })
+            }
+        };
+        let mut frame = None;
+        for node in nodes {
+            if *node == self.config.node {
+                self.local.ephemeral(message.clone(), guard.clone());
+                continue;
+            }
+            let Some(links) = self.links.get() else { continue };
+            let frame = frame.get_or_insert_with(|| encode_frame(incarnation, &message)).clone();
+            self.metrics.ephemeral_sent(*node);
+            let share = guard.clone();
+            if links.forward(*node, frame, move |_acked| drop(share)).is_err() {
+                overflow.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// A peer's frame: to the connected sessions of this node that match.
+    pub(crate) fn receive_forwarded(&self, from: NodeId, frame: &Bytes, done: ForwardDone) {
+        self.metrics.ephemeral_received(from);
+        let Ok((incarnation, message)) = decode_frame(frame) else {
+            tracing::error!(from, "a forwarded frame does not decode");
+            return done.done();
+        };
+        // A node that is Down must not get its share acknowledged: it checks its incarnation when it hears of it.
+        if !self.meta_view.read().is_live(Owner { node: from, incarnation }) {
+            return done.done();
+        }
+        // Once: the guard's closure must be callable through a shared reference's drop.
+        let done = std::sync::Mutex::new(Some(done));
+        let guard = Guard::new(move || {
+            if let Some(done) = done.into_inner().ok().flatten() {
+                done.done();
+            }
+        });
+        self.local.ephemeral(Arc::new(message), guard);
+    }
+}
+
+fn encode_frame(incarnation: Incarnation, message: &Message) -> Bytes {
+    let encoded = message.encode();
+    let mut writer = Writer::with_capacity(encoded.len() + 10);
+    writer.var(incarnation.0).raw(&encoded);
+    writer.finish()
+}
+
+fn decode_frame(frame: &Bytes) -> Result<(Incarnation, Message), lontra_storage::encoding::DecodeError> {
+    let mut reader = Reader::new("forwarded frame", frame);
+    let incarnation = Incarnation(reader.var()?);
+    // Copied: a slice would pin the link's read buffer in every outbox.
+    Ok((incarnation, Message::decode(&Bytes::copy_from_slice(&reader.rest()))?))
+}

@@ -1,0 +1,166 @@
+//! One running Raft group on this node.
+//!
+//!     bundles ─▶ Proposer (what has queued becomes one entry, a few in flight) ─▶ Raft ─▶ apply ─▶ one reply per bundle
+//!
+//! What a group's state machine means stands in `storage`; here it is started, proposed to, and waited for.
+
+mod proposer;
+mod rounds;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lontra_storage::ids::{GroupId, NodeId};
+use lontra_storage::machine::Tables;
+use lontra_storage::{GroupLog, GroupState};
+use lontra_storage::raft_types::TypeConfig;
+use openraft::async_runtime::WatchReceiver;
+use openraft::impls::EmptyNode;
+
+pub use proposer::{ProposeError, ProposeSender, Proposed, Proposer};
+pub use rounds::{ReadIndexError, Rounds};
+
+use crate::clock::LogClock;
+use crate::error::ClusterError;
+use crate::link::RaftNetworkFactory;
+use crate::progress::Progress;
+
+/// A Raft handle; meta and shards share the type.
+pub type Raft = openraft::Raft<TypeConfig, GroupState>;
+
+/// A group that this node is a member of.
+#[derive(Clone)]
+pub struct Group {
+    pub id: GroupId,
+    pub raft: Raft,
+    pub tables: Tables,
+    pub clock: Arc<LogClock>,
+    /// Log index that has been applied and handed to whoever listens.
+    pub applied: Arc<Progress>,
+    pub proposer: Proposer,
+    pub rounds: Rounds,
+}
+
+/// What a group needs besides its storage.
+pub struct GroupParts {
+    pub id: GroupId,
+    pub clock: Arc<LogClock>,
+    pub applied: Arc<Progress>,
+}
+
+impl Group {
+    /// Starts the group's Raft instance, which recovers, follows, and stands for election by itself.
+    ///
+    /// # Errors
+    /// The stored log or state cannot be recovered.
+    pub async fn start(
+        parts: GroupParts,
+        node: NodeId,
+        config: Arc<openraft::Config>,
+        network: RaftNetworkFactory,
+        (log, state, tables): (GroupLog, GroupState, Tables),
+    ) -> Result<Group, ClusterError> {
+        let GroupParts { id, clock, applied } = parts;
+        let raft = Raft::new(node, config, network, log, state)
+            .await
+            .map_err(|source| ClusterError::Recover { group: id, source: Box::new(source) })?;
+        Ok(Group {
+            id,
+            tables,
+            proposer: Proposer::start(raft.clone(), clock.clone()),
+            rounds: Rounds::start(raft.clone()),
+            raft,
+            clock,
+            applied,
+        })
+    }
+
+    /// Forms the group, unless it was formed before. Every member does the same.
+    ///
+    /// # Errors
+    /// The Raft instance has stopped.
+    pub async fn form(&self, members: impl IntoIterator<Item = NodeId>) -> Result<(), ClusterError> {
+        let members: BTreeMap<NodeId, EmptyNode> = members.into_iter().map(|node| (node, EmptyNode {})).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) => Ok(()),
+            // Formed before, or another member was faster.
+            Err(openraft::errors::RaftError::APIError(_)) => Ok(()),
+            Err(source) => Err(ClusterError::Recover { group: self.id, source: Box::new(source) }),
+        }
+    }
+
+    pub fn leader(&self) -> Option<NodeId> {
+        self.raft.metrics().borrow_watched().current_leader
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    pub fn term(&self) -> u64 {
+        self.raft.metrics().borrow_watched().current_term
+    }
+
+    /// Puts a bundle into the queue of the next entry. Answers at once; the outcome comes by `reply`.
+    pub fn propose(&self, bundle: Bytes, reply: ProposeSender) {
+        self.proposer.propose(bundle, reply);
+    }
+
+    /// Hands leadership to `to` once it has the whole log. Gives up after `limit`: a transfer to a lagging node would
+    /// cost an election.
+    ///
+    /// # Cancel safety
+    /// Nothing is left half done.
+    pub async fn transfer(&self, to: NodeId, limit: Duration) -> bool {
+        let caught_up = async {
+            let mut metrics = self.raft.metrics();
+            while !has_whole_log(&metrics.borrow_watched(), to) {
+                if metrics.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        match tokio::time::timeout(limit, caught_up).await {
+            Ok(()) if self.raft.is_leader() => self.raft.trigger().transfer_leader(to).await.is_ok(),
+            _ => false,
+        }
+    }
+}
+
+/// Whether `to` matches the leader's log; also true once this node no longer leads.
+fn has_whole_log(metrics: &openraft::RaftMetrics<TypeConfig>, to: NodeId) -> bool {
+    let Some(replication) = &metrics.replication else { return true };
+    let matched = replication.get(&to).and_then(|id| id.as_ref());
+    matched.map(|id| id.index) >= metrics.last_log_index
+}
+
+/// openraft's settings for a group: `election` is the longest wait, the shortest three fifths of it. Sources: `notes/raft.md` §10, DESIGN §5.
+///
+/// # Errors
+/// The timing does not fit (checked when the configuration was loaded, so this names a bug there).
+pub fn raft_config(heartbeat: Duration, election: Duration) -> Result<Arc<openraft::Config>, ClusterError> {
+    let election_max = election.as_millis() as u64;
+    let election_min = election_max * 3 / 5;
+    let config = openraft::Config {
+        cluster_name: "lontra".to_owned(),
+        heartbeat_interval: heartbeat.as_millis() as u64,
+        election_timeout_min: election_min,
+        election_timeout_max: election_max,
+        enable_pre_vote: Some(true),
+        // openraft#2080: without it an old leader without a quorum can keep its followers from electing another.
+        quorum_loss_probe_interval: Some(election_max * 2),
+        max_payload_entries: 256,
+        max_append_entries: Some(4096),
+        api_channel_size: Some(1024),
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: 1000,
+        purge_batch_size: 1024,
+        install_snapshot_timeout: 600_000,
+        replication_lag_threshold: 1000,
+        enable_leader_restore: Some(false),
+        ..openraft::Config::default()
+    };
+    config.validate().map(Arc::new).map_err(|source| ClusterError::Timing { what: source.to_string() })
+}

@@ -1,0 +1,265 @@
+//! What the meta leader does for all nodes: grant leases, decide barriers, declare nodes Down, expire sessions, spread
+//! leaderships. Every node runs this; all but the leader's do nothing.
+//!
+//! Invariants
+//! - a lease is granted only after a quorum round that began after the request arrived.
+//! - a new leader declares nobody Down before every lease that its predecessor granted has run out.
+//! - a barrier is decided over the Up set of a state that has applied the index itself.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use lontra_storage::command::MetaOp;
+use lontra_storage::ids::{MetaIndex, NodeId, Offset, ShardId};
+use tokio::time::Instant;
+
+use crate::Inner;
+use crate::clock::boot_time;
+use crate::control::ASK_MAX;
+use crate::group::ReadIndexError;
+use crate::lease::{LEASE_MARGIN, Renewed};
+use crate::link::Lane;
+use crate::requests::{self, Renewal, Report};
+
+impl Inner {
+    /// Takes note of a node's report. Facts, whoever leads: they only grow within an incarnation.
+    pub(crate) fn note_report(&self, node: NodeId, report: &Report) {
+        let current = self.meta_view.read().node(node).map(|record| record.incarnation);
+        if current != Some(report.incarnation) {
+            return;
+        }
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = renewed.entry(node).or_default();
+        entry.applied = entry.applied.max(report.applied);
+        entry.leads = report.leads.clone();
+        entry.offsets = report.offsets.clone();
+        entry.disk_low = report.disk_low;
+        drop(renewed);
+        self.barrier_changed.notify_waiters();
+    }
+
+    /// Answers a renewal of `node`.
+    pub(crate) async fn grant(&self, node: NodeId, report: Report) -> Renewal {
+        self.note_report(node, &report);
+        match self.meta.rounds.read_index().await {
+            Ok(index) => {
+                // The Up set must be at least as new as the round.
+                if !self.meta.applied.reach(index, ASK_MAX).await {
+                    return Renewal::NotLeader { leader: None };
+                }
+            }
+            Err(ReadIndexError::NotLeader { leader }) => return Renewal::NotLeader { leader },
+            Err(ReadIndexError::NoQuorum) => return Renewal::NotLeader { leader: None },
+        }
+        let meta = self.meta_view.read();
+        let is_up = meta.node(node).is_some_and(|record| record.up && record.incarnation == report.incarnation);
+        if !is_up {
+            return Renewal::NotUp;
+        }
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed.entry(node).or_default().granted_at = boot_time();
+        let up: Vec<&Renewed> = meta
+            .nodes()
+            .filter(|(_, record)| record.up)
+            .filter_map(|(node, _)| renewed.get(&node))
+            .collect();
+        let applied_everywhere = self
+            .shards
+            .shards()
+            .map(|shard| {
+                let offset = |renewed: &&Renewed| renewed.offsets.get(usize::from(shard.0)).copied();
+                up.iter().map(|renewed| offset(renewed).unwrap_or(Offset(0))).min().unwrap_or(Offset(0))
+            })
+            .collect();
+        let disk_low = self
+            .shards
+            .shards()
+            .filter(|shard| {
+                self.shards.replicas(*shard).any(|node| renewed.get(&node).is_some_and(|renewed| renewed.disk_low))
+            })
+            .collect();
+        Renewal::Granted { applied_everywhere, disk_low }
+    }
+
+    /// Whether, as far as this leader knows, every Up node has applied `index`.
+    fn is_barrier_reached(&self, index: MetaIndex) -> bool {
+        if self.meta.applied.current() < index.0 {
+            return false;
+        }
+        let meta = self.meta_view.read();
+        let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        meta.nodes().filter(|(node, record)| record.up && *node != self.config.node).all(|(node, record)| {
+            // An incarnation that was admitted by a later entry applied this one before it served.
+            record.incarnation.0 > index.0 * lontra_storage::ids::SessionId::PER_ENTRY
+                || renewed.get(&node).is_some_and(|renewed| renewed.applied >= index)
+        })
+    }
+
+    pub(crate) async fn wait_barrier(&self, index: MetaIndex, deadline: Instant) -> bool {
+        loop {
+            let changed = self.barrier_changed.notified();
+            if self.is_barrier_reached(index) {
+                return true;
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Nodes whose last lease has run out for certain.
+    fn silent_nodes(&self, leading_since: Duration) -> Vec<MetaOp> {
+        let limit = self.config.lease + LEASE_MARGIN;
+        let now = boot_time();
+        if now < leading_since + limit {
+            return Vec::new();
+        }
+        let meta = self.meta_view.read();
+        let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_silent = |node: &NodeId| {
+            let granted_at = renewed.get(node).map_or(Duration::ZERO, |renewed| renewed.granted_at);
+            now > granted_at.max(leading_since) + limit
+        };
+        meta.nodes()
+            .filter(|(node, record)| record.up && is_silent(node))
+            .map(|(node, record)| MetaOp::NodeDown { node, incarnation: record.incarnation })
+            .collect()
+    }
+}
+
+/// Runs for the life of the node; acts while it leads meta.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let mut leading_since = None;
+    let mut term = 0;
+    let mut spread_at = Instant::now();
+    loop {
+        tokio::time::sleep(TICK).await;
+        inner.update_metrics();
+        if !inner.meta.is_leader() {
+            leading_since = None;
+            continue;
+        }
+        if term != inner.meta.term() {
+            term = inner.meta.term();
+            leading_since = None;
+        }
+        let since = *leading_since.get_or_insert_with(boot_time);
+        let mut operations = inner.silent_nodes(since);
+        for _ in &operations {
+            inner.metrics.node_down();
+        }
+        let expiry = inner.meta_view.read().next_expiry();
+        if expiry.is_some_and(|at| at <= inner.meta.clock.now()) {
+            operations.push(MetaOp::ExpireSessions { limit: EXPIRE_LIMIT });
+        }
+        if !operations.is_empty() {
+            tracing::info!(?operations, "the meta leader acts");
+            let _ = inner.change_meta("upkeep", &operations, ASK_MAX).await;
+        }
+        if spread_at <= Instant::now() {
+            spread_at = Instant::now() + SPREAD_INTERVAL;
+            inner.spread_leaders().await;
+        }
+    }
+}
+
+impl Inner {
+    /// Moves one leadership, if they are spread unevenly over the Up nodes.
+    async fn spread_leaders(self: &Arc<Self>) {
+        self.note_report(self.config.node, &self.report());
+        let (up, leads) = {
+            let meta = self.meta_view.read();
+            let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+            let up: Vec<NodeId> = meta.nodes().filter(|(_, record)| record.up).map(|(node, _)| node).collect();
+            let mut leads = BTreeMap::<ShardId, NodeId>::new();
+            for node in &up {
+                for shard in renewed.get(node).map(|renewed| renewed.leads.as_slice()).unwrap_or_default() {
+                    leads.insert(*shard, *node);
+                }
+            }
+            (up, leads)
+        };
+        let Some((shard, from, to)) = plan_move(&up, &leads, |node, shard| self.shards.holds(node, shard)) else {
+            return;
+        };
+        tracing::debug!(shard = shard.0, from, to, "spreading leaders");
+        if from == self.config.node {
+            self.transfer(shard, to).await;
+        } else if let Some(links) = self.links.get() {
+            let ask = requests::encode_number(u64::from(shard.0) << 32 | to);
+            let _ = links.request(from, Lane::Control, requests::TRANSFER, ask, ASK_MAX).await;
+        }
+    }
+
+    /// Hands this node's leadership of a shard to `to`.
+    pub(crate) async fn transfer(&self, shard: ShardId, to: NodeId) -> bool {
+        let Some(group) = self.groups.get(&shard) else { return false };
+        let moved = group.transfer(to, ASK_MAX).await;
+        if moved {
+            self.metrics.leader_transferred();
+        }
+        moved
+    }
+}
+
+/// One leadership to move from the node with most to one with at least two fewer that holds the shard.
+fn plan_move(
+    up: &[NodeId],
+    leads: &BTreeMap<ShardId, NodeId>,
+    holds: impl Fn(NodeId, ShardId) -> bool,
+) -> Option<(ShardId, NodeId, NodeId)> {
+    let mut counts: BTreeMap<NodeId, usize> = up.iter().map(|node| (*node, 0)).collect();
+    for node in leads.values() {
+        *counts.entry(*node).or_default() += 1;
+    }
+    let mut best: Option<(usize, ShardId, NodeId, NodeId)> = None;
+    for (shard, from) in leads {
+        for to in up.iter().filter(|to| *to != from && holds(**to, *shard)) {
+            let gain = counts[from].saturating_sub(counts[to]);
+            if gain >= 2 && best.is_none_or(|(best, ..)| gain > best) {
+                best = Some((gain, *shard, *from, *to));
+            }
+        }
+    }
+    best.map(|(_, shard, from, to)| (shard, from, to))
+}
+
+const TICK: Duration = Duration::from_millis(100);
+const SPREAD_INTERVAL: Duration = Duration::from_millis(700);
+/// Ends this many sessions per entry at most: an entry stays short.
+const EXPIRE_LIMIT: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard_map::ShardMap;
+
+    #[test]
+    fn leaderships_end_up_even_wherever_they_began() {
+        for (nodes, factor) in [(3u64, 3), (5, 3), (5, 5)] {
+            for first in 0..3u64 {
+                let map = ShardMap::new((1..=nodes).collect(), 12, factor);
+                let mut leads: BTreeMap<ShardId, NodeId> = map
+                    .shards()
+                    .map(|shard| (shard, map.replicas(shard).nth((first as usize + shard.0 as usize / 6) % 3).unwrap()))
+                    .collect();
+                let up: Vec<NodeId> = (1..=nodes).collect();
+                for _ in 0..30 {
+                    if let Some((shard, _, to)) = plan_move(&up, &leads, |node, shard| map.holds(node, shard)) {
+                        leads.insert(shard, to);
+                    }
+                }
+                let counts: Vec<usize> = up.iter().map(|node| leads.values().filter(|at| *at == node).count()).collect();
+                let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+                assert!(most - least <= 1, "{nodes} nodes, factor {factor}: {counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_balanced_cluster_moves_nothing() {
+        let leads = BTreeMap::from([(ShardId(0), 1), (ShardId(1), 2), (ShardId(2), 3), (ShardId(3), 1)]);
+        assert_eq!(plan_move(&[1, 2, 3], &leads, |_, _| true), None);
+    }
+}

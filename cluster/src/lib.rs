@@ -1,0 +1,188 @@
+//! Cluster: where messages live. Raft groups, peer links, routing, leases. No MQTT packets, no RocksDB.
+//!
+//! ```text
+//!   node ─▶ Cluster ─┬─ control  (admission, lease, changes of the control plane, barriers)
+//!                    ├─ publisher (durable path: this node's batches, one sender per shard)
+//!                    ├─ forward   (ephemeral path: numbered frames to nodes with a matching session)
+//!                    └─ reader    (session queues)            delivery, follow ─▶ Local (node)
+//! ```
+//!
+//! The promises and the interleavings that the rules prevent: ARCHITECTURE.md, invariants by name.
+
+pub mod clock;
+mod config;
+mod control;
+mod delivery;
+mod error;
+mod follow;
+mod forward;
+mod group;
+mod leader;
+pub mod lease;
+pub mod link;
+pub mod local;
+mod metrics;
+mod operations;
+mod progress;
+mod publisher;
+mod reader;
+mod requests;
+pub mod routes;
+mod serve_peers;
+mod shard_map;
+mod start;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use lontra_storage::Storage;
+use lontra_storage::ids::{GroupId, NodeId, ShardId};
+use lontra_storage::meta::MetaView;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+pub use config::ClusterConfig;
+pub use error::{ClusterError, MetaError};
+pub use metrics::ClusterMetrics;
+pub use operations::{Attached, ConnectRequest, GroupStatus};
+pub use reader::PageLimits;
+pub use shard_map::ShardMap;
+
+use delivery::{Followers, ShardView};
+use group::{Group, ProposeError, Proposed};
+use lease::{Lease, Renewed};
+use link::{Lane, Links};
+use local::Local;
+use publisher::ShardSender;
+
+/// A node's handle of its cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+/// What every task of the cluster part sees.
+pub(crate) struct Inner {
+    config: ClusterConfig,
+    shards: ShardMap,
+    storage: Arc<Storage>,
+    meta_view: MetaView,
+    meta: Group,
+    /// The shard groups that this node holds.
+    groups: BTreeMap<ShardId, Group>,
+    /// By shard, held or followed.
+    views: Vec<Arc<ShardView>>,
+    followers: Vec<Arc<Followers>>,
+    links: OnceLock<Arc<Links>>,
+    senders: OnceLock<Vec<ShardSender>>,
+    local: Arc<dyn Local>,
+    lease: Arc<Lease>,
+    metrics: ClusterMetrics,
+    /// Guards what the meta leader knows of renewals; empty on the others.
+    renewed: Mutex<BTreeMap<NodeId, Renewed>>,
+    barrier_changed: Notify,
+    /// The highest meta index that is known to be applied everywhere.
+    barrier_reached: std::sync::atomic::AtomicU64,
+    /// Guards where leaders of groups that this node is no member of were last seen.
+    leader_hints: Mutex<HashMap<GroupId, NodeId>>,
+    next_request: std::sync::atomic::AtomicU64,
+    node_routes: operations::NodeRoutes,
+}
+
+impl Inner {
+    pub(crate) fn group(&self, group: GroupId) -> Option<&Group> {
+        match group.as_shard() {
+            None => Some(&self.meta),
+            Some(shard) => self.groups.get(&shard),
+        }
+    }
+
+    /// Who leads a group, as far as this node knows: members know by Raft, others by hearsay or guess.
+    pub(crate) fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+        if let Some(group) = self.group(group) {
+            return group.leader();
+        }
+        let hint = self.leader_hints.lock().unwrap_or_else(PoisonError::into_inner).get(&group).copied();
+        hint.filter(|leader| self.is_linked(*leader)).or_else(|| {
+            let shard = group.as_shard()?;
+            self.shards.replicas(shard).find(|replica| self.is_linked(*replica))
+        })
+    }
+
+    /// `None` forgets: the next guess is the first replica that answers.
+    pub(crate) fn note_leader(&self, group: GroupId, leader: Option<NodeId>) {
+        let mut hints = self.leader_hints.lock().unwrap_or_else(PoisonError::into_inner);
+        match leader {
+            Some(leader) => hints.insert(group, leader),
+            None => hints.remove(&group),
+        };
+    }
+
+    /// Proposes a bundle to whoever leads the group. Queued before this returns, so that callers can pipeline.
+    pub(crate) fn propose(
+        self: &Arc<Self>,
+        group: GroupId,
+        bundle: Bytes,
+        lane: Lane,
+    ) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
+        let leader = self.leader_of(group);
+        if leader == Some(self.config.node)
+            && let Some(local) = self.group(group)
+        {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            local.propose(
+                bundle,
+                Box::new(move |result| {
+                    let _ = sender.send(result);
+                }),
+            );
+            return Box::pin(async move { receiver.await.unwrap_or(Err(ProposeError::Unknown)) });
+        }
+        let (Some(leader), Some(links)) = (leader, self.links.get()) else {
+            return Box::pin(async { Err(ProposeError::NotLeader { leader: None }) });
+        };
+        let payload = requests::encode_propose(group, &bundle);
+        let asked = links.request_queued(leader, lane, requests::PROPOSE, payload, PROPOSE_MAX);
+        let inner = self.clone();
+        Box::pin(async move {
+            let result = match asked.await {
+                Ok(bytes) => requests::decode_proposed(&bytes).unwrap_or(Err(ProposeError::Unknown)),
+                Err(error) if error.is_outcome_unknown() => Err(ProposeError::Unknown),
+                Err(_) => Err(ProposeError::NotLeader { leader: None }),
+            };
+            match &result {
+                Ok(_) => inner.note_leader(group, Some(leader)),
+                Err(ProposeError::NotLeader { leader }) => inner.note_leader(group, *leader),
+                Err(ProposeError::Busy | ProposeError::Unknown) => inner.note_leader(group, None),
+            }
+            result
+        })
+    }
+
+    /// Whether the file system of the data directory is below its watermark.
+    pub(crate) fn is_disk_low(&self) -> bool {
+        match self.storage.free_space() {
+            Ok(space) => (space.available as f64) < space.total as f64 * self.config.free_space_min,
+            // What cannot be asked is not known to be full; writes will tell.
+            Err(_) => false,
+        }
+    }
+
+    pub(crate) fn update_metrics(&self) {
+        let mut leads = 0;
+        for group in std::iter::once(&self.meta).chain(self.groups.values()) {
+            leads += usize::from(group.is_leader() && group.id != GroupId::META);
+            self.metrics.group(group.id, group.term(), group.applied.current());
+        }
+        self.metrics.leaders(leads);
+        let meta = self.meta_view.read();
+        self.metrics.control_plane(meta.route_count(), meta.session_counts().0);
+    }
+}
+
+/// A proposal that was not answered by then is sent again by whoever waits for it.
+const PROPOSE_MAX: Duration = Duration::from_secs(5);

@@ -1,0 +1,180 @@
+//! What the cluster part of a node counts.
+
+use std::time::Duration;
+
+use lontra_storage::ids::{GroupId, NodeId, ShardId};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
+};
+
+/// Verbs for everything that happens here. Cheap to clone.
+#[derive(Clone)]
+pub struct ClusterMetrics {
+    ephemeral_sent: IntCounterVec,
+    ephemeral_received: IntCounterVec,
+    leaders: IntGauge,
+    term: IntGaugeVec,
+    applied: IntGaugeVec,
+    sender_queue: IntGaugeVec,
+    batches_resent: IntCounter,
+    barrier: Histogram,
+    lease_valid: IntGauge,
+    routes: IntGauge,
+    sessions: IntGauge,
+    node_downs: IntCounter,
+    leader_transfers: IntCounter,
+    pages_read: IntCounterVec,
+}
+
+impl ClusterMetrics {
+    /// # Panics
+    /// A name is registered twice: a bug.
+    pub fn new(registry: &Registry) -> Self {
+        let metrics = ClusterMetrics {
+            ephemeral_sent: counters(
+                "lontra_link_ephemeral_frames_sent_total",
+                "Ephemeral messages forwarded to a peer with a matching session.",
+                "peer",
+            ),
+            ephemeral_received: counters(
+                "lontra_link_ephemeral_frames_received_total",
+                "Ephemeral messages that a peer forwarded to this node.",
+                "peer",
+            ),
+            leaders: gauge("lontra_raft_leaders", "Shard groups that this node leads."),
+            term: gauges("lontra_raft_term", "Raft term of a group as this node sees it.", "group"),
+            applied: gauges("lontra_raft_applied_index", "Last applied log index of a group.", "group"),
+            sender_queue: gauges(
+                "lontra_publish_queue_operations",
+                "Publishes and settlements that wait for a place in a batch.",
+                "shard",
+            ),
+            batches_resent: counter(
+                "lontra_publish_batches_resent_total",
+                "Batches sent again because their shard had no leader or did not answer.",
+            ),
+            barrier: histogram(
+                "lontra_barrier_seconds",
+                "From a committed change of the control plane until every Up node had applied it.",
+            ),
+            lease_valid: gauge("lontra_lease_valid", "1 while this node may serve clients."),
+            routes: gauge("lontra_routes", "Topic filters in the route table."),
+            sessions: gauge("lontra_sessions", "Sessions of the whole cluster, connected or not."),
+            node_downs: counter("lontra_node_downs_total", "Nodes that this node, leading meta, declared Down."),
+            leader_transfers: counter(
+                "lontra_raft_leader_transfers_total",
+                "Leaderships that this node handed to another to spread them.",
+            ),
+            pages_read: counters(
+                "lontra_queue_pages_read_total",
+                "Pages of session queues read from storage, by where the replica was.",
+                "source",
+            ),
+        };
+        metrics.register(registry);
+        metrics
+    }
+
+    fn register(&self, registry: &Registry) {
+        let collectors: [Box<dyn prometheus::core::Collector>; 14] = [
+            Box::new(self.ephemeral_sent.clone()),
+            Box::new(self.ephemeral_received.clone()),
+            Box::new(self.leaders.clone()),
+            Box::new(self.term.clone()),
+            Box::new(self.applied.clone()),
+            Box::new(self.sender_queue.clone()),
+            Box::new(self.batches_resent.clone()),
+            Box::new(self.barrier.clone()),
+            Box::new(self.lease_valid.clone()),
+            Box::new(self.routes.clone()),
+            Box::new(self.sessions.clone()),
+            Box::new(self.node_downs.clone()),
+            Box::new(self.leader_transfers.clone()),
+            Box::new(self.pages_read.clone()),
+        ];
+        for collector in collectors {
+            registry.register(collector).expect("metric names are unique");
+        }
+    }
+
+    pub fn ephemeral_sent(&self, peer: NodeId) {
+        self.ephemeral_sent.with_label_values(&[peer.to_string()]).inc();
+    }
+
+    pub fn ephemeral_received(&self, peer: NodeId) {
+        self.ephemeral_received.with_label_values(&[peer.to_string()]).inc();
+    }
+
+    /// The peers are a closed set: their counters exist from the start.
+    pub fn add_peer(&self, peer: NodeId) {
+        let peer = [peer.to_string()];
+        self.ephemeral_sent.with_label_values(&peer).inc_by(0);
+        self.ephemeral_received.with_label_values(&peer).inc_by(0);
+    }
+
+    pub fn group(&self, group: GroupId, term: u64, applied: u64) {
+        let group = [group.to_string()];
+        self.term.with_label_values(&group).set(term as i64);
+        self.applied.with_label_values(&group).set(applied as i64);
+    }
+
+    pub fn leaders(&self, count: usize) {
+        self.leaders.set(count as i64);
+    }
+
+    pub fn sender_queue(&self, shard: ShardId, length: usize) {
+        self.sender_queue.with_label_values(&[shard.0.to_string()]).set(length as i64);
+    }
+
+    pub fn batches_resent(&self, count: usize) {
+        self.batches_resent.inc_by(count as u64);
+    }
+
+    pub fn barrier_reached(&self, elapsed: Duration) {
+        self.barrier.observe(elapsed.as_secs_f64());
+    }
+
+    pub fn lease(&self, valid: bool) {
+        self.lease_valid.set(valid as i64);
+    }
+
+    pub fn control_plane(&self, routes: usize, sessions: usize) {
+        self.routes.set(routes as i64);
+        self.sessions.set(sessions as i64);
+    }
+
+    pub fn node_down(&self) {
+        self.node_downs.inc();
+    }
+
+    pub fn leader_transferred(&self) {
+        self.leader_transfers.inc();
+    }
+
+    pub fn page_read(&self, local: bool) {
+        self.pages_read.with_label_values(&[if local { "local" } else { "peer" }]).inc();
+    }
+}
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    IntCounter::new(name, help).expect("a valid metric name")
+}
+
+fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), &[label]).expect("a valid metric name")
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect("a valid metric name")
+}
+
+fn gauges(name: &str, help: &str, label: &str) -> IntGaugeVec {
+    IntGaugeVec::new(Opts::new(name, help), &[label]).expect("a valid metric name")
+}
+
+fn histogram(name: &str, help: &str) -> Histogram {
+    // 100 µs to 13 s.
+    let buckets = exponential_buckets(0.0001, 2.0, 18).expect("valid buckets");
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)).expect("a valid metric name")
+}

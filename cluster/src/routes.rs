@@ -1,0 +1,162 @@
+//! Matching a publish: once, on the node that received it; the result travels as data.
+//!
+//! A worker keeps its own cache of matches by topic. A cached match is used only while the route version is the one it
+//! was made at, so that "applied" means visible to the next match (`subscribe-visible`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lontra_storage::ids::{NodeId, SessionId, ShardId};
+use lontra_storage::message::Recipient;
+use lontra_storage::meta::{Matched, MatchedSession, MetaView};
+
+use crate::shard_map::ShardMap;
+
+/// Everybody that a topic matches, at one route version.
+#[derive(Debug)]
+pub struct TopicMatch {
+    pub topic: Box<str>,
+    pub shard: ShardId,
+    pub matched: Matched,
+    /// Whether the recipients do not depend on who publishes.
+    any_no_local: bool,
+    /// Recipients of a QoS 1 publish that is not retained, when nobody asked for No Local: shared by all publishes.
+    shared: Arc<[Recipient]>,
+}
+
+impl TopicMatch {
+    pub fn new(topic: &str, shard: ShardId, matched: Matched) -> Self {
+        let any_no_local =
+            matched.sessions.iter().any(|session| session.subscriptions.iter().any(|options| options.no_local));
+        let shared = recipients(&matched, 1, false, SessionId(0));
+        TopicMatch { topic: topic.into(), shard, matched, any_no_local, shared: shared.into() }
+    }
+
+    /// Durable sessions that get a publish at QoS 1 or 2, with what each was granted.
+    pub fn recipients(&self, qos: u8, retain: bool, publisher: SessionId) -> Arc<[Recipient]> {
+        if qos == 1 && !retain && !self.any_no_local {
+            return self.shared.clone();
+        }
+        recipients(&self.matched, qos, retain, publisher).into()
+    }
+
+    /// Nodes with connected sessions that may get a publish of `qos` on the ephemeral path. `subscribe-visible`: a node
+    /// without a matching session is not among them.
+    pub fn nodes(&self, qos: u8) -> Vec<NodeId> {
+        let mut nodes = self.matched.nodes.clone();
+        for session in &self.matched.sessions {
+            let Some(owner) = session.owner else { continue };
+            if effective_qos(session, qos) == 0 && !nodes.contains(&owner) {
+                nodes.push(owner);
+            }
+        }
+        nodes
+    }
+}
+
+fn effective_qos(session: &MatchedSession, qos: u8) -> u8 {
+    session.subscriptions.iter().map(|options| options.qos.min(qos)).max().unwrap_or(0)
+}
+
+fn recipients(matched: &Matched, qos: u8, retain: bool, publisher: SessionId) -> Vec<Recipient> {
+    let mut recipients = Vec::new();
+    for session in &matched.sessions {
+        // No Local [MQTT-3.8.3-3] takes out the subscription, not the session.
+        let heard = session.subscriptions.iter().filter(|options| !(options.no_local && session.session == publisher));
+        let mut recipient =
+            Recipient { session: session.session, qos: 0, retain: false, subscription_identifiers: Vec::new() };
+        for options in heard {
+            recipient.qos = recipient.qos.max(options.qos.min(qos));
+            recipient.retain |= retain && options.retain_as_published;
+            recipient.subscription_identifiers.extend(options.identifier);
+        }
+        if recipient.qos > 0 {
+            recipients.push(recipient);
+        }
+    }
+    recipients
+}
+
+/// A worker's cache of matches by topic.
+pub struct RouteCache {
+    view: MetaView,
+    shards: ShardMap,
+    entries: HashMap<Box<str>, Arc<TopicMatch>>,
+    version: u64,
+}
+
+impl RouteCache {
+    pub fn new(view: MetaView, shards: ShardMap) -> Self {
+        RouteCache { view, shards, entries: HashMap::new(), version: 0 }
+    }
+
+    /// The match of `topic` as of every meta entry applied so far.
+    pub fn lookup(&mut self, topic: &str) -> Arc<TopicMatch> {
+        let state = self.view.read();
+        let version = state.route_version();
+        if version != self.version || self.entries.len() >= CACHE_MAX {
+            self.entries.clear();
+            self.version = version;
+        }
+        if let Some(found) = self.entries.get(topic) {
+            return found.clone();
+        }
+        let matched = Arc::new(TopicMatch::new(topic, self.shards.shard_of(topic), state.match_topic(topic)));
+        drop(state);
+        self.entries.insert(topic.into(), matched.clone());
+        matched
+    }
+}
+
+/// Topics per worker; beyond, the cache starts anew (a match costs microseconds).
+const CACHE_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use lontra_storage::meta::SubscriptionOptions;
+
+    use super::*;
+
+    fn options(qos: u8, no_local: bool, retain_as_published: bool, identifier: u32) -> SubscriptionOptions {
+        SubscriptionOptions { qos, no_local, retain_as_published, identifier: Some(identifier) }
+    }
+
+    fn session(session: u64, owner: Option<NodeId>, subscriptions: Vec<SubscriptionOptions>) -> MatchedSession {
+        MatchedSession { session: SessionId(session), owner, subscriptions }
+    }
+
+    fn topic_match(sessions: Vec<MatchedSession>, nodes: Vec<NodeId>) -> TopicMatch {
+        TopicMatch::new("t", ShardId(0), Matched { route_version: 1, sessions, nodes })
+    }
+
+    #[test]
+    fn overlapping_subscriptions_give_one_recipient_with_all_identifiers() {
+        let both = topic_match(vec![session(1, None, vec![options(0, false, true, 5), options(2, false, false, 6)])], vec![]);
+        let recipients = both.recipients(1, true, SessionId(9));
+        assert_eq!(recipients.len(), 1);
+        assert_eq!(recipients[0].qos, 1);
+        assert!(recipients[0].retain);
+        assert_eq!(recipients[0].subscription_identifiers, [5, 6]);
+    }
+
+    #[test]
+    fn no_local_leaves_out_the_publisher_only() {
+        let one = topic_match(vec![session(1, None, vec![options(1, true, false, 1)])], vec![]);
+        assert!(one.recipients(1, false, SessionId(1)).is_empty());
+        assert_eq!(one.recipients(1, false, SessionId(2)).len(), 1);
+    }
+
+    #[test]
+    fn only_nodes_with_a_matching_connected_session_are_named() {
+        let mixed = topic_match(
+            vec![
+                session(1, Some(1), vec![options(1, false, false, 1)]),
+                session(2, Some(2), vec![options(0, false, false, 1)]),
+                session(3, None, vec![options(0, false, false, 1)]),
+            ],
+            vec![3],
+        );
+        assert_eq!(mixed.nodes(0), [3, 1, 2], "QoS 0 reaches connected durable sessions too");
+        assert_eq!(mixed.nodes(1), [3, 2], "a durable QoS 1 recipient gets it from its shard");
+    }
+}

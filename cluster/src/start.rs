@@ -1,0 +1,254 @@
+//! Starting and stopping the cluster part of a node: reads as a list.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use lontra_storage::{GroupState, Storage};
+use lontra_storage::ids::{GroupId, NodeId, ShardId};
+use lontra_storage::meta::{Meta, MetaView};
+
+use lontra_storage::shard::{Shard, read_head};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::clock::LogClock;
+use crate::config::ClusterConfig;
+use crate::delivery::{ControlEvent, Followers, MetaDelivery, ShardDelivery, ShardView};
+use crate::error::ClusterError;
+use crate::group::{Group, GroupParts, ProposeError, Proposed, raft_config};
+use crate::lease::Lease;
+use crate::link::{Lane, LinkConfig, LinkMetrics, Links, RaftNetworkFactory, RaftRegistry};
+use crate::local::Local;
+use crate::metrics::ClusterMetrics;
+use crate::progress::Progress;
+use crate::publisher::{Propose, ShardSender};
+use crate::serve_peers::ServePeers;
+use crate::shard_map::ShardMap;
+use crate::{Cluster, Inner, control, follow, leader};
+
+impl Cluster {
+    /// Starts every group that this node holds, links with the peers, and asks to be admitted. Returns before it is:
+    /// [`Cluster::lease`] tells when the node may serve.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn start(
+        config: ClusterConfig,
+        storage: Arc<Storage>,
+        local: Arc<dyn Local>,
+        metrics: ClusterMetrics,
+        link_metrics: LinkMetrics,
+    ) -> Result<Cluster, ClusterError> {
+        let members: Vec<NodeId> = config.members.keys().copied().collect();
+        let shards = ShardMap::new(members.clone(), config.shards, config.replication_factor);
+        let rafts = Arc::new(RaftRegistry::<GroupState>::new(config.spool.clone()));
+        let meta_config = raft_config(config.heartbeat, config.election)?;
+        let shard_config = raft_config(config.heartbeat * 2, config.shard_election())?;
+        let lease = Arc::new(Lease::default());
+        let meta_view = MetaView::default();
+        let (events, event_receiver) = mpsc::unbounded_channel();
+        let network = |group| RaftNetworkFactory::new(rafts.links(), group, config.shard_election());
+
+        let meta = {
+            let (clock, applied) = (Arc::new(LogClock::default()), Arc::new(Progress::default()));
+            let sink = MetaDelivery {
+                node: config.node,
+                local: local.clone(),
+                lease: lease.clone(),
+                view: meta_view.clone(),
+                clock: clock.clone(),
+                applied: applied.clone(),
+                events: events.clone(),
+            };
+            let machine = Meta::new(meta_view.clone(), Arc::new(sink));
+            let stored = storage.group(GroupId::META, Box::new(machine))?;
+            clock.observe(meta_view.read().log_time());
+            let parts = GroupParts { id: GroupId::META, clock, applied };
+            Group::start(parts, config.node, meta_config, network(GroupId::META), stored).await?
+        };
+        rafts.insert(GroupId::META, meta.raft.clone());
+
+        let (mut groups, mut views, mut followers) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for shard in shards.shards() {
+            let view = Arc::new(ShardView::default());
+            let followed_by = Arc::new(Followers::new(meta_view.clone(), shards.has_followers()));
+            if shards.holds(config.node, shard) {
+                let sink = ShardDelivery {
+                    local: local.clone(),
+                    view: view.clone(),
+                    applied: Arc::new(Progress::default()),
+                    followers: followed_by.clone(),
+                };
+                let group = start_shard(shard, &config, &storage, sink, shard_config.clone(), network).await?;
+                rafts.insert(group.id, group.raft.clone());
+                groups.insert(shard, group);
+            }
+            views.push(view);
+            followers.push(followed_by);
+        }
+
+        let inner = Arc::new(Inner {
+            shards,
+            storage,
+            meta_view,
+            meta,
+            groups,
+            views,
+            followers,
+            links: OnceLock::new(),
+            senders: OnceLock::new(),
+            local,
+            lease,
+            metrics,
+            renewed: Mutex::new(BTreeMap::new()),
+            barrier_changed: Notify::new(),
+            barrier_reached: AtomicU64::new(0),
+            leader_hints: Mutex::new(HashMap::new()),
+            next_request: AtomicU64::new(1),
+            node_routes: crate::operations::NodeRoutes::default(),
+            config,
+        });
+        start_links(&inner, rafts, link_metrics).await?;
+        start_senders(&inner);
+        form_groups(&inner).await?;
+        let tasks = start_tasks(&inner, event_receiver);
+        Ok(Cluster { inner, tasks: Arc::new(Mutex::new(tasks)) })
+    }
+
+    /// Stops serving, ends the links and the groups. What was acknowledged is on disk already.
+    pub async fn stop(&self) {
+        self.inner.lease.revoke();
+        self.inner.local.serving_changed();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        for group in std::iter::once(&self.inner.meta).chain(self.inner.groups.values()) {
+            let _ = tokio::time::timeout(STOP_MAX, group.raft.shutdown()).await;
+        }
+        if let Some(links) = self.inner.links.get() {
+            links.close().await;
+        }
+    }
+}
+
+async fn start_shard(
+    shard: ShardId,
+    config: &ClusterConfig,
+    storage: &Arc<Storage>,
+    sink: ShardDelivery,
+    raft_config: Arc<openraft::Config>,
+    network: impl Fn(GroupId) -> RaftNetworkFactory,
+) -> Result<Group, ClusterError> {
+    let id = GroupId::shard(shard);
+    let (view, applied) = (sink.view.clone(), sink.applied.clone());
+    let stored = storage.group(id, Box::new(Shard::new(shard, Arc::new(sink))))?;
+    let (offset, log_time) = read_head(&stored.2)?;
+    view.offset.advance(offset.0);
+    view.clock.observe(log_time);
+    let parts = GroupParts { id, clock: view.clock.clone(), applied };
+    Group::start(parts, config.node, raft_config, network(id), stored).await
+}
+
+async fn start_links(
+    inner: &Arc<Inner>,
+    rafts: Arc<RaftRegistry<GroupState>>,
+    metrics: LinkMetrics,
+) -> Result<(), ClusterError> {
+    let config = &inner.config;
+    let peers: BTreeMap<NodeId, String> =
+        config.members.iter().filter(|(node, _)| **node != config.node).map(|(n, a)| (*n, a.clone())).collect();
+    if peers.is_empty() {
+        return Ok(());
+    }
+    let tls = config.tls.clone().ok_or(ClusterError::NoCertificates { members: config.members.len() })?;
+    for peer in peers.keys() {
+        inner.metrics.add_peer(*peer);
+    }
+    let link_config = LinkConfig {
+        node: config.node,
+        cluster: config.name.clone(),
+        start: config.start,
+        listen: config.listen,
+        peers,
+        tls,
+        silence_max: LinkConfig::SILENCE_MAX,
+    };
+    let handler = Arc::new(ServePeers::default());
+    handler.bind(inner);
+    let links = Links::start(link_config, handler, rafts, metrics).await?;
+    let _ = inner.links.set(links);
+    Ok(())
+}
+
+fn start_senders(inner: &Arc<Inner>) {
+    let senders = inner
+        .shards
+        .shards()
+        .map(|shard| {
+            let propose = Arc::new(ProposeToShard { inner: Arc::downgrade(inner), shard });
+            let answer_max = inner.config.shard_election();
+            ShardSender::start(
+                inner.config.node,
+                shard,
+                propose,
+                inner.local.clone(),
+                inner.metrics.clone(),
+                answer_max,
+            )
+        })
+        .collect();
+    let _ = inner.senders.set(senders);
+}
+
+async fn form_groups(inner: &Arc<Inner>) -> Result<(), ClusterError> {
+    inner.meta.form(inner.config.members.keys().copied()).await?;
+    for (shard, group) in &inner.groups {
+        group.form(inner.shards.replicas(*shard)).await?;
+    }
+    Ok(())
+}
+
+fn start_tasks(inner: &Arc<Inner>, events: mpsc::UnboundedReceiver<ControlEvent>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(control::keep_lease(inner.clone()));
+    tasks.spawn(control::watch_serving(inner.clone()));
+    tasks.spawn(control::follow_meta(inner.clone(), events));
+    tasks.spawn(leader::run(inner.clone()));
+    tasks.spawn(checkpoint(inner.clone()));
+    for shard in inner.shards.shards().filter(|shard| !inner.groups.contains_key(shard)) {
+        tasks.spawn(follow::run(inner.clone(), shard));
+    }
+    tasks
+}
+
+/// Makes the state durable from time to time, so that the logs can be purged up to it.
+async fn checkpoint(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(inner.config.checkpoint_interval).await;
+        if let Err(error) = inner.storage.checkpoint().await {
+            tracing::error!(%error, "checkpoint failed; the logs keep growing until one succeeds");
+            continue;
+        }
+        for group in std::iter::once(&inner.meta).chain(inner.groups.values()) {
+            let _ = group.raft.trigger().snapshot().await;
+        }
+    }
+}
+
+struct ProposeToShard {
+    inner: std::sync::Weak<Inner>,
+    shard: ShardId,
+}
+
+impl Propose for ProposeToShard {
+    fn propose(&self, bundle: bytes::Bytes) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
+        match self.inner.upgrade() {
+            Some(inner) => inner.propose(GroupId::shard(self.shard), bundle, Lane::Data),
+            None => Box::pin(std::future::ready(Err(ProposeError::Unknown))),
+        }
+    }
+}
+
+const STOP_MAX: Duration = Duration::from_secs(2);

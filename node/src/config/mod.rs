@@ -1,0 +1,377 @@
+//! What an operator may set, with every default, bound and consequence.
+//!
+//!     defaults ◀── TOML file ◀── LONTRA__SECTION__KEY ──▶ check (bounds, rules, timing) ──▶ Config
+//!
+//! `load.rs` reads and names the origin of every mistake (file and line, or variable); `check.rs` holds the bounds and
+//! the rules between keys; `timing.rs` the sum that keeps the promise P10; `units.rs` the values with a unit. A
+//! `Config` that `Config::load` returned keeps all of them. Relative paths are relative to the working directory.
+//!
+//! The shipped example, `ops/deploy/lontra.toml`, has every key with its default; a test compares it with
+//! `Config::default()`.
+//!
+//! Invariants
+//! - `config-closed`: a key, section or variable that Lontra does not know is refused, never ignored.
+//! - `config-origin`: a refusal names where the value came from, and the key.
+
+mod check;
+mod load;
+mod timing;
+pub mod units;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, Origin};
+pub use timing::{LEASE_MARGIN, PAUSE_MAX, RESUME_LIMIT, Timing};
+pub use units::{ByteSize, Percent, SessionExpiry};
+
+/// The whole configuration of one node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub node: Node,
+    pub cluster: Cluster,
+    pub mqtt: Mqtt,
+    pub websocket: WebSocket,
+    pub http: Http,
+    pub storage: Storage,
+    pub log: Log,
+}
+
+/// `[node]`: this process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// The number of this node in its cluster: unique, and never given to another node, nor to this one after it lost
+    /// its data. Default 1; bounds 1 to 65535. With `cluster.seeds` it must be the id of one of them.
+    pub id: u64,
+
+    /// Where everything that must survive is kept, and `lontra.pid`. Default `lontra-data`. Made if it is missing.
+    /// On a slow disk every acknowledged durable publish waits for it; on a volatile one (tmpfs) nothing survives a
+    /// power cut.
+    pub data_dir: PathBuf,
+
+    /// Threads that own client connections. Default 0: one per core; bounds 0 to 256.
+    /// More: a fan-out crosses more threads. Fewer: cores lie idle while clients wait.
+    pub workers: u16,
+}
+
+/// `[cluster]`: the other nodes. Equal on all nodes, but for `listen` and `tls`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// The name that certificates and data directories are bound to. Default `lontra`; 1 to 63 of `a-z`, `0-9` and `-`.
+    /// Nodes of different names refuse each other.
+    pub name: String,
+
+    /// Where other nodes reach this one (QUIC, UDP). Default `127.0.0.1:17883`. It need not be loopback: links are
+    /// mutually authenticated by `cluster.tls`. Unused by a single node.
+    pub listen: SocketAddr,
+
+    /// Over how many Raft groups the topics are spread; fixed when the cluster is formed. Default 12; bounds 1 to 64.
+    /// More: smaller batches (each costs an fsync), and fewer messages in flight per session and shard (65535 /
+    /// shards). Fewer: less of the load can be spread over nodes and cores.
+    pub shards: u16,
+
+    /// On how many nodes each shard is kept: 1, 3 or 5; default 3; capped by the number of nodes.
+    /// More: more nodes may be lost, each publish costs more. 1: a lost node takes its messages with it.
+    pub replication_factor: u16,
+
+    /// All nodes of the cluster at its forming, this one included: `{ id = 1, address = "10.0.0.1:17883" }`. Default
+    /// empty: a single node. At most 64; each id and each address once.
+    pub seeds: Vec<Seed>,
+
+    /// The certificates that nodes show each other. Required if there is more than one seed.
+    pub tls: Tls,
+
+    /// How often a Raft leader shows that it is there. Default 100 ms; bounds 10 ms to 1 s.
+    /// Longer: elections must be longer too. Shorter: idle groups cost more.
+    #[serde(with = "units::duration")]
+    pub heartbeat: Duration,
+
+    /// The longest time without a sign of the leader before a follower asks for votes; each draws its own between 3/5
+    /// of this and this. Default 500 ms; bounds 5 heartbeats to 5 s (and the sum in `timing.rs`). Longer: publishing
+    /// stands still longer after a crash. Shorter: a loaded machine loses leaders that are well.
+    #[serde(with = "units::duration")]
+    pub election: Duration,
+
+    /// How long a node may serve after it last asked the meta leader. Default 2 s; bounds two elections to 10 s (and
+    /// the sum in `timing.rs`). Longer: the sessions of a dead node wait longer. Shorter: a short pause of a machine
+    /// stops its clients.
+    #[serde(with = "units::duration")]
+    pub lease: Duration,
+}
+
+/// One of `cluster.seeds`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seed {
+    /// That node's `node.id`.
+    pub id: u64,
+
+    /// Where the other nodes reach it: `host:port`, a name or an IP address.
+    pub address: String,
+}
+
+/// `[cluster.tls]`: PEM files. All three or none; made by `lontra cert`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate of the cluster's authority. Default empty.
+    pub ca: PathBuf,
+
+    /// This node's certificate, signed by `ca`, made out to `cluster.name` and `node.id`. Default empty.
+    pub certificate: PathBuf,
+
+    /// The private key of `certificate`. Default empty. Whoever can read it can join as this node.
+    pub key: PathBuf,
+}
+
+/// `[mqtt]`: clients over TCP, and what holds for clients of every transport.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mqtt {
+    /// Where MQTT clients connect. Default `127.0.0.1:1883`. Loopback only until authentication can be configured.
+    pub listen: SocketAddr,
+
+    /// The largest packet taken from a client, told as Maximum Packet Size. Default 1 MiB; bounds 1 KiB to 256 MiB.
+    /// Larger: one client takes more memory and makes others wait. Smaller: its publishes are refused with 0x95.
+    pub packet_size_max: ByteSize,
+
+    /// How long a new connection may take to send its CONNECT. Default 10 s; bounds 100 ms to 5 min.
+    /// Longer: connections that say nothing hold a place. Shorter: clients on slow lines do not get in.
+    #[serde(with = "units::duration")]
+    pub connect_timeout: Duration,
+
+    /// The longest Keep Alive granted, told as Server Keep Alive. Default 0 s: what the client asks for; bounds 0 s to
+    /// 65535 s. Longer: a vanished client is noticed later. Shorter: idle clients ping more.
+    #[serde(with = "units::duration")]
+    pub keep_alive_max: Duration,
+
+    /// QoS 1 and 2 publishes of one client that may be unacknowledged, told as Receive Maximum. Default 1024; bounds 1
+    /// to 65535. More: more memory per busy client. Less: its throughput is bound by this over the time of one
+    /// acknowledgement.
+    pub receive_maximum: u16,
+
+    /// The longest Session Expiry Interval granted. Default `"never"`: no limit.
+    /// Longer: clients that never return cost disk. Shorter: a client that is away longer loses its messages (Session
+    /// Present tells it).
+    pub session_expiry_max: SessionExpiry,
+
+    /// Bytes that wait for one connection to take them. Default 8 MiB; bounds `packet_size_max` to 1 GiB.
+    /// More: slow clients take more memory. Less: bursts disconnect (ephemeral session, 0x97) or page from disk
+    /// (durable).
+    pub outbox_bytes_max: ByteSize,
+
+    /// Messages that wait for one connection to take them. Default 10000; bounds 1 to 10000000. As `outbox_bytes_max`.
+    pub outbox_messages_max: u32,
+
+    /// How long a full outbox may delay the acknowledgement of an ephemeral QoS 1 publish before that subscriber is
+    /// disconnected. Default 1 s; bounds 0 s to 10 s. Longer: one slow subscriber holds publishers. Shorter: more are
+    /// let go.
+    #[serde(with = "units::duration")]
+    pub outbox_wait_max: Duration,
+
+    /// Connections of this node, of all transports. Default 10000; bounds 1 to 1000000. Each needs a file descriptor.
+    /// More: more memory. When it is reached, new connections are refused with 0x97.
+    pub connections_max: u32,
+
+    /// Levels of a Topic Name or Topic Filter. Default 128; bounds 1 to 32768. More: matching such a topic takes
+    /// longer.
+    pub topic_levels_max: u16,
+}
+
+/// `[websocket]`: clients over HTTP with upgrade. The listener is not there yet; the key is reserved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebSocket {
+    /// Where WebSocket clients will connect. Default `127.0.0.1:8083`. Loopback only until authentication can be
+    /// configured.
+    pub listen: SocketAddr,
+}
+
+/// `[http]`: operators: `/metrics`, `/health/live`, `/health/ready`, `/api/v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Where operators and Prometheus connect. Default `127.0.0.1:18083`. Loopback only until authentication can be
+    /// configured.
+    pub listen: SocketAddr,
+}
+
+/// `[storage]`: the databases in `node.data_dir`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// The share of the file system that stays free: below it, publishes are refused (0x97) until there is room again.
+    /// Default 10 %; bounds 1 % to 50 %. More: less room for messages. Less: acknowledgements and cleanup may find no
+    /// room.
+    pub free_space_min: Percent,
+
+    /// How often the tables are flushed and the logs behind them purged. Default 30 s; bounds 1 s to 1 h.
+    /// Longer: a start after a crash replays more log, and the log takes more disk. Shorter: more is written to disk.
+    #[serde(with = "units::duration")]
+    pub checkpoint_interval: Duration,
+}
+
+/// `[log]`: to standard error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`; parts of the program may differ: `info,lontra_cluster=debug`.
+    /// Default `info`. `debug` and `trace` write for every packet.
+    pub level: String,
+
+    /// `text` for people, `json` for machines: one object per line. Default `text`.
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    /// The configuration as one TOML document that `Config::load` reads back equal: what `lontra config show` prints.
+    pub fn effective_toml(&self) -> String {
+        toml::to_string(self).expect("every field is a TOML value, and tables come last in each struct")
+    }
+
+    /// `node.workers`, with 0 resolved to the number of cores.
+    pub fn workers(&self) -> usize {
+        match self.node.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => usize::from(workers),
+        }
+    }
+
+    /// The waits that `cluster.heartbeat`, `election` and `lease` stand for.
+    pub fn timing(&self) -> Timing {
+        Timing {
+            heartbeat: self.cluster.heartbeat,
+            election: self.cluster.election,
+            lease: self.cluster.lease,
+        }
+    }
+}
+
+impl Cluster {
+    /// Nodes at the forming of the cluster; 1 if there are no seeds.
+    pub fn node_count(&self) -> usize {
+        self.seeds.len().max(1)
+    }
+
+    /// On how many nodes each shard is kept: `replication_factor`, but not more than there are nodes.
+    pub fn replicas(&self) -> usize {
+        usize::from(self.replication_factor).min(self.node_count())
+    }
+
+    /// The certificates, if they are configured.
+    pub fn tls(&self) -> Option<&Tls> {
+        (!self.tls.is_empty()).then_some(&self.tls)
+    }
+}
+
+impl Tls {
+    fn is_empty(&self) -> bool {
+        [&self.ca, &self.certificate, &self.key]
+            .iter()
+            .all(|path| path.as_os_str().is_empty())
+    }
+}
+
+impl Mqtt {
+    /// The longest Keep Alive granted, in seconds; `None` = what the client asks for.
+    pub fn keep_alive_max(&self) -> Option<u16> {
+        let seconds = u16::try_from(self.keep_alive_max.as_secs()).unwrap_or(u16::MAX);
+        (seconds > 0).then_some(seconds)
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            id: 1,
+            data_dir: "lontra-data".into(),
+            workers: 0,
+        }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            name: "lontra".to_owned(),
+            listen: loopback(17883),
+            shards: 12,
+            replication_factor: 3,
+            seeds: Vec::new(),
+            tls: Tls::default(),
+            heartbeat: Duration::from_millis(100),
+            election: Duration::from_millis(500),
+            lease: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            listen: loopback(1883),
+            packet_size_max: ByteSize::mib(1),
+            connect_timeout: Duration::from_secs(10),
+            keep_alive_max: Duration::ZERO,
+            receive_maximum: 1024,
+            session_expiry_max: SessionExpiry::NEVER,
+            outbox_bytes_max: ByteSize::mib(8),
+            outbox_messages_max: 10_000,
+            outbox_wait_max: Duration::from_secs(1),
+            connections_max: 10_000,
+            topic_levels_max: 128,
+        }
+    }
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        Self { listen: loopback(8083) }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: loopback(18083),
+        }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            free_space_min: Percent(10),
+            checkpoint_interval: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,421 @@
+use super::*;
+use std::path::Path;
+
+/// The file's content and the variables, loaded.
+fn load(file: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lontra.toml");
+    std::fs::write(&path, file).unwrap();
+    let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let loaded = Config::load(Some(&path), env);
+    loaded.map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
+}
+
+/// The error of a file, of which each of `parts` must be part.
+fn check_refused(file: &str, env: &[(&str, &str)], parts: &[&str]) {
+    let error = load(file, env).expect_err("must be refused");
+    for part in parts {
+        assert!(error.contains(part), "`{part}` is not in: {error}");
+    }
+    assert!(!error.contains('\n'), "one paragraph: {error}");
+}
+
+const TLS: &str = "tls = { ca = 'ca.pem', certificate = 'node.pem', key = 'node.key' }";
+
+fn seeds(list: &str) -> String {
+    format!("[cluster]\n{TLS}\nseeds = [{list}]\n")
+}
+
+#[test]
+fn nothing_given_is_the_defaults() {
+    assert_eq!(Config::load(None, std::iter::empty()).unwrap(), Config::default());
+    assert_eq!(
+        load("", &[("PATH", "/bin"), ("LONTRA_STOP_ON_STDIN_EOF", "1")]).unwrap(),
+        Config::default()
+    );
+    assert_eq!(load("[node]\n[cluster.tls]\n", &[]).unwrap(), Config::default());
+}
+
+#[test]
+fn a_file_changes_what_it_names() {
+    let file = "
+        node.id = 2
+        cluster.shards = 4
+        cluster.election = '600ms'
+        cluster.seeds = [
+            { id = 1, address = 'a:1' },
+            { id = 2, address = '[::1]:2' },
+        ]
+        [cluster.tls]
+        ca = 'ca.pem'
+        certificate = 'c.pem'
+        key = 'k.pem'
+        [mqtt]
+        packet_size_max = '64KiB'
+        session_expiry_max = '7d'
+        [storage]
+        free_space_min = '5%'
+        [log]
+        format = 'json'";
+    let config = load(file, &[]).unwrap();
+    assert_eq!(config.node.id, 2);
+    assert_eq!(config.cluster.shards, 4);
+    assert_eq!(config.cluster.election, Duration::from_millis(600));
+    assert_eq!(
+        config.cluster.seeds[1],
+        Seed {
+            id: 2,
+            address: "[::1]:2".to_owned()
+        }
+    );
+    assert_eq!(config.cluster.tls().unwrap().key, Path::new("k.pem"));
+    assert_eq!((config.cluster.node_count(), config.cluster.replicas()), (2, 2));
+    assert_eq!(config.mqtt.packet_size_max, ByteSize::kib(64));
+    assert_eq!(config.mqtt.session_expiry_max.seconds(), 604_800);
+    assert_eq!(config.storage.free_space_min, Percent(5));
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.mqtt.receive_maximum, Config::default().mqtt.receive_maximum);
+}
+
+#[test]
+fn variables_win_over_the_file_and_need_no_quotes() {
+    let env = [
+        ("LONTRA__NODE__DATA_DIR", "/var/lib/lontra"),
+        ("LONTRA__MQTT__CONNECT_TIMEOUT", "5s"),
+        ("LONTRA__CLUSTER__SHARDS", "8"),
+        ("LONTRA__CLUSTER__NAME", "123"),
+        ("LONTRA__CLUSTER__TLS__CA", "ca.pem"),
+        ("LONTRA__CLUSTER__TLS__CERTIFICATE", "'c.pem'"),
+        ("LONTRA__CLUSTER__TLS__KEY", "k.pem"),
+        (
+            "LONTRA__CLUSTER__SEEDS",
+            "[{ id = 1, address = 'a:1' }, { id = 2, address = 'b:1' }]",
+        ),
+    ];
+    let config = load("[cluster]\nshards = 4", &env).unwrap();
+    assert_eq!(config.node.data_dir, Path::new("/var/lib/lontra"));
+    assert_eq!(config.mqtt.connect_timeout, Duration::from_secs(5));
+    assert_eq!((config.cluster.shards, config.cluster.name.as_str()), (8, "123"));
+    assert_eq!(config.cluster.tls.certificate, Path::new("c.pem"));
+    assert_eq!(config.cluster.seeds.len(), 2);
+}
+
+#[test]
+fn config_closed_unknown_keys_are_refused_with_file_line_key_and_the_nearest_name() {
+    check_refused(
+        "\n[mqtt]\nlisten = '127.0.0.1:1'\nlistne = 1",
+        &[],
+        &["lontra.toml:4", "`mqtt.listne`", "`mqtt.listen`?"],
+    );
+    check_refused(
+        "[mqqt]\nlisten = '127.0.0.1:1'",
+        &[],
+        &["lontra.toml:2", "`mqqt.listen`", "did you mean `mqtt`?"],
+    );
+    check_refused("[mqqt]", &[], &["lontra.toml:1", "`mqqt`", "did you mean `mqtt`?"]);
+    check_refused(
+        "[cluster.tls]\ncert = ''",
+        &[],
+        &["lontra.toml:2", "`cluster.tls.cert`"],
+    );
+    check_refused(
+        "[http]\ncolour = 1",
+        &[],
+        &["`http.colour`", "known here are `http.listen`"],
+    );
+    check_refused(
+        "mqtt = 5",
+        &[],
+        &["lontra.toml:1", "`mqtt`", "section", "`mqtt.listen`"],
+    );
+    check_refused("[mqtt]\nlisten.port = 5", &[], &["lontra.toml:2", "`mqtt.listen.port`"]);
+    check_refused(
+        "\n[[cluster.seeds]]\nid = 1\nadress = 'a:1'",
+        &[],
+        &["lontra.toml:4", "`cluster.seeds.address`?"],
+    );
+    check_refused(
+        "",
+        &[("LONTRA__MQTT__LISTNE", "1")],
+        &["variable LONTRA__MQTT__LISTNE", "`mqtt.listen`?"],
+    );
+    check_refused("", &[("LONTRA__MQTT", "1")], &["variable LONTRA__MQTT", "section"]);
+}
+
+#[test]
+fn values_of_another_kind_are_refused_with_file_line_and_key() {
+    check_refused(
+        "[node]\n\nid = 'one'",
+        &[],
+        &["lontra.toml:3", "`node.id`", "expected u64"],
+    );
+    check_refused(
+        "[mqtt]\nconnect_timeout = 10",
+        &[],
+        &["lontra.toml:2", "`mqtt.connect_timeout`", "like \"5s\""],
+    );
+    check_refused(
+        "[mqtt]\npacket_size_max = '1MB'",
+        &[],
+        &["lontra.toml:2", "`mqtt.packet_size_max`", "MiB"],
+    );
+    check_refused("[mqtt]\nlisten = 'localhost'", &[], &["lontra.toml:2", "`mqtt.listen`"]);
+    check_refused(
+        "[log]\nformat = 'xml'",
+        &[],
+        &["lontra.toml:2", "`log.format`", "`text` or `json`"],
+    );
+    check_refused(
+        "",
+        &[("LONTRA__MQTT__RECEIVE_MAXIMUM", "many")],
+        &["LONTRA__MQTT__RECEIVE_MAXIMUM", "u16"],
+    );
+    check_refused(
+        "[cluster]\nseeds = [{ id = 1 }]",
+        &[],
+        &["`cluster.seeds`", "missing field `address`"],
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_refused_with_its_line() {
+    check_refused("[node]\nid = ", &[], &["lontra.toml:2", "not TOML"]);
+    check_refused(
+        "[node]\nid = 1\nid = 2",
+        &[],
+        &["lontra.toml:3", "not TOML", "duplicate key"],
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Some(Path::new("/nowhere/lontra.toml")), std::iter::empty())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("/nowhere/lontra.toml") && error.contains("No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn bounds_are_refused_with_origin_key_value_and_range() {
+    for (file, key, problem) in [
+        ("node.id = 0", "node.id", "0 must be from 1 to 65535"),
+        ("node.workers = 257", "node.workers", "257 must be from 0 to 256"),
+        ("node.data_dir = ''", "node.data_dir", "empty"),
+        ("cluster.name = 'Big One'", "cluster.name", "a-z"),
+        ("cluster.shards = 65", "cluster.shards", "65 must be from 1 to 64"),
+        (
+            "cluster.replication_factor = 2",
+            "cluster.replication_factor",
+            "2 is not 1, 3 or 5",
+        ),
+        ("cluster.listen = '0.0.0.0:0'", "cluster.listen", "port 0"),
+        (
+            "cluster.heartbeat = '1ms'",
+            "cluster.heartbeat",
+            "1ms must be from 10ms to 1s",
+        ),
+        (
+            "cluster.election = '499ms'",
+            "cluster.election",
+            "499ms must be from 500ms to 5s",
+        ),
+        (
+            "cluster.lease = '900ms'",
+            "cluster.lease",
+            "900ms must be from 1s to 10s",
+        ),
+        ("cluster.lease = '3s'", "cluster.lease", "= 5300ms"),
+        (
+            "mqtt.packet_size_max = '1B'",
+            "mqtt.packet_size_max",
+            "1B must be from 1KiB to 256MiB",
+        ),
+        (
+            "mqtt.connect_timeout = '0s'",
+            "mqtt.connect_timeout",
+            "0s must be from 100ms to 5m",
+        ),
+        (
+            "mqtt.keep_alive_max = '20h'",
+            "mqtt.keep_alive_max",
+            "20h must be from 0s to 65535s",
+        ),
+        ("mqtt.keep_alive_max = '1500ms'", "mqtt.keep_alive_max", "whole seconds"),
+        (
+            "mqtt.receive_maximum = 0",
+            "mqtt.receive_maximum",
+            "0 must be from 1 to 65535",
+        ),
+        (
+            "mqtt.outbox_bytes_max = '1KiB'",
+            "mqtt.outbox_bytes_max",
+            "1KiB must be from 1MiB to 1GiB",
+        ),
+        (
+            "mqtt.outbox_messages_max = 0",
+            "mqtt.outbox_messages_max",
+            "0 must be from 1 to 10000000",
+        ),
+        (
+            "mqtt.outbox_wait_max = '11s'",
+            "mqtt.outbox_wait_max",
+            "11s must be from 0s to 10s",
+        ),
+        (
+            "mqtt.connections_max = 0",
+            "mqtt.connections_max",
+            "0 must be from 1 to 1000000",
+        ),
+        (
+            "mqtt.topic_levels_max = 0",
+            "mqtt.topic_levels_max",
+            "0 must be from 1 to 32768",
+        ),
+        (
+            "mqtt.listen = '0.0.0.0:1883'",
+            "mqtt.listen",
+            "cannot authenticate clients yet",
+        ),
+        ("websocket.listen = '10.0.0.1:8083'", "websocket.listen", "loopback"),
+        ("http.listen = '[::]:18083'", "http.listen", "loopback"),
+        ("http.listen = '127.0.0.1:1883'", "http.listen", "is also mqtt.listen"),
+        (
+            "storage.free_space_min = '0%'",
+            "storage.free_space_min",
+            "0% must be from 1% to 50%",
+        ),
+        (
+            "storage.checkpoint_interval = '2h'",
+            "storage.checkpoint_interval",
+            "2h must be from 1s to 1h",
+        ),
+        ("log.level = 'loud=very'", "log.level", "loud=very"),
+    ] {
+        check_refused(
+            &format!("\n{file}"),
+            &[],
+            &["lontra.toml:2", &format!("`{key}`"), problem],
+        );
+    }
+    check_refused(
+        "",
+        &[("LONTRA__CLUSTER__SHARDS", "0")],
+        &["variable LONTRA__CLUSTER__SHARDS", "from 1 to 64"],
+    );
+}
+
+#[test]
+fn seeds_name_each_node_once_and_this_one_too() {
+    let [a, b] = ["{ id = 1, address = 'a:1' }", "{ id = 2, address = 'b:1' }"];
+    assert!(load(&seeds(&format!("{a}, {b}")), &[]).is_ok());
+    check_refused(
+        &seeds(&format!("{a}, {a}")),
+        &[],
+        &["lontra.toml:3", "id 1 occurs twice"],
+    );
+    check_refused(
+        &seeds(&format!("{a}, {}", a.replace("= 1", "= 2"))),
+        &[],
+        &["address `a:1` occurs twice"],
+    );
+    check_refused(&seeds(b), &[], &["node.id = 1 is none of the ids listed (2)"]);
+    for address in ["a", "a:0", ":1", "a:b", "::1:80", "[::1]", "http://a:1"] {
+        check_refused(&seeds(&a.replace("a:1", address)), &[], &["is not host:port", address]);
+    }
+}
+
+#[test]
+fn several_seeds_need_certificates_one_does_not() {
+    let [a, b] = ["{ id = 1, address = 'a:1' }", "{ id = 2, address = 'b:1' }"];
+    assert!(load(&format!("[cluster]\nseeds = [{a}]"), &[]).is_ok());
+    check_refused(
+        &format!("[cluster]\nseeds = [{a}, {b}]"),
+        &[],
+        &["`cluster.tls.ca`", "lontra cert"],
+    );
+    check_refused(
+        "[cluster.tls]\nca = 'ca.pem'",
+        &[],
+        &["`cluster.tls.certificate`", "all three"],
+    );
+}
+
+#[test]
+fn effective_toml_reads_back_equal() {
+    let file = format!(
+        "{}mqtt.keep_alive_max = '90s'\n",
+        seeds("{ id = 1, address = 'a:1' }").replace("[cluster]\n", "cluster.")
+    )
+    .replace("\nseeds", "\ncluster.seeds");
+    let config = load(&file, &[]).unwrap();
+    assert_eq!(load(&config.effective_toml(), &[]).unwrap(), config);
+    assert_eq!(
+        load(&Config::default().effective_toml(), &[]).unwrap(),
+        Config::default()
+    );
+}
+
+/// Every `key = value` of the example, commented out or not, by section; a comment of prose begins with `# ` and a
+/// letter.
+fn example_keys(example: &str) -> toml::Table {
+    let assignments: Vec<&str> = example
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|rest| !rest.starts_with([' ', '#']))
+                .unwrap_or(line)
+        })
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    assignments.join("\n").parse().unwrap()
+}
+
+#[test]
+fn the_shipped_example_loads_and_has_every_key_with_its_default() {
+    let path = in_ops("deploy/lontra.toml");
+    assert_eq!(
+        Config::load(Some(&path), std::iter::empty()).unwrap(),
+        Config::default()
+    );
+    let shown = example_keys(&std::fs::read_to_string(path).unwrap());
+    assert_eq!(shown, toml::Table::try_from(Config::default()).unwrap());
+}
+
+/// The guide has a row for each key, in its section: `key` or `section.key`.
+#[test]
+fn the_guide_has_every_key() {
+    fn leaves(prefix: &str, table: &toml::Table, found: &mut Vec<String>) {
+        for (key, value) in table {
+            let path = if prefix.is_empty() {
+                key.clone()
+            } else {
+                format!("{prefix}.{key}")
+            };
+            match value {
+                toml::Value::Table(below) => leaves(&path, below, found),
+                _ => found.push(path),
+            }
+        }
+    }
+    let guide = std::fs::read_to_string(in_ops("docs/configuration.md")).unwrap();
+    let mut keys = Vec::new();
+    leaves("", &toml::Table::try_from(Config::default()).unwrap(), &mut keys);
+    for path in keys {
+        let (section, key) = path.split_once('.').unwrap();
+        let chapter = guide
+            .split("\n## ")
+            .find(|chapter| chapter.starts_with('[') && chapter.contains(&format!("[{section}]")));
+        let chapter = chapter.unwrap_or_else(|| panic!("no chapter [{section}]"));
+        let shown = [format!("`{key}`"), format!("`{path}`")]
+            .iter()
+            .any(|name| chapter.contains(name));
+        assert!(shown, "{path} is not in the guide");
+    }
+}
+
+fn in_ops(file: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops").join(file)
+}

@@ -1,0 +1,205 @@
+//! CONNECT and CONNACK: what a client asks for, and what it is told it gets.
+
+use std::num::NonZeroU16;
+
+use super::codec::{ConnAck, ConnAckProperties, Connect, QoS, ReasonCode, Will};
+use super::publish_out::OutboundLimits;
+
+/// What the configuration says of every client.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub packet_size_max: u32,
+    pub receive_maximum: u16,
+    pub keep_alive_max: Option<u16>,
+    pub session_expiry_max: u32,
+    pub outbox_bytes_max: usize,
+    pub outbox_messages_max: usize,
+}
+
+/// A CONNECT that was accepted so far.
+#[derive(Debug)]
+pub struct Accepted {
+    pub client_id: Box<str>,
+    /// The client sent none: it is told. [MQTT-3.1.3-7]
+    pub assigned: bool,
+    pub clean_start: bool,
+    /// Session Expiry Interval as granted, in seconds; 0xFFFFFFFF never.
+    pub expiry: u32,
+    pub expiry_requested: u32,
+    /// Seconds; none for a client that switched it off.
+    pub keep_alive: Option<NonZeroU16>,
+    pub keep_alive_imposed: bool,
+    pub outbound: OutboundLimits,
+    pub will: Option<Will>,
+}
+
+/// Decides on a CONNECT. `fresh_id` is a client id that nobody uses.
+///
+/// # Errors
+/// The reason code of the CONNACK that refuses it.
+pub fn accept(connect: &mut Connect, policy: &Policy, fresh_id: impl FnOnce() -> String) -> Result<Accepted, ReasonCode> {
+    if connect.properties.authentication_method.is_some() {
+        // No method is configured. [MQTT-4.12.0-1]
+        return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
+    }
+    if let Some(will) = &connect.will {
+        if will.retain {
+            return Err(ReasonCode::RETAIN_NOT_SUPPORTED); // [MQTT-3.2.2-13]
+        }
+        if will.qos == QoS::ExactlyOnce {
+            return Err(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]
+        }
+    }
+    let assigned = connect.client_id.is_empty();
+    let client_id = if assigned { fresh_id().into() } else { std::mem::take(&mut connect.client_id).into() };
+    let expiry_requested = match (connect.version.is_v5(), connect.clean_start) {
+        (true, _) => connect.properties.session_expiry_interval.unwrap_or(0),
+        // Clean Session 1 in 3.x ends with the connection, 0 never.
+        (false, true) => 0,
+        (false, false) => u32::MAX,
+    };
+    let asked = connect.keep_alive_seconds;
+    let granted = match policy.keep_alive_max {
+        Some(max) if connect.version.is_v5() && (asked == 0 || asked > max) => max,
+        _ => asked,
+    };
+    Ok(Accepted {
+        client_id,
+        assigned,
+        clean_start: connect.clean_start,
+        expiry: expiry_requested.min(policy.session_expiry_max),
+        expiry_requested,
+        keep_alive: NonZeroU16::new(granted),
+        keep_alive_imposed: granted != asked,
+        outbound: OutboundLimits {
+            receive_maximum: connect.properties.receive_maximum.unwrap_or(DEFAULT_RECEIVE_MAXIMUM).min(IN_FLIGHT_MAX),
+            maximum_packet_size: connect.properties.maximum_packet_size.map_or(usize::MAX, |bytes| bytes as usize),
+            bytes_max: policy.outbox_bytes_max,
+            messages_max: policy.outbox_messages_max,
+        },
+        will: connect.will.take(),
+    })
+}
+
+/// The CONNACK of a session: what was granted, and truthfully what is not available.
+pub fn connack(accepted: &Accepted, session_present: bool, policy: &Policy) -> ConnAck {
+    ConnAck {
+        session_present,
+        reason: ReasonCode::SUCCESS,
+        properties: ConnAckProperties {
+            session_expiry_interval: (accepted.expiry != accepted.expiry_requested).then_some(accepted.expiry),
+            receive_maximum: Some(policy.receive_maximum),
+            maximum_qos: Some(QoS::AtLeastOnce),
+            retain_available: Some(false),
+            maximum_packet_size: Some(policy.packet_size_max),
+            assigned_client_identifier: accepted.assigned.then(|| accepted.client_id.to_string()),
+            shared_subscription_available: Some(false),
+            server_keep_alive: accepted
+                .keep_alive_imposed
+                .then(|| accepted.keep_alive.map_or(0, NonZeroU16::get)),
+            ..ConnAckProperties::default()
+        },
+    }
+}
+
+/// A CONNACK that refuses.
+pub fn refusal(reason: ReasonCode, reason_string: Option<String>) -> ConnAck {
+    ConnAck {
+        session_present: false, // [MQTT-3.2.2-6]
+        reason,
+        properties: ConnAckProperties { reason_string, ..ConnAckProperties::default() },
+    }
+}
+
+/// [MQTT-3.1.2-11.3]: absent means 65,535.
+const DEFAULT_RECEIVE_MAXIMUM: u16 = 65_535;
+/// More in flight to one client helps nobody: the pages that feed it are smaller.
+const IN_FLIGHT_MAX: u16 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::codec::{ConnectProperties, Version, WillProperties};
+
+    fn policy() -> Policy {
+        Policy {
+            packet_size_max: 1 << 20,
+            receive_maximum: 100,
+            keep_alive_max: Some(60),
+            session_expiry_max: 1000,
+            outbox_bytes_max: 1 << 20,
+            outbox_messages_max: 100,
+        }
+    }
+
+    fn connect(version: Version) -> Connect {
+        Connect {
+            version,
+            clean_start: false,
+            keep_alive_seconds: 30,
+            client_id: "c".into(),
+            will: None,
+            user_name: None,
+            password: None,
+            properties: ConnectProperties::default(),
+        }
+    }
+
+    fn accepted(mut connect: Connect) -> Result<Accepted, ReasonCode> {
+        accept(&mut connect, &policy(), || "fresh".into())
+    }
+
+    #[test]
+    fn session_expiry_follows_version_and_policy() {
+        let expiry = |version, clean_start, asked| {
+            let mut connect = connect(version);
+            connect.clean_start = clean_start;
+            connect.properties.session_expiry_interval = asked;
+            accepted(connect).unwrap().expiry
+        };
+        assert_eq!(expiry(Version::V3_1_1, true, None), 0);
+        assert_eq!(expiry(Version::V3_1_1, false, None), 1000);
+        assert_eq!(expiry(Version::V5, false, None), 0);
+        assert_eq!(expiry(Version::V5, true, Some(7)), 7);
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused_truthfully() {
+        let will = |qos, retain| Will {
+            topic: "w".into(),
+            payload: bytes::Bytes::new(),
+            qos,
+            retain,
+            properties: WillProperties::default(),
+        };
+        for (will, expected) in [
+            (will(QoS::ExactlyOnce, false), ReasonCode::QOS_NOT_SUPPORTED),
+            (will(QoS::AtLeastOnce, true), ReasonCode::RETAIN_NOT_SUPPORTED),
+        ] {
+            let mut connect = connect(Version::V5);
+            connect.will = Some(will);
+            assert_eq!(accepted(connect).unwrap_err(), expected);
+        }
+        let ack = connack(&accepted(connect(Version::V5)).unwrap(), true, &policy());
+        assert_eq!(ack.properties.maximum_qos, Some(QoS::AtLeastOnce));
+        assert_eq!(ack.properties.retain_available, Some(false));
+        assert!(ack.session_present);
+    }
+
+    #[test]
+    fn an_empty_client_id_is_assigned_and_told() {
+        let mut connect = connect(Version::V5);
+        connect.client_id = String::new();
+        let ack = connack(&accepted(connect).unwrap(), false, &policy());
+        assert_eq!(ack.properties.assigned_client_identifier.as_deref(), Some("fresh"));
+    }
+
+    #[test]
+    fn keep_alive_above_the_limit_is_replaced_and_told() {
+        let mut slow = connect(Version::V5);
+        slow.keep_alive_seconds = 0;
+        let accepted_slow = accepted(slow).unwrap();
+        assert_eq!(connack(&accepted_slow, false, &policy()).properties.server_keep_alive, Some(60));
+        assert_eq!(connack(&accepted(connect(Version::V5)).unwrap(), false, &policy()).properties.server_keep_alive, None);
+    }
+}

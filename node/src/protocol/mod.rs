@@ -1,0 +1,7 @@
+//! MQTT, sans-io: packets and events in, bytes and outputs out. No socket, no clock, no cluster.
+
+pub mod codec;
+pub mod connection;
+pub mod handshake;
+pub mod publish_in;
+pub mod publish_out;

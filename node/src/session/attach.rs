@@ -1,0 +1,137 @@
+//! A session comes to its connection: owned, fenced, attached shard by shard, fed with pages.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use lontra_cluster::lease::Serving;
+use lontra_cluster::{ConnectRequest, MetaError, PageLimits};
+use lontra_storage::ids::{Offset, ShardId};
+use lontra_storage::meta::SubscriptionOptions;
+
+use crate::protocol::codec::ReasonCode;
+use crate::protocol::connection::Served;
+use crate::protocol::handshake::Accepted;
+use crate::protocol::publish_out::{PAGE_BYTES, PAGE_ENTRIES};
+use crate::worker::{Client, Worker};
+
+/// CONNECT was accepted by the protocol: makes this node the owner of the session.
+pub fn begin(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) {
+    let (worker, client) = (worker.clone(), client.clone());
+    tokio::task::spawn_local(async move {
+        match attach(&worker, &client, accepted).await {
+            Ok(()) => worker.metrics.connect_answered(ReasonCode::SUCCESS),
+            Err(reason) => {
+                worker.metrics.connect_answered(reason);
+                client.connection.borrow_mut().refuse(reason, None);
+            }
+        }
+        client.wake.notify_one();
+    });
+}
+
+async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) -> Result<(), ReasonCode> {
+    wait_until_serving(worker).await?;
+    let request = ConnectRequest {
+        client_id: accepted.client_id.clone(),
+        clean_start: accepted.clean_start,
+        expiry: accepted.expiry,
+    };
+    let attached = worker.cluster.connect(request).await.map_err(|error| match error {
+        MetaError::Stale => ReasonCode::SERVER_BUSY,
+        MetaError::Unavailable { .. } => ReasonCode::SERVER_UNAVAILABLE,
+    })?;
+    let (session, epoch) = (attached.session, attached.epoch);
+    // Fence first, then look: a Connect elsewhere is either seen here, or sets the fence.
+    let fence = worker.hub.register(session, epoch, worker.id, client.id);
+    *client.fence.borrow_mut() = Some(fence);
+    let is_current = attached.incarnation == worker.cluster.lease().incarnation();
+    if !is_current || !worker.cluster.is_owner(session, epoch) {
+        worker.hub.unregister(session, epoch);
+        return Err(ReasonCode::SERVER_BUSY);
+    }
+    client.incarnation.set(attached.incarnation);
+    let shards = worker.cluster.shards().shard_count();
+    {
+        let mut connection = client.connection.borrow_mut();
+        let served = Served { session, epoch, present: attached.present };
+        connection.attached(accepted, served, shards, attached.durable, Instant::now());
+        if attached.durable && !attached.present {
+            connection.outbound.attach_fresh();
+        }
+    }
+    worker.serve(session, client);
+    for subscription in &attached.subscriptions {
+        worker.add_filter(client, &subscription.filter, SubscriptionOptions::of(subscription));
+    }
+    if attached.durable && attached.present {
+        for shard in worker.cluster.shards().shards() {
+            attach_shard(worker, client, shard);
+        }
+    }
+    Ok(())
+}
+
+/// A node that starts, or paused, keeps its clients waiting for a while; one that is cut off sends them elsewhere.
+async fn wait_until_serving(worker: &Worker) -> Result<(), ReasonCode> {
+    let deadline = Instant::now() + SERVING_WAIT_MAX;
+    loop {
+        match worker.cluster.lease().serving() {
+            Serving::Serving => return Ok(()),
+            Serving::Refusing => return Err(ReasonCode::SERVER_UNAVAILABLE),
+            Serving::Starting | Serving::Paused => {}
+        }
+        if Instant::now() >= deadline || worker.is_stopping() {
+            return Err(ReasonCode::SERVER_UNAVAILABLE);
+        }
+        tokio::time::sleep(SERVING_POLL).await;
+    }
+}
+
+/// Each shard starts by itself, once this node's view of it shows everything that was acknowledged before.
+fn attach_shard(worker: &Rc<Worker>, client: &Rc<Client>, shard: ShardId) {
+    let (worker, client) = (worker.clone(), client.clone());
+    tokio::task::spawn_local(async move {
+        let cluster = worker.cluster.clone();
+        let Ok(index) = worker.runtime.spawn(async move { cluster.read_index(shard).await }).await else { return };
+        {
+            let mut connection = client.connection.borrow_mut();
+            let protocol = &mut *connection;
+            protocol.outbound.attach(shard, index, &mut protocol.effects);
+        }
+        client.wake.notify_one();
+    });
+}
+
+/// Reads the next page of the session's queue in a shard, beside the worker's thread.
+pub fn read_page(worker: &Rc<Worker>, client: &Rc<Client>, shard: ShardId, after: Offset) {
+    let (served, applied) = {
+        let connection = client.connection.borrow();
+        (connection.served, connection.outbound.attached_at(shard))
+    };
+    let Some(served) = served else { return };
+    let (worker, client) = (worker.clone(), client.clone());
+    tokio::task::spawn_local(async move {
+        let cluster = worker.cluster.clone();
+        let limits = PageLimits { entries: PAGE_ENTRIES, bytes: PAGE_BYTES };
+        let reading = worker
+            .runtime
+            .spawn(async move { cluster.read_page(shard, served.session, after, applied, limits).await });
+        match reading.await {
+            Ok(Ok(page)) => {
+                let mut connection = client.connection.borrow_mut();
+                let protocol = &mut *connection;
+                protocol.outbound.page(shard, page, served.present, &mut protocol.effects);
+            }
+            Ok(Err(error)) => {
+                tracing::error!(shard = shard.0, %error, "a session's queue cannot be read");
+                client.connection.borrow_mut().close(ReasonCode::UNSPECIFIED_ERROR, None);
+            }
+            // The runtime is shutting down.
+            Err(_) => return,
+        }
+        client.wake.notify_one();
+    });
+}
+
+const SERVING_WAIT_MAX: Duration = Duration::from_secs(10);
+const SERVING_POLL: Duration = Duration::from_millis(10);

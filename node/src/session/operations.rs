@@ -1,0 +1,125 @@
+//! SUBSCRIBE and UNSUBSCRIBE of one connection: one after the other, in order of receipt.
+//!
+//! Invariant `subscribe-visible`: deliveries match here before the cluster is told, and SUBACK leaves only after every
+//! Up node matches publishes against the subscription.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+use std::rc::Rc;
+
+use lontra_cluster::MetaError;
+use lontra_storage::command::Subscription;
+use lontra_storage::meta::SubscriptionOptions;
+
+use crate::protocol::codec::ReasonCode;
+use crate::worker::{Client, Worker};
+
+/// What a client asked for and has not been answered.
+#[derive(Default)]
+pub struct Operations {
+    queue: RefCell<VecDeque<Operation>>,
+    running: Cell<bool>,
+}
+
+pub enum Operation {
+    /// `reasons` has one per filter of the packet; those of `subscriptions` are below 0x80.
+    Subscribe { packet_id: NonZeroU16, subscriptions: Vec<Subscription>, reasons: Vec<ReasonCode> },
+    Unsubscribe { packet_id: NonZeroU16, filters: Vec<Box<str>> },
+}
+
+impl Worker {
+    /// Queues an operation; a task runs them while there are any.
+    pub fn operate(self: &Rc<Self>, client: &Rc<Client>, operation: Operation) {
+        client.operations.queue.borrow_mut().push_back(operation);
+        if client.operations.running.replace(true) {
+            return;
+        }
+        let (worker, client) = (self.clone(), client.clone());
+        tokio::task::spawn_local(async move {
+            loop {
+                let next = client.operations.queue.borrow_mut().pop_front();
+                let Some(operation) = next else { break };
+                worker.run_operation(&client, operation).await;
+                client.wake.notify_one();
+            }
+            client.operations.running.set(false);
+        });
+    }
+
+    async fn run_operation(&self, client: &Rc<Client>, operation: Operation) {
+        match operation {
+            Operation::Subscribe { packet_id, subscriptions, mut reasons } => {
+                if let Err(error) = self.subscribe(client, subscriptions).await {
+                    if error == MetaError::Stale {
+                        return client.connection.borrow_mut().close(ReasonCode::SESSION_TAKEN_OVER, None);
+                    }
+                    for reason in reasons.iter_mut().filter(|reason| !reason.is_error()) {
+                        *reason = ReasonCode::UNSPECIFIED_ERROR;
+                    }
+                }
+                client.connection.borrow_mut().subscribed(packet_id, reasons);
+            }
+            Operation::Unsubscribe { packet_id, filters } => match self.unsubscribe(client, filters).await {
+                Ok(existed) => {
+                    let reason = |existed| match existed {
+                        true => ReasonCode::SUCCESS,
+                        false => ReasonCode::NO_SUBSCRIPTION_EXISTED,
+                    };
+                    let reasons = existed.into_iter().map(reason).collect();
+                    client.connection.borrow_mut().unsubscribed(packet_id, reasons);
+                }
+                Err(MetaError::Stale) => client.connection.borrow_mut().close(ReasonCode::SESSION_TAKEN_OVER, None),
+                // 3.x has no way to say that it failed; the client asks again after it reconnected.
+                Err(MetaError::Unavailable { what }) => {
+                    client.connection.borrow_mut().close(ReasonCode::SERVER_BUSY, Some(what));
+                }
+            },
+        }
+    }
+
+    async fn subscribe(&self, client: &Rc<Client>, subscriptions: Vec<Subscription>) -> Result<(), MetaError> {
+        if subscriptions.is_empty() {
+            return Ok(());
+        }
+        let Some(served) = client.connection.borrow().served else { return Err(MetaError::Stale) };
+        let mut fresh = Vec::new();
+        for subscription in &subscriptions {
+            if !client.subscriptions.borrow().contains_key(&subscription.filter) {
+                fresh.push(subscription.filter.clone());
+            }
+            self.add_filter(client, &subscription.filter, SubscriptionOptions::of(subscription));
+        }
+        let result = if client.is_durable() {
+            self.cluster.subscribe(served.session, served.epoch, subscriptions).await
+        } else {
+            let added = self.cluster.add_routes(&fresh).await;
+            if added.is_err() {
+                self.cluster.remove_routes(fresh.clone());
+            }
+            added
+        };
+        if result.is_err() {
+            for filter in &fresh {
+                self.remove_filter(client, filter);
+            }
+        }
+        result
+    }
+
+    async fn unsubscribe(&self, client: &Rc<Client>, filters: Vec<Box<str>>) -> Result<Vec<bool>, MetaError> {
+        let Some(served) = client.connection.borrow().served else { return Err(MetaError::Stale) };
+        if client.is_durable() {
+            let existed = self.cluster.unsubscribe(served.session, served.epoch, filters.clone()).await?;
+            for filter in &filters {
+                self.remove_filter(client, filter);
+            }
+            return Ok(existed);
+        }
+        // Nothing is delivered for it from here on; the other nodes stop sending when they hear of it.
+        let existed: Vec<bool> = filters.iter().map(|filter| self.remove_filter(client, filter)).collect();
+        let gone = filters.into_iter().zip(&existed).filter(|(_, existed)| **existed).map(|(filter, _)| filter);
+        self.cluster.remove_routes(gone.collect());
+        Ok(existed)
+    }
+}

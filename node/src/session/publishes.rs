@@ -1,0 +1,161 @@
+//! Which path a connection's publishes on a topic take while earlier ones are under way. (DESIGN §3.5)
+//!
+//! ```text
+//!   durable publish on a topic  ─▶ later ones take the durable path too, until every Up node has applied its offset
+//!   ephemeral publishes unacked ─▶ a durable one on the same topic waits for them
+//! ```
+//!
+//! Invariant `order-per-publisher`: per connection, topic and QoS, messages arrive in publish order (P3), also where a
+//! subscription that comes or goes changes the path in between.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lontra_cluster::lease::Lease;
+use lontra_cluster::routes::TopicMatch;
+use lontra_storage::ids::{Offset, ShardId};
+
+use crate::protocol::codec::Publish;
+
+/// A connection's publishes under way, by topic.
+#[derive(Default)]
+pub struct Publishes {
+    /// By the token of a publish that waits for its outcome.
+    waiting: HashMap<u64, (Arc<TopicMatch>, Path)>,
+    durable: HashMap<Box<str>, Durable>,
+    ephemeral: HashMap<Box<str>, usize>,
+    /// A durable publish that waits for ephemeral ones: nothing behind it is looked at.
+    stalled: Option<(Publish, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    Durable,
+    Ephemeral,
+}
+
+struct Durable {
+    shard: ShardId,
+    under_way: usize,
+    highest: Offset,
+}
+
+impl Publishes {
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
+    }
+
+    pub fn stall(&mut self, publish: Publish, token: u64) {
+        self.stalled = Some((publish, token));
+    }
+
+    /// The stalled publish, if it may go now.
+    pub fn take_ready(&mut self) -> Option<(Publish, u64)> {
+        let topic = self.stalled.as_ref()?.0.topic();
+        if self.ephemeral.contains_key(topic) {
+            return None;
+        }
+        self.stalled.take()
+    }
+
+    /// Whether earlier durable publishes on the topic keep later ones on that path.
+    pub fn keeps_durable(&mut self, topic: &str, lease: &Lease) -> bool {
+        let Some(durable) = self.durable.get(topic) else { return false };
+        if durable.under_way > 0 || !lease.is_applied_everywhere(durable.shard, durable.highest) {
+            return true;
+        }
+        self.durable.remove(topic);
+        false
+    }
+
+    pub fn has_ephemeral(&self, topic: &str) -> bool {
+        self.ephemeral.contains_key(topic)
+    }
+
+    /// A publish with this token went out.
+    pub fn begin(&mut self, token: u64, matched: &Arc<TopicMatch>, path: Path, lease: &Lease) {
+        match path {
+            Path::Durable => {
+                if self.durable.len() >= TOPICS_MAX {
+                    self.durable.retain(|_, durable| {
+                        durable.under_way > 0 || !lease.is_applied_everywhere(durable.shard, durable.highest)
+                    });
+                }
+                let shard = matched.shard;
+                if let Some(durable) = self.durable.get_mut(&matched.topic) {
+                    durable.under_way += 1;
+                } else {
+                    let durable = Durable { shard, under_way: 1, highest: Offset(0) };
+                    self.durable.insert(matched.topic.clone(), durable);
+                }
+            }
+            Path::Ephemeral => *self.ephemeral.entry(matched.topic.clone()).or_default() += 1,
+        }
+        self.waiting.insert(token, (matched.clone(), path));
+    }
+
+    /// Its outcome came; `offset` where it was stored.
+    pub fn end(&mut self, token: u64, offset: Option<Offset>) {
+        let Some((matched, path)) = self.waiting.remove(&token) else { return };
+        match path {
+            Path::Durable => {
+                if let Some(durable) = self.durable.get_mut(&matched.topic) {
+                    durable.under_way = durable.under_way.saturating_sub(1);
+                    durable.highest = durable.highest.max(offset.unwrap_or_default());
+                }
+            }
+            Path::Ephemeral => {
+                if let Some(count) = self.ephemeral.get_mut(&matched.topic) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.ephemeral.remove(&matched.topic);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Topics whose path is remembered; settled ones are forgotten beyond.
+const TOPICS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lontra_cluster::clock::boot_time;
+    use lontra_storage::meta::Matched;
+
+    use super::*;
+
+    fn matched(topic: &str) -> Arc<TopicMatch> {
+        Arc::new(TopicMatch::new(topic, ShardId(0), Matched::default()))
+    }
+
+    #[test]
+    fn a_topic_stays_durable_until_every_node_has_applied_it() {
+        let (mut publishes, lease) = (Publishes::default(), Lease::default());
+        let topic = matched("t");
+        publishes.begin(1, &topic, Path::Durable, &lease);
+        assert!(publishes.keeps_durable("t", &lease));
+        publishes.end(1, Some(Offset(5)));
+        assert!(publishes.keeps_durable("t", &lease));
+        lease.grant(boot_time(), Duration::from_secs(9), vec![Offset(4)], vec![]);
+        assert!(publishes.keeps_durable("t", &lease));
+        lease.grant(boot_time(), Duration::from_secs(9), vec![Offset(5)], vec![]);
+        assert!(!publishes.keeps_durable("t", &lease));
+        assert!(!publishes.keeps_durable("other", &lease));
+    }
+
+    #[test]
+    fn ephemeral_publishes_are_counted_until_their_outcome() {
+        let (mut publishes, lease) = (Publishes::default(), Lease::default());
+        let topic = matched("t");
+        publishes.begin(1, &topic, Path::Ephemeral, &lease);
+        publishes.begin(2, &topic, Path::Ephemeral, &lease);
+        publishes.end(1, None);
+        assert!(publishes.has_ephemeral("t"));
+        publishes.end(2, None);
+        assert!(!publishes.has_ephemeral("t"));
+    }
+}

@@ -1,0 +1,387 @@
+//! A worker: one thread, one current-thread runtime, its own listeners; a connection lives and dies on it.
+//!
+//! ```text
+//!   listener ─▶ gateway task per connection ─▶ Connection (sans-io) ─▶ outputs ─▶ session::execute ─▶ cluster
+//!   Hub queue ─▶ event loop ─▶ deliver ─▶ Connection ─▶ wake the gateway task
+//! ```
+//!
+//! Fan-out crosses threads once per worker; everything below is single-threaded, and no borrow is held over an await.
+
+mod deliver;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use lontra_cluster::Cluster;
+use lontra_cluster::lease::Serving;
+use lontra_cluster::local::Outcome;
+use lontra_cluster::routes::RouteCache;
+use lontra_storage::ids::{Incarnation, SessionId};
+use lontra_storage::meta::SubscriptionOptions;
+use lontra_storage::topic_tree::TopicTree;
+use tokio::sync::{Notify, watch};
+
+use crate::gateway::tcp;
+use crate::hub::{Fence, Hub, WorkerEvent, WorkerQueue};
+use crate::metrics::NodeMetrics;
+use crate::protocol::codec::{self, Direction, Limits, ReasonCode};
+use crate::protocol::connection::Connection;
+use crate::protocol::handshake::Policy;
+use crate::session::execute;
+use crate::session::operations::Operations;
+use crate::session::publishes::Publishes;
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct WorkerConfig {
+    pub policy: Policy,
+    pub limits: Limits,
+    pub connect_timeout: Duration,
+    pub outbox_wait_max: Duration,
+    pub connections_max: i64,
+}
+
+/// Everything that the tasks of one thread share.
+pub struct Worker {
+    pub id: u16,
+    pub config: WorkerConfig,
+    pub cluster: Cluster,
+    pub hub: Arc<Hub>,
+    pub metrics: NodeMetrics,
+    /// The multi-threaded runtime, for what may touch a disk.
+    pub runtime: tokio::runtime::Handle,
+    pub routes: RefCell<RouteCache>,
+    connections: RefCell<HashMap<u64, Rc<Client>>>,
+    sessions: RefCell<HashMap<SessionId, Rc<Client>>>,
+    /// Subscriptions of the connected sessions here, by filter.
+    filters: RefCell<TopicTree<BTreeMap<u64, SubscriptionOptions>>>,
+    next_connection: Cell<u64>,
+    stopping: Cell<bool>,
+}
+
+/// A client's connection and what the node keeps beside its protocol state.
+pub struct Client {
+    pub id: u64,
+    pub connection: RefCell<Connection>,
+    /// Something happened that its gateway task must act on.
+    pub wake: Notify,
+    pub fence: RefCell<Option<Arc<Fence>>>,
+    /// The incarnation under which it was attached.
+    pub incarnation: Cell<Incarnation>,
+    pub subscriptions: RefCell<BTreeMap<Box<str>, SubscriptionOptions>>,
+    pub operations: Operations,
+    pub publishes: RefCell<Publishes>,
+}
+
+impl Client {
+    pub fn is_durable(&self) -> bool {
+        self.connection.borrow().outbound.is_durable()
+    }
+
+    pub fn is_displaced(&self) -> bool {
+        self.fence.borrow().as_ref().is_some_and(|fence| fence.is_set())
+    }
+}
+
+/// Runs a worker on its own thread until `stop` is set and its connections have ended.
+///
+/// # Errors
+/// The thread or its runtime cannot be started.
+#[allow(clippy::too_many_arguments, reason = "the wiring of one thread, called from one place")]
+pub fn spawn(
+    id: u16,
+    config: WorkerConfig,
+    listener: std::net::TcpListener,
+    cluster: Cluster,
+    hub: Arc<Hub>,
+    queue: WorkerQueue,
+    metrics: NodeMetrics,
+    stop: watch::Receiver<bool>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let main = tokio::runtime::Handle::current();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("lontra-worker-{id}")).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        let worker = Rc::new(Worker {
+            id,
+            config,
+            routes: RefCell::new(cluster.route_cache()),
+            cluster,
+            hub,
+            metrics,
+            runtime: main,
+            connections: RefCell::default(),
+            sessions: RefCell::default(),
+            filters: RefCell::default(),
+            next_connection: Cell::new(1),
+            stopping: Cell::new(false),
+        });
+        local.block_on(&runtime, run(worker, listener, queue, stop));
+    })
+}
+
+async fn run(
+    worker: Rc<Worker>,
+    listener: std::net::TcpListener,
+    mut queue: WorkerQueue,
+    mut stop: watch::Receiver<bool>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a worker cannot use its listener");
+            return;
+        }
+    };
+    loop {
+        tokio::select! {
+            event = queue.events.recv() => {
+                let Some(event) = event else { return };
+                worker.event(event, &queue);
+                // Drained before the connections flush: one write per batch.
+                while let Ok(event) = queue.events.try_recv() {
+                    worker.event(event, &queue);
+                }
+            }
+            accepted = listener.accept(), if !worker.stopping.get() => {
+                match accepted {
+                    Ok((stream, _)) => worker.accept(stream),
+                    // Out of file descriptors: what is open goes on, new clients wait.
+                    Err(error) => {
+                        tracing::warn!(%error, "accept failed");
+                        tokio::time::sleep(ACCEPT_RETRY).await;
+                    }
+                }
+            }
+            _ = stop.wait_for(|stop| *stop), if !worker.stopping.get() => {
+                worker.stopping.set(true);
+                worker.close_all(ReasonCode::SERVER_SHUTTING_DOWN);
+            }
+        }
+        if worker.stopping.get() && worker.connections.borrow().is_empty() {
+            return;
+        }
+    }
+}
+
+impl Worker {
+    fn accept(self: &Rc<Self>, stream: tokio::net::TcpStream) {
+        // Refused before it costs anything; a client tries again elsewhere.
+        if self.metrics.open_connections() >= self.config.connections_max {
+            return;
+        }
+        let worker = self.clone();
+        tokio::task::spawn_local(async move { tcp::run(worker, stream).await });
+    }
+
+    /// A new connection.
+    pub fn open(&self, now: Instant) -> Rc<Client> {
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        let WorkerConfig { policy, connect_timeout, outbox_wait_max, .. } = &self.config;
+        let client = Rc::new(Client {
+            id,
+            connection: RefCell::new(Connection::new(policy.clone(), *connect_timeout, *outbox_wait_max, now)),
+            wake: Notify::new(),
+            fence: RefCell::default(),
+            incarnation: Cell::default(),
+            subscriptions: RefCell::default(),
+            operations: Operations::default(),
+            publishes: RefCell::default(),
+        });
+        self.connections.borrow_mut().insert(id, client.clone());
+        self.metrics.connection_opened();
+        client
+    }
+
+    /// Takes whole packets out of what was received, until the connection wants no more.
+    pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) {
+        while self.may_go_on(client) {
+            let mut connection = client.connection.borrow_mut();
+            let version = connection.version();
+            match codec::frame_length(received, &self.config.limits, version) {
+                Ok(None) => break,
+                Ok(Some(length)) => {
+                    let frame = received.split_to(length).freeze();
+                    if version.is_none()
+                        && let Some(version) = codec::connect_version(&frame)
+                    {
+                        connection.note_version(version);
+                    }
+                    let version = version.filter(|_| connection.served.is_some());
+                    match codec::decode(frame, version, Direction::ClientToServer, &self.config.limits) {
+                        Ok(packet) => connection.packet(packet, Instant::now(), || self.fresh_client_id(client)),
+                        Err(violation) => connection.violation(&violation),
+                    }
+                }
+                Err(violation) => connection.violation(&violation),
+            }
+            drop(connection);
+            execute::outputs(self, client);
+        }
+        self.pump(client);
+    }
+
+    /// `one-owner`, `lease-before-match`: looked at after the read and before every packet.
+    fn may_go_on(&self, client: &Rc<Client>) -> bool {
+        if client.is_displaced() {
+            client.connection.borrow_mut().close(ReasonCode::SESSION_TAKEN_OVER, None);
+        }
+        let connection = client.connection.borrow();
+        if !connection.wants_packets() || client.publishes.borrow().is_stalled() {
+            return false;
+        }
+        if !connection.is_connected() {
+            return true;
+        }
+        let lease = self.cluster.lease();
+        if client.incarnation.get() != lease.incarnation() {
+            drop(connection);
+            client.connection.borrow_mut().close(ReasonCode::SERVER_BUSY, Some("the node was cut off from its cluster"));
+            return false;
+        }
+        lease.is_valid()
+    }
+
+    /// Sends what may be sent, and does what the connection asks for.
+    pub fn pump(self: &Rc<Self>, client: &Rc<Client>) {
+        client.connection.borrow_mut().pump(|shard| self.cluster.log_time(shard), Instant::now());
+        execute::outputs(self, client);
+    }
+
+    /// Unique in the cluster: incarnations are.
+    fn fresh_client_id(&self, client: &Client) -> String {
+        let incarnation = self.cluster.lease().incarnation();
+        format!("lontra-{}-{}-{}-{}", self.cluster.node(), incarnation, self.id, client.id)
+    }
+
+    fn event(self: &Rc<Self>, event: WorkerEvent, queue: &WorkerQueue) {
+        match event {
+            WorkerEvent::Applied(applied, bytes) => {
+                self.deliver_applied(&applied);
+                self.dequeued(bytes, queue);
+            }
+            WorkerEvent::Ephemeral(message, guard, bytes) => {
+                self.deliver_ephemeral(&message, &guard);
+                self.dequeued(bytes, queue);
+            }
+            WorkerEvent::Hole(shard, upto) => self.deliver_hole(shard, upto),
+            WorkerEvent::Completed(outcomes) => self.completed(outcomes),
+            WorkerEvent::Displaced(connection) => {
+                if let Some(client) = self.client(connection) {
+                    client.connection.borrow_mut().close(ReasonCode::SESSION_TAKEN_OVER, None); // [MQTT-3.1.4-3]
+                    client.wake.notify_one();
+                }
+            }
+            WorkerEvent::ServingChanged => self.serving_changed(),
+        }
+    }
+
+    fn dequeued(&self, bytes: usize, queue: &WorkerQueue) {
+        queue.queued.fetch_sub(bytes, Ordering::Relaxed);
+        self.metrics.worker_queue(-(bytes as i64));
+    }
+
+    fn completed(self: &Rc<Self>, outcomes: Vec<(u64, u64, Outcome)>) {
+        let mut touched: Vec<Rc<Client>> = Vec::new();
+        for (connection, token, outcome) in outcomes {
+            let client = match touched.last() {
+                Some(last) if last.id == connection => last.clone(),
+                _ => match self.client(connection) {
+                    Some(client) => client,
+                    None => continue,
+                },
+            };
+            execute::completed(self, &client, token, outcome);
+            if touched.last().is_none_or(|last| last.id != connection) {
+                touched.push(client);
+            }
+        }
+        for client in touched {
+            client.wake.notify_one();
+        }
+    }
+
+    fn client(&self, connection: u64) -> Option<Rc<Client>> {
+        self.connections.borrow().get(&connection).cloned()
+    }
+
+    fn serving_changed(&self) {
+        let serving = self.cluster.lease().serving();
+        match serving {
+            Serving::Serving => {
+                let now = Instant::now();
+                for client in self.connections.borrow().values() {
+                    client.connection.borrow_mut().resumed(now);
+                    client.wake.notify_one();
+                }
+            }
+            // Paused connections are simply not read from.
+            Serving::Starting | Serving::Paused => {}
+            Serving::Refusing if self.stopping.get() => {}
+            Serving::Refusing => self.close_all(ReasonCode::SERVER_BUSY),
+        }
+    }
+
+    fn close_all(&self, reason: ReasonCode) {
+        for client in self.connections.borrow().values() {
+            client.connection.borrow_mut().close(reason, None);
+            client.wake.notify_one();
+        }
+    }
+
+    /// From here on pushes find the session.
+    pub fn serve(&self, session: SessionId, client: &Rc<Client>) {
+        self.sessions.borrow_mut().insert(session, client.clone());
+    }
+
+    /// Deliveries match the subscription from here on.
+    pub fn add_filter(&self, client: &Client, filter: &str, options: SubscriptionOptions) {
+        let known = client.subscriptions.borrow_mut().insert(filter.into(), options);
+        self.filters.borrow_mut().entry(filter).insert(client.id, options);
+        if known.is_none() {
+            self.metrics.subscriptions_changed(1);
+        }
+    }
+
+    /// Whether it was subscribed.
+    pub fn remove_filter(&self, client: &Client, filter: &str) -> bool {
+        if client.subscriptions.borrow_mut().remove(filter).is_none() {
+            return false;
+        }
+        self.filters.borrow_mut().update(filter, |clients| {
+            clients.remove(&client.id);
+            !clients.is_empty()
+        });
+        self.metrics.subscriptions_changed(-1);
+        true
+    }
+
+    /// Forgets a connection; returns its filters.
+    pub fn forget(&self, client: &Rc<Client>) -> Vec<Box<str>> {
+        let filters: Vec<Box<str>> = client.subscriptions.borrow().keys().cloned().collect();
+        for filter in &filters {
+            self.remove_filter(client, filter);
+        }
+        if let Some(served) = client.connection.borrow().served {
+            let mut sessions = self.sessions.borrow_mut();
+            if sessions.get(&served.session).is_some_and(|current| current.id == client.id) {
+                sessions.remove(&served.session);
+            }
+        }
+        self.connections.borrow_mut().remove(&client.id);
+        self.metrics.connection_closed();
+        filters
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+}
+
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);

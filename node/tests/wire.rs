@@ -1,0 +1,1023 @@
+//! Three real nodes through the wire: what clients are promised while nothing fails, and the loss of one node.
+//!
+//! Tests that leave the nodes as they were share one cluster; topics and client ids are their own. Those that kill nodes
+//! or count frames have a cluster of their own.
+
+mod support;
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use support::client::{Client, Gone};
+use support::cluster::{Cluster, LONTRA, free_ports, http_get, shared};
+use support::codec::{
+    self, Connect, MAXIMUM_PACKET_SIZE, MAXIMUM_QOS, Packet, Publish, RECEIVE_MAXIMUM, RETAIN_AVAILABLE,
+    SESSION_EXPIRY_INTERVAL, VERSIONS, Value, Version,
+};
+use support::metrics::Scrape;
+use support::{SOON, START, eventually, mosquitto};
+use tokio::time::{interval, sleep, timeout};
+
+// ---- every pair of nodes, every client ----
+
+#[tokio::test]
+async fn every_pair_of_nodes_delivers() {
+    support::pairs::every_pair_delivers(shared()).await;
+}
+
+#[tokio::test]
+async fn every_pair_of_nodes_delivers_with_mosquitto_clients() {
+    let cluster = shared();
+    for (version, qos) in [
+        (Version::V311, 0),
+        (Version::V311, 1),
+        (Version::V5, 0),
+        (Version::V5, 1),
+    ] {
+        for (s, p) in pairs(3) {
+            let topic = format!("mosquitto/{version:?}/{qos}/{s}/{p}");
+            let mut sub = mosquitto::Sub::start(cluster.mqtt(s), version, &topic, qos).await;
+            mosquitto::publish(cluster.mqtt(p), version, &topic, "across nodes", qos).await;
+            assert_eq!(sub.message().await, format!("{qos} {topic} across nodes"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_pair_of_nodes_delivers_with_rumqttc_v3() {
+    use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+    let cluster = shared();
+    for (index, (s, p)) in pairs(3).into_iter().enumerate() {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+            let name = format!("rumqttc3-{index}-{}", qos as u8);
+            let options = |role: &str, node: usize| {
+                let (host, port) = cluster.mqtt(node).rsplit_once(':').expect("host:port");
+                let mut options = MqttOptions::new(format!("{name}-{role}"), host, port.parse().expect("a port"));
+                options.set_keep_alive(Duration::from_secs(30));
+                options
+            };
+            let (subscriber, mut received) = AsyncClient::new(options("s", s), 20);
+            subscriber.subscribe(&name, qos).await.expect("queued");
+            within("SUBACK", async {
+                while !matches!(
+                    received.poll().await.expect("a connection"),
+                    Event::Incoming(Packet::SubAck(_))
+                ) {}
+            })
+            .await;
+            let (publisher, mut sent) = AsyncClient::new(options("p", p), 20);
+            for n in 0..RUMQTTC_MESSAGES {
+                publisher
+                    .publish(&name, qos, false, format!("{n}"))
+                    .await
+                    .expect("queued");
+            }
+            let sending = tokio::spawn(async move { while sent.poll().await.is_ok() {} });
+            for n in 0..RUMQTTC_MESSAGES {
+                let publish = within("a message", async {
+                    loop {
+                        if let Event::Incoming(Packet::Publish(publish)) = received.poll().await.expect("a connection")
+                        {
+                            return publish;
+                        }
+                    }
+                })
+                .await;
+                assert_eq!(
+                    (publish.topic, publish.qos, &publish.payload[..]),
+                    (name.clone(), qos, n.to_string().as_bytes())
+                );
+            }
+            sending.abort();
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_pair_of_nodes_delivers_with_rumqttc_v5() {
+    use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
+    use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+    let cluster = shared();
+    for (index, (s, p)) in pairs(3).into_iter().enumerate() {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+            let name = format!("rumqttc5-{index}-{}", qos as u8);
+            let options = |role: &str, node: usize| {
+                let (host, port) = cluster.mqtt(node).rsplit_once(':').expect("host:port");
+                let mut options = MqttOptions::new(format!("{name}-{role}"), host, port.parse().expect("a port"));
+                options.set_keep_alive(Duration::from_secs(30));
+                options
+            };
+            let (subscriber, mut received) = AsyncClient::new(options("s", s), 20);
+            subscriber.subscribe(&name, qos).await.expect("queued");
+            within("SUBACK", async {
+                while !matches!(
+                    received.poll().await.expect("a connection"),
+                    Event::Incoming(Packet::SubAck(_))
+                ) {}
+            })
+            .await;
+            let (publisher, mut sent) = AsyncClient::new(options("p", p), 20);
+            for n in 0..RUMQTTC_MESSAGES {
+                publisher
+                    .publish(&name, qos, false, format!("{n}"))
+                    .await
+                    .expect("queued");
+            }
+            let sending = tokio::spawn(async move { while sent.poll().await.is_ok() {} });
+            for n in 0..RUMQTTC_MESSAGES {
+                let publish = within("a message", async {
+                    loop {
+                        if let Event::Incoming(Packet::Publish(publish)) = received.poll().await.expect("a connection")
+                        {
+                            return publish;
+                        }
+                    }
+                })
+                .await;
+                assert_eq!((&publish.topic[..], publish.qos), (name.as_bytes(), qos));
+                assert_eq!(&publish.payload[..], n.to_string().as_bytes());
+            }
+            sending.abort();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_publish_right_after_the_suback_is_delivered_from_any_node() {
+    // subscribe-visible, again and again: new filters, wildcard and not, so that no cache can know them.
+    let cluster = shared();
+    for round in 0..30 {
+        let version = VERSIONS[round % 2];
+        let mut publisher = Client::open(cluster.mqtt((round + 1) % 3), version, &format!("barrier-p{round}")).await;
+        // A match result that is cached before the subscription exists must not survive it.
+        publisher.publish(&format!("barrier/{round}/x"), "before", 1).await;
+        let mut subscriber = Client::open(cluster.mqtt(round % 3), version, &format!("barrier-s{round}")).await;
+        let filter = if round % 3 == 0 {
+            format!("barrier/{round}/x")
+        } else {
+            format!("barrier/{round}/+")
+        };
+        subscriber.subscribe(&[(&filter, 1)]).await;
+        publisher.publish(&format!("barrier/{round}/x"), "after", 1).await;
+        assert_eq!(subscriber.message().await.text(), "after");
+    }
+}
+
+#[tokio::test]
+async fn a_node_without_a_matching_session_receives_no_ephemeral_frame() {
+    let _alone = support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let [a, b, c] = cluster.ids()[..] else {
+        panic!("three nodes")
+    };
+    let mut publisher = Client::open(cluster.mqtt(0), Version::V5, "frames-p").await;
+    let mut subscriber = Client::open(cluster.mqtt(1), Version::V5, "frames-s").await;
+    subscriber.subscribe(&[("frames/+", 1)]).await;
+    let mut elsewhere = Client::open(cluster.mqtt(2), Version::V5, "frames-e").await;
+    elsewhere.subscribe(&[("elsewhere/#", 1)]).await;
+
+    let before = [
+        cluster.metrics(a).await,
+        cluster.metrics(b).await,
+        cluster.metrics(c).await,
+    ];
+    for n in 0..FRAMES {
+        publisher.publish("frames/x", format!("{n}"), 1).await;
+        publisher.publish("frames/x", format!("{n}"), 0).await;
+        publisher.publish("nobody/x", format!("{n}"), 1).await;
+    }
+    for _ in 0..2 * FRAMES {
+        subscriber.message().await;
+    }
+    let after = [
+        cluster.metrics(a).await,
+        cluster.metrics(b).await,
+        cluster.metrics(c).await,
+    ];
+
+    let moved = |node: usize, family: &str, peer: u64| {
+        let label = format!("peer=\"{peer}\"");
+        after[node].sum_where(family, &label) - before[node].sum_where(family, &label)
+    };
+    let sent = |node, peer| moved(node, "lontra_link_ephemeral_frames_sent_total", peer);
+    let received = |node, peer| moved(node, "lontra_link_ephemeral_frames_received_total", peer);
+    // A frame may carry several messages, but the publisher waited for each QoS 1.
+    assert!(
+        sent(0, b) >= FRAMES as f64 && sent(0, b) <= 2.0 * FRAMES as f64,
+        "a to b: {}",
+        sent(0, b)
+    );
+    assert_eq!(sent(0, b), received(1, a), "what a sent, b received");
+    for (node, peer) in [(0, c), (1, a), (1, c), (2, a), (2, b)] {
+        assert_eq!(sent(node, peer), 0.0, "node index {node} sent frames to node {peer}");
+    }
+    for (node, peer) in [(0, b), (0, c), (1, c), (2, a), (2, b)] {
+        assert_eq!(
+            received(node, peer),
+            0.0,
+            "node index {node} received frames from node {peer}"
+        );
+    }
+}
+
+// ---- sessions ----
+
+#[tokio::test]
+async fn a_persistent_session_follows_its_client_to_a_third_node() {
+    let cluster = shared();
+    for (index, version) in VERSIONS.into_iter().cycle().take(6).enumerate() {
+        let [first, second, third] = [[0, 1, 2], [1, 2, 0], [2, 0, 1]][index / 2];
+        let topic = format!("follow/{index}");
+        let connect = Connect::persistent(version, &format!("follow-{index}"));
+        let (mut client, connack) = Client::connect(cluster.mqtt(first), &connect).await;
+        assert!(!present(&connack), "a new session");
+        client.subscribe(&[(&topic, 1)]).await;
+        client.disconnect().await;
+
+        let mut publisher = Client::open(cluster.mqtt(second), version, &format!("follow-p{index}")).await;
+        publisher.publish_all(&topic, &numbered(0..100), 20).await;
+
+        let (mut client, connack) = Client::connect(cluster.mqtt(third), &connect).await;
+        assert!(present(&connack), "Session Present");
+        for n in 0..100 {
+            let message = client.message().await;
+            assert_eq!((message.text(), message.qos, message.dup), (n.to_string(), 1, false));
+        }
+        client.disconnect().await;
+        let (mut client, connack) = Client::connect(cluster.mqtt(first), &connect).await;
+        assert!(present(&connack));
+        publisher.publish(&topic, "new", 1).await;
+        // An acknowledgement that the old owner did not get through is settled by a re-delivery, which says so.
+        let again = client.messages_until("new").await;
+        assert!(again.iter().all(|message| message.dup), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn unacknowledged_messages_come_again_with_dup_and_their_packet_identifiers() {
+    let cluster = shared();
+    for version in VERSIONS {
+        let topic = format!("again/{version:?}");
+        let connect = Connect::persistent(version, &format!("again-{version:?}"));
+        let (mut client, _) = Client::connect(cluster.mqtt(0), &connect).await;
+        client.auto_acknowledge = false;
+        client.subscribe(&[(&topic, 1)]).await;
+        let mut publisher = Client::open(cluster.mqtt(1), version, &format!("again-p-{version:?}")).await;
+        publisher.publish_all(&topic, &numbered(0..5), 5).await;
+        let mut first = Vec::new();
+        for _ in 0..5 {
+            first.push(client.message().await);
+        }
+        // Gone without a word; another node takes over.
+        drop(client);
+        let (mut client, connack) = Client::connect(cluster.mqtt(2), &connect).await;
+        assert!(present(&connack));
+        for sent in first {
+            let message = client.message().await;
+            assert!(message.dup, "[MQTT-3.3.1-1] {message:?}");
+            assert_eq!((message.text(), message.pid), (sent.text(), sent.pid), "[MQTT-4.4.0-1]");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_offline_session_survives_the_kill_of_its_node() {
+    let _alone = support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let connect = Connect::persistent(Version::V5, "orphan");
+    let (mut client, _) = Client::connect(cluster.mqtt(0), &connect).await;
+    client.subscribe(&[("orphan/#", 1)]).await;
+    client.disconnect().await;
+    let mut publisher = Client::open(cluster.mqtt(1), Version::V5, "orphan-p").await;
+    publisher.publish_all("orphan/x", &numbered(0..50), 10).await;
+    cluster.kill(cluster.nodes[0].id).await;
+    publisher.publish_all("orphan/x", &numbered(50..100), 10).await;
+    let (mut client, connack) = Client::connect(cluster.mqtt(2), &connect).await;
+    assert!(present(&connack), "Session Present");
+    for n in 0..100 {
+        assert_eq!(client.message().await.text(), n.to_string());
+    }
+    cluster.start_node(cluster.nodes[0].id);
+    cluster.wait_ready(cluster.nodes[0].id, START).await;
+    client.disconnect().await;
+    let (_, connack) = Client::connect(cluster.mqtt(0), &connect).await;
+    assert!(present(&connack), "on the node that came back");
+    cluster.assert_no_panic();
+}
+
+#[tokio::test]
+async fn a_connected_session_survives_the_kill_of_its_node() {
+    let _alone = support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let connect = Connect::persistent(Version::V311, "fugitive");
+    let (mut client, _) = Client::connect(cluster.mqtt(0), &connect).await;
+    client.subscribe(&[("fugitive/#", 1)]).await;
+    let mut publisher = Client::open(cluster.mqtt(1), Version::V311, "fugitive-p").await;
+    publisher.publish_all("fugitive/x", &numbered(0..20), 10).await;
+    for n in 0..20 {
+        assert_eq!(client.message().await.text(), n.to_string());
+    }
+    cluster.kill(cluster.nodes[0].id).await;
+    let killed = Instant::now();
+    let connack = eventually("the session on another node", SOON, || async {
+        match Client::try_connect(cluster.mqtt(2), &connect, SOON).await {
+            Ok((resumed, connack @ Packet::Connack { code: 0, .. })) => Some((resumed, connack)),
+            _ => None,
+        }
+    });
+    let (mut client, connack) = connack.await;
+    println!("resumed {:?} after the kill (P10: 5 s)", killed.elapsed());
+    assert!(present(&connack), "Session Present");
+    publisher.publish_all("fugitive/x", &numbered(20..40), 10).await;
+    // Acknowledgements that died with the node let messages come again, with DUP and before the new ones.
+    let mut expected = 20;
+    while expected < 40 {
+        let message = client.message().await;
+        match message.text().parse::<usize>().expect("a number") {
+            n if n == expected => expected += 1,
+            n => assert!(
+                n < 20 && expected == 20 && message.dup,
+                "{message:?} while {expected} is expected"
+            ),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connect_on_another_node_closes_the_old_connection() {
+    let cluster = shared();
+    for version in VERSIONS {
+        for clean in [false, true] {
+            let name = format!("takeover-{version:?}-{clean}");
+            let connect = if clean {
+                Connect::clean(version, &name)
+            } else {
+                Connect::persistent(version, &name)
+            };
+            let (mut old, _) = Client::connect(cluster.mqtt(0), &connect).await;
+            old.subscribe(&[(&name, 1)]).await;
+            for node in [1, 2, 2, 0] {
+                let (mut new, connack) = Client::connect(cluster.mqtt(node), &connect).await;
+                assert_eq!(present(&connack), !clean);
+                let (code, _) = old.closed_by_server(SOON).await;
+                assert_eq!(code, (version == Version::V5).then_some(SESSION_TAKEN_OVER));
+                if clean {
+                    new.subscribe(&[(&name, 1)]).await;
+                }
+                let mut publisher = Client::open(cluster.mqtt(1), version, &format!("{name}-p")).await;
+                publisher.publish(&name, format!("to {node}"), 1).await;
+                assert_eq!(new.message().await.text(), format!("to {node}"));
+                old = new;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_clean_start_drops_the_session() {
+    let cluster = shared();
+    for version in VERSIONS {
+        let name = format!("clean-{version:?}");
+        let mut publisher = Client::open(cluster.mqtt(1), version, &format!("{name}-p")).await;
+        let (mut client, _) = Client::connect(cluster.mqtt(0), &Connect::persistent(version, &name)).await;
+        client.subscribe(&[(&name, 1)]).await;
+        client.disconnect().await;
+        publisher.publish(&name, "for the old session", 1).await;
+
+        let (mut client, connack) = Client::connect(cluster.mqtt(2), &Connect::clean(version, &name)).await;
+        assert!(!present(&connack));
+        publisher.publish(&name, "for nobody", 1).await;
+        expect_only_the_fence(&mut client, &mut publisher, &name).await;
+        client.disconnect().await;
+        let (_, connack) = Client::connect(cluster.mqtt(0), &Connect::persistent(version, &name)).await;
+        assert!(!present(&connack), "the clean session ended with its connection");
+    }
+}
+
+#[tokio::test]
+async fn the_session_expiry_interval_decides_whether_a_session_stays() {
+    let cluster = shared();
+    let with = |name: &str, seconds: u32| {
+        Connect {
+            clean: false,
+            ..Connect::clean(Version::V5, name)
+        }
+        .property(SESSION_EXPIRY_INTERVAL, Value::Four(seconds))
+    };
+    let resumed = async |node: usize, connect: &Connect| {
+        let (client, connack) = Client::connect(cluster.mqtt(node), connect).await;
+        client.disconnect().await;
+        present(&connack)
+    };
+
+    let absent = Connect {
+        clean: false,
+        ..Connect::clean(Version::V5, "expiry-absent")
+    };
+    assert!(!resumed(0, &absent).await);
+    assert!(!resumed(1, &absent).await, "absent means 0: ends with the connection");
+    assert!(!resumed(0, &with("expiry-0", 0)).await);
+    assert!(!resumed(1, &with("expiry-0", 0)).await);
+
+    let never = with("expiry-never", u32::MAX);
+    assert!(!resumed(0, &never).await);
+    let (mut client, _) = Client::connect(cluster.mqtt(1), &with("expiry-disconnect", 3600)).await;
+    client
+        .send(&codec::disconnect_with_expiry(0))
+        .await
+        .expect("DISCONNECT");
+    client.closed_by_server(SOON).await;
+    assert!(
+        !resumed(2, &with("expiry-disconnect", 3600)).await,
+        "DISCONNECT set it to 0"
+    );
+
+    // Each look attaches, so the pauses between looks grow until one is longer than the interval on this machine.
+    let second = with("expiry-1", 1);
+    resumed(0, &second).await;
+    let mut pause = Duration::from_secs(2);
+    loop {
+        sleep(pause).await;
+        if !resumed(1, &second).await {
+            break;
+        }
+        pause *= 2;
+        assert!(
+            pause < Duration::from_secs(40),
+            "a session of 1 s is still there after {:?}",
+            pause / 2
+        );
+    }
+    assert!(resumed(2, &never).await, "the one that never expires is still there");
+    let (client, _) = Client::connect(cluster.mqtt(0), &Connect::clean(Version::V5, "expiry-never")).await;
+    client.disconnect().await;
+}
+
+// ---- one connection ----
+
+#[tokio::test]
+async fn silence_of_one_and_a_half_keep_alives_closes() {
+    let cluster = shared();
+    for version in VERSIONS {
+        let name = format!("keep-alive-{version:?}");
+        // From before CONNECT: the node's clock cannot have started earlier.
+        let started = Instant::now();
+        let (mut silent, _) = Client::connect(cluster.mqtt(0), &Connect::clean(version, &name).keep_alive(1)).await;
+        let (code, _) = silent.closed_by_server(SOON).await;
+        let after = started.elapsed();
+        assert!(
+            after >= Duration::from_millis(1_500),
+            "closed after {after:?}, too early"
+        );
+        assert!(after < Duration::from_secs(8), "closed after {after:?}");
+        assert_eq!(code, (version == Version::V5).then_some(KEEP_ALIVE_TIMEOUT));
+    }
+}
+
+#[tokio::test]
+async fn pings_keep_a_connection_open() {
+    let cluster = shared();
+    let connect = Connect::clean(Version::V311, "pings").keep_alive(2);
+    let (mut client, _) = Client::connect(cluster.mqtt(1), &connect).await;
+    let mut pace = interval(Duration::from_millis(500));
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        pace.tick().await;
+        client.ping().await;
+    }
+}
+
+#[tokio::test]
+async fn wildcards_match_as_the_standard_says_from_another_node() {
+    let cluster = shared();
+    let topics = ["w", "w/a", "w/b", "w/a/c", "w//c", "w/a/b/c", "/w", "$w/a"];
+    for version in VERSIONS {
+        let mut clients = Vec::new();
+        for (index, filter) in ["w/#", "w/+", "w/+/c", "+/a", "#", "+", "/+", "$w/#", "$w/+", "w/a"]
+            .iter()
+            .enumerate()
+        {
+            let mut client = Client::open(cluster.mqtt(index % 2), version, &format!("wild-{version:?}-{index}")).await;
+            let fence = format!("wild-fence/{version:?}");
+            client.subscribe(&[(filter, 1), (&fence, 1)]).await;
+            clients.push((filter, client));
+        }
+        let mut publisher = Client::open(cluster.mqtt(2), version, &format!("wild-p-{version:?}")).await;
+        let mark = format!("wild {version:?}");
+        for topic in topics {
+            publisher.publish(topic, mark.clone(), 1).await;
+        }
+        // QoS 1 is acknowledged when it is in every outbox, so the fence comes last.
+        publisher.publish(&format!("wild-fence/{version:?}"), "fence", 1).await;
+        for (filter, mut client) in clients {
+            let got = client.messages_until("fence").await;
+            let mut got: Vec<_> = got.into_iter().filter(|m| m.text() == mark).map(|m| m.topic).collect();
+            let mut expected: Vec<_> = topics
+                .iter()
+                .filter(|topic| support::checker::matches(filter, topic))
+                .map(|t| t.to_string())
+                .collect();
+            got.sort();
+            expected.sort();
+            assert_eq!(got, expected, "{filter}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn overlapping_filters_deliver_once_with_the_highest_qos() {
+    let cluster = shared();
+    for version in VERSIONS {
+        for connect in [
+            Connect::clean(version, &format!("overlap-c-{version:?}")),
+            Connect::persistent(version, &format!("overlap-p-{version:?}")),
+        ] {
+            let name = format!("overlap/{version:?}/{}", connect.client_id);
+            let (mut client, _) = Client::connect(cluster.mqtt(0), &connect).await;
+            client
+                .subscribe(&[(&name, 0), (&format!("{name}/#"), 1), (&format!("{name}/+"), 0)])
+                .await;
+            let mut publisher = Client::open(cluster.mqtt(1), version, "overlap-publisher").await;
+            publisher.publish(&name, "once", 1).await;
+            publisher.publish(&name, "end", 1).await;
+            let got = client.messages_until("end").await;
+            assert_eq!(
+                got.iter().map(|m| (m.text(), m.qos)).collect::<Vec<_>>(),
+                [("once".to_owned(), 1)]
+            );
+            client
+                .unsubscribe(&[&name, &format!("{name}/#"), &format!("{name}/+")])
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn unsubscribe_stops_delivery() {
+    let cluster = shared();
+    for version in VERSIONS {
+        for connect in [
+            Connect::clean(version, &format!("unsubscribe-c-{version:?}")),
+            Connect::persistent(version, &format!("unsubscribe-p-{version:?}")),
+        ] {
+            let name = format!("unsubscribe/{version:?}/{}", connect.client_id);
+            let (mut client, _) = Client::connect(cluster.mqtt(0), &connect).await;
+            let mut publisher = Client::open(cluster.mqtt(1), version, "unsubscribe-publisher").await;
+            client.subscribe(&[(&name, 1)]).await;
+            publisher.publish(&name, "wanted", 1).await;
+            assert_eq!(client.message().await.text(), "wanted");
+            let codes = client.unsubscribe(&[&name]).await;
+            assert_eq!(codes, if version == Version::V5 { vec![0] } else { vec![] });
+            publisher.publish(&name, "unwanted", 1).await;
+            expect_only_the_fence(&mut client, &mut publisher, &name).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_of_one_publisher_stay_in_order() {
+    let cluster = shared();
+    for version in VERSIONS {
+        let name = format!("order/{version:?}");
+        let mut publisher = Client::open(cluster.mqtt(0), version, &format!("order-p-{version:?}")).await;
+        let mut ephemeral = Client::open(cluster.mqtt(1), version, &format!("order-e-{version:?}")).await;
+        ephemeral.subscribe(&[(&name, 1)]).await;
+        publisher.publish_all(&name, &numbered(0..500), 50).await;
+        expect_numbers(&mut ephemeral, 0..500).await;
+        // QoS 0 in one go, and few enough for any outbox.
+        for n in 500..700 {
+            publisher.publish(&name, n.to_string(), 0).await;
+        }
+        expect_numbers(&mut ephemeral, 500..700).await;
+        // A persistent subscriber turns the topic to the durable path, in the middle of the stream.
+        let connect = Connect::persistent(version, &format!("order-d-{version:?}"));
+        let (mut durable, _) = Client::connect(cluster.mqtt(2), &connect).await;
+        durable.subscribe(&[(&name, 1)]).await;
+        publisher.publish_all(&name, &numbered(700..1_200), 50).await;
+        expect_numbers(&mut ephemeral, 700..1_200).await;
+        expect_numbers(&mut durable, 700..1_200).await;
+        // And back.
+        durable.unsubscribe(&[&name]).await;
+        publisher.publish_all(&name, &numbered(1_200..1_700), 50).await;
+        expect_numbers(&mut ephemeral, 1_200..1_700).await;
+    }
+}
+
+#[tokio::test]
+async fn receive_maximum_one_is_respected() {
+    let cluster = shared();
+    for connect in [
+        Connect::persistent(Version::V5, "rm-p"),
+        Connect::clean(Version::V5, "rm-c"),
+    ] {
+        let name = format!("receive-maximum/{}", connect.client_id);
+        let connect = connect.property(RECEIVE_MAXIMUM, Value::Two(1));
+        let (mut client, _) = Client::connect(cluster.mqtt(0), &connect).await;
+        client.auto_acknowledge = false;
+        client.subscribe(&[(&name, 1)]).await;
+        let mut witness = Client::open(cluster.mqtt(0), Version::V5, "rm-witness").await;
+        witness.subscribe(&[(&name, 1)]).await;
+        let mut publisher = Client::open(cluster.mqtt(1), Version::V5, "rm-publisher").await;
+        publisher.publish_all(&name, &numbered(0..10), 10).await;
+        expect_numbers(&mut witness, 0..10).await;
+        for n in 0..10 {
+            let message = client.message().await;
+            assert_eq!(message.text(), n.to_string());
+            // The witness has them all; round trips on this connection would bring what was sent on it.
+            for _ in 0..5 {
+                client.ping().await;
+            }
+            assert!(!client.has_kept(), "a second message before the PUBACK of {n}");
+            client.acknowledge(message.pid).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_payload_of_900_kb_arrives_whole() {
+    let cluster = shared();
+    let payload: Vec<u8> = (0..900 * 1024_u32).map(|n| (n % 251) as u8).collect();
+    for version in VERSIONS {
+        for connect in [
+            Connect::clean(version, &format!("large-c-{version:?}")),
+            Connect::persistent(version, &format!("large-p-{version:?}")),
+        ] {
+            let name = format!("large/{version:?}/{}", connect.client_id);
+            let (mut client, _) = Client::connect(cluster.mqtt(0), &connect).await;
+            client.subscribe(&[(&name, 1)]).await;
+            let mut publisher = Client::open(cluster.mqtt(2), version, "large-publisher").await;
+            publisher.publish(&name, payload.clone(), 1).await;
+            assert!(client.message().await.payload == payload, "altered");
+            client.unsubscribe(&[&name]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_clients_at_once() {
+    let cluster = shared();
+    let mut connecting = Vec::new();
+    for index in 0..CROWD {
+        connecting.push(tokio::spawn(async move {
+            let version = VERSIONS[index % 2];
+            let mut client = Client::open(cluster.mqtt(index % 3), version, &format!("crowd-{index}")).await;
+            client.subscribe(&[(&format!("crowd/{index}"), 1)]).await;
+            client
+        }));
+    }
+    let mut clients = Vec::new();
+    for task in connecting {
+        clients.push(task.await.expect("connected and subscribed"));
+    }
+    let mut talking = Vec::new();
+    for (index, mut client) in clients.into_iter().enumerate() {
+        talking.push(tokio::spawn(async move {
+            for n in 0..10 {
+                client
+                    .publish(&format!("crowd/{}", (index + 1) % CROWD), n.to_string(), 1)
+                    .await;
+            }
+            expect_numbers(&mut client, 0..10).await;
+        }));
+    }
+    for task in talking {
+        task.await.expect("each hears its neighbour");
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_that_does_not_read_does_not_block_others() {
+    let cluster = shared();
+    let slow = Connect::clean(Version::V5, "slow-reader");
+    let mut slow = Client::open_with_small_buffer(cluster.mqtt(0), &slow).await;
+    slow.subscribe(&[("slow/#", 1)]).await;
+    let mut fast = Client::open(cluster.mqtt(0), Version::V5, "slow-fast").await;
+    fast.subscribe(&[("slow/#", 1)]).await;
+    let mut publisher = Client::open(cluster.mqtt(1), Version::V5, "slow-publisher").await;
+    // 32 MiB: more than the sockets take between them.
+    const MESSAGES: usize = 2_000;
+    let publishing = tokio::spawn(async move {
+        let payloads: Vec<Vec<u8>> = (0..MESSAGES).map(|n| format!("{n:<16384}").into_bytes()).collect();
+        publisher.publish_all("slow/x", &payloads, 50).await;
+    });
+    for n in 0..MESSAGES {
+        assert_eq!(fast.message().await.text().trim(), n.to_string());
+    }
+    timeout(3 * SOON, publishing)
+        .await
+        .expect("the publisher is not held up")
+        .expect("and not refused");
+    drop(slow);
+}
+
+// ---- truthful limits ----
+
+#[tokio::test]
+async fn connack_tells_maximum_qos_1_and_no_retain() {
+    let (_, connack) = Client::connect(shared().mqtt(0), &Connect::clean(Version::V5, "limits")).await;
+    assert_eq!(connack.property(MAXIMUM_QOS), Some(&Value::Byte(1)), "{connack:?}");
+    assert_eq!(connack.property(RETAIN_AVAILABLE), Some(&Value::Byte(0)), "{connack:?}");
+}
+
+#[tokio::test]
+async fn qos_2_and_retain_are_refused_with_their_codes() {
+    let cluster = shared();
+    let qos2 = Publish {
+        pid: 1,
+        ..Publish::new("limits/x", "x", 2)
+    };
+    let retain = Publish {
+        retain: true,
+        ..Publish::new("limits/x", "x", 0)
+    };
+    for (publish, code) in [(qos2, QOS_NOT_SUPPORTED), (retain, RETAIN_NOT_SUPPORTED)] {
+        for version in VERSIONS {
+            let mut client = Client::open(cluster.mqtt(0), version, &format!("refused-{version:?}")).await;
+            client.send(&publish.encode(version)).await.expect("PUBLISH");
+            let (told, _) = client.closed_by_server(SOON).await;
+            assert_eq!(told, (version == Version::V5).then_some(code), "{publish:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_at_qos_2_is_granted_qos_1() {
+    let cluster = shared();
+    for version in VERSIONS {
+        let mut client = Client::open(cluster.mqtt(0), version, &format!("granted-{version:?}")).await;
+        client
+            .send(&codec::subscribe(version, 7, &[("granted/x", 2)]))
+            .await
+            .expect("SUBSCRIBE");
+        let suback = client.packet_within(SOON).await;
+        assert_eq!(suback, Ok(Packet::Suback { pid: 7, codes: vec![1] }));
+    }
+}
+
+// ---- operators ----
+
+/// How the metrics test moves a family.
+#[derive(Clone, Copy, Debug)]
+enum Moves {
+    /// The sum over all nodes grows during the scenario.
+    Grows,
+    /// Differs from before while clients are connected and one node is down.
+    Differs,
+}
+
+/// Every family that the broker exports. A new metric needs a line here, and a scenario that moves it.
+const METRICS: &[(&str, Moves)] = &[
+    ("lontra_connections", Moves::Differs),
+    ("lontra_sessions", Moves::Differs),
+    ("lontra_messages_received_total", Moves::Grows),
+    ("lontra_messages_sent_total", Moves::Grows),
+    ("lontra_messages_dropped_total", Moves::Grows),
+    ("lontra_link_ephemeral_frames_sent_total", Moves::Grows),
+    ("lontra_link_ephemeral_frames_received_total", Moves::Grows),
+    ("lontra_raft_leaders", Moves::Differs),
+    ("lontra_raft_term", Moves::Differs),
+    ("lontra_storage_fsync_seconds", Moves::Grows),
+    ("lontra_publish_ack_seconds", Moves::Grows),
+];
+
+#[tokio::test]
+async fn every_exported_metric_moves() {
+    let _alone = support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let victim = cluster.leader_of("shard-0").await;
+    let [a, b] = cluster.ids().into_iter().filter(|id| *id != victim).collect::<Vec<_>>()[..] else {
+        panic!("three nodes")
+    };
+    let (at_a, at_b) = (cluster.node(a).mqtt.clone(), cluster.node(b).mqtt.clone());
+    let survivors = async || {
+        let mut sum = cluster.metrics(a).await;
+        sum.add(cluster.metrics(b).await);
+        sum
+    };
+    let before = survivors().await;
+
+    // Both paths, across nodes, QoS 0 and 1; and a message that one subscriber cannot take.
+    let (mut durable, _) = Client::connect(&at_b, &Connect::persistent(Version::V5, "metrics-d")).await;
+    durable.subscribe(&[("metrics/durable/#", 1)]).await;
+    let small = Connect::clean(Version::V5, "metrics-small").property(MAXIMUM_PACKET_SIZE, Value::Four(200));
+    let (mut small, _) = Client::connect(&at_b, &small).await;
+    small.subscribe(&[("metrics/ephemeral", 1)]).await;
+    let mut publisher = Client::open(&at_a, Version::V5, "metrics-p").await;
+    let mut other_way = Client::open(&at_a, Version::V5, "metrics-o").await;
+    other_way.subscribe(&[("metrics/back", 0)]).await;
+    for n in 0..20 {
+        publisher.publish(&format!("metrics/durable/{n}"), "x", 1).await;
+        publisher
+            .publish("metrics/ephemeral", vec![b'x'; if n % 2 == 0 { 10 } else { 1_000 }], 1)
+            .await;
+        publisher.publish("metrics/ephemeral", "x", 0).await;
+        small.publish("metrics/back", "x", 0).await;
+    }
+    for _ in 0..20 {
+        durable.message().await;
+        other_way.message().await;
+    }
+    for _ in 0..30 {
+        small.message().await;
+    }
+    // Leaders move, terms grow.
+    cluster.kill(victim).await;
+    cluster.leader_of("shard-0").await;
+    publisher.publish("metrics/durable/x", "x", 1).await;
+    durable.message().await;
+
+    let known = |family: &str| METRICS.iter().find(|metric| metric.0 == family).map(|metric| metric.1);
+    let last = eventually("all metrics to move", SOON, || async {
+        let now = survivors().await;
+        unmoved(&before, &now, known).is_empty().then_some(now)
+    });
+    let last = match timeout(SOON / 2, last).await {
+        Ok(last) => last,
+        Err(_) => panic!("did not move: {:?}", unmoved(&before, &survivors().await, known)),
+    };
+    for family in ["lontra_messages_received_total", "lontra_messages_sent_total"] {
+        for qos in [0, 1] {
+            let label = format!("qos=\"{qos}\"");
+            let moved = last.sum_where(family, &label) - before.sum_where(family, &label);
+            assert!(moved >= 20.0, "{family}{{{label}}} moved by {moved}");
+        }
+    }
+    let dropped = last.sum("lontra_messages_dropped_total") - before.sum("lontra_messages_dropped_total");
+    assert_eq!(
+        dropped, 10.0,
+        "each message that was too large is counted once, and nothing else was dropped"
+    );
+
+    let exported: BTreeSet<&str> = last.families.keys().map(String::as_str).collect();
+    let unknown: Vec<_> = exported
+        .iter()
+        .filter(|f| f.starts_with("lontra_") && known(f).is_none())
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "exported without a test that moves them: {unknown:?}"
+    );
+    let missing: Vec<_> = METRICS.iter().filter(|metric| !exported.contains(metric.0)).collect();
+    assert!(missing.is_empty(), "not exported: {missing:?}");
+}
+
+/// The families of the table that have not moved yet.
+fn unmoved(before: &Scrape, now: &Scrape, known: impl Fn(&str) -> Option<Moves>) -> Vec<String> {
+    let moved = |family: &str| match known(family) {
+        Some(Moves::Grows) => now.sum(family) > before.sum(family),
+        Some(Moves::Differs) => now.sum(family) != before.sum(family),
+        None => true,
+    };
+    now.families.keys().filter(|family| !moved(family)).cloned().collect()
+}
+
+#[tokio::test]
+async fn health_tells_whether_the_node_can_commit() {
+    let _alone = support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let [a, b, c] = cluster.ids()[..] else {
+        panic!("three nodes")
+    };
+    let code = async |id: u64, path: &str| http_get(&cluster.node(id).http, path).await.map(|answer| answer.0).ok();
+    for id in [a, b, c] {
+        assert_eq!(code(id, "/health/live").await, Some(200));
+        assert_eq!(code(id, "/health/ready").await, Some(200));
+        let pid = std::fs::read_to_string(cluster.node(id).data.join("lontra.pid")).expect("lontra.pid");
+        assert_eq!(pid.trim().parse().ok(), cluster.pid(id));
+        let status = cluster.status(id).await.expect("status");
+        assert_eq!(
+            (status["node"].as_u64(), status["ready"].as_bool()),
+            (Some(id), Some(true)),
+            "{status}"
+        );
+    }
+    let mut client = Client::open(&cluster.node(a).mqtt, Version::V5, "health").await;
+    cluster.kill_all(&[b, c]).await;
+    eventually("503 without a majority", SOON, || async {
+        (code(a, "/health/ready").await == Some(503)).then_some(())
+    })
+    .await;
+    assert_eq!(code(a, "/health/live").await, Some(200), "alive, though not ready");
+    // P9: it refuses and lets its clients go.
+    let (told, _) = client.closed_by_server(SOON).await;
+    assert!(matches!(told, Some(0x89 | 0x8b | 0x9c)), "{told:?}");
+    match Client::try_connect(&cluster.node(a).mqtt, &Connect::clean(Version::V5, "health-2"), SOON).await {
+        Ok((_, Packet::Connack { code: 0x88 | 0x9c, .. })) | Err(Gone::Closed(_)) => {}
+        other => panic!(
+            "a node that cannot commit took a client: {:?}",
+            other.map(|answer| answer.1)
+        ),
+    }
+    cluster.start_node(b);
+    for id in [a, b] {
+        cluster.wait_ready(id, START).await;
+    }
+    let mut client = Client::open(&cluster.node(a).mqtt, Version::V5, "health").await;
+    client.publish("health/x", "again", 1).await;
+}
+
+#[tokio::test]
+async fn one_node_without_configuration_serves_and_keeps_its_data() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let port = free_ports(1);
+    let [mqtt, http] = [port, port + 200].map(|port| format!("127.0.0.1:{port}"));
+    let serve = || {
+        // The usual ports may be taken on the machine; nothing else is set.
+        tokio::process::Command::new(LONTRA)
+            .arg("serve")
+            .current_dir(dir.path())
+            .env("HOME", dir.path())
+            .env("LONTRA__MQTT__LISTEN", &mqtt)
+            .env("LONTRA__HTTP__LISTEN", &http)
+            .env("LONTRA__CLUSTER__LISTEN", format!("127.0.0.1:{}", port + 300))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("lontra serve")
+    };
+    let ready = async || {
+        eventually("ready", START, || async {
+            matches!(http_get(&http, "/health/ready").await, Ok((200, _))).then_some(())
+        })
+        .await;
+    };
+    let persistent = Connect::persistent(Version::V311, "alone");
+
+    let mut node = serve();
+    ready().await;
+    let (mut client, _) = Client::connect(&mqtt, &persistent).await;
+    client.subscribe(&[("alone/#", 1)]).await;
+    let mut publisher = Client::open(&mqtt, Version::V5, "alone-p").await;
+    publisher.publish("alone/x", "live", 1).await;
+    assert_eq!(client.message().await.text(), "live");
+    client.disconnect().await;
+    publisher.publish_all("alone/x", &numbered(0..50), 10).await;
+    node.kill().await.expect("kill -9");
+
+    let mut node = serve();
+    ready().await;
+    let (mut client, connack) = Client::connect(&mqtt, &persistent).await;
+    assert!(present(&connack));
+    for n in 0..50 {
+        assert_eq!(client.message().await.text(), n.to_string());
+    }
+    // A polite end has exit code 0.
+    let pid = Pid::from_raw(node.id().expect("running") as i32).expect("not 0");
+    kill_process(pid, Signal::TERM).expect("SIGTERM");
+    let status = timeout(START, node.wait())
+        .await
+        .expect("ends after SIGTERM")
+        .expect("a child");
+    assert!(status.success(), "{status}");
+}
+
+// ---- helpers ----
+
+/// Every ordered pair of `nodes`, the same node twice included.
+fn pairs(nodes: usize) -> Vec<(usize, usize)> {
+    (0..nodes).flat_map(|s| (0..nodes).map(move |p| (s, p))).collect()
+}
+
+fn numbered(range: std::ops::Range<usize>) -> Vec<Vec<u8>> {
+    range.map(|n| n.to_string().into_bytes()).collect()
+}
+
+fn present(connack: &Packet) -> bool {
+    matches!(
+        connack,
+        Packet::Connack {
+            session_present: true,
+            ..
+        }
+    )
+}
+
+async fn expect_numbers(client: &mut Client, range: std::ops::Range<usize>) {
+    for n in range {
+        assert_eq!(client.message().await.text(), n.to_string(), "{}", client.client_id);
+    }
+}
+
+/// Subscribes to a topic of its own and receives from it, so that what was published before would have arrived.
+async fn expect_only_the_fence(client: &mut Client, publisher: &mut Client, name: &str) {
+    let fence = format!("{name}/fence");
+    client.subscribe(&[(&fence, 1)]).await;
+    publisher.publish(&fence, "fence", 1).await;
+    let got = client.messages_until("fence").await;
+    assert!(got.is_empty(), "{}: {got:?}", client.client_id);
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(SOON, future)
+        .await
+        .unwrap_or_else(|_| panic!("no {what} within {SOON:?}"))
+}
+
+const RUMQTTC_MESSAGES: usize = 10;
+const FRAMES: usize = 50;
+const CROWD: usize = 200;
+const SESSION_TAKEN_OVER: u8 = 0x8e;
+const KEEP_ALIVE_TIMEOUT: u8 = 0x8d;
+const RETAIN_NOT_SUPPORTED: u8 = 0x9a;
+const QOS_NOT_SUPPORTED: u8 = 0x9b;

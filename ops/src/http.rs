@@ -1,0 +1,254 @@
+//! The HTTP server for operators: metrics, health, status.
+//!
+//!     GET /metrics         Prometheus's text format
+//!     GET /health/live     200 while this process can answer at all
+//!     GET /health/ready    200 or 503, with what is missing
+//!     GET /api/v1/status   what the node says of itself
+//!
+//! What is ready and what there is to say, only the node knows: it implements [`Probe`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use prometheus::Registry;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::metrics;
+
+/// What the node tells operators about itself. Called for each request: answers at once, from memory.
+pub trait Probe: Send + Sync {
+    /// Whether clients are served with all promises now, and if not, why.
+    fn ready(&self) -> Readiness;
+
+    /// The body of `/api/v1/status`.
+    fn status(&self) -> Value;
+}
+
+/// Whether clients can be sent here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    pub ready: bool,
+    /// What is missing, in an operator's words; empty when ready.
+    pub reasons: Vec<String>,
+}
+
+/// Why the HTTP server is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("cannot listen on {listen} (http.listen): {source}; {}", advice(source))]
+    Listen { listen: SocketAddr, source: io::Error },
+    #[error("the HTTP server on {listen} ended: {source}")]
+    Ended { listen: SocketAddr, source: io::Error },
+}
+
+/// A listener that has its port: what is left to do is to serve.
+#[derive(Debug)]
+pub struct HttpServer {
+    listener: TcpListener,
+    listen: SocketAddr,
+}
+
+impl HttpServer {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// The port is in use, or not this user's to take.
+    pub async fn bind(listen: SocketAddr) -> Result<Self, HttpError> {
+        let failed = |source| HttpError::Listen { listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let listen = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, listen })
+    }
+
+    /// The address taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Serves until `shutdown` is done, then lets the requests that are being answered finish.
+    ///
+    /// # Errors
+    /// The listener failed.
+    pub async fn serve(
+        self,
+        registry: Registry,
+        probe: Arc<dyn Probe>,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), HttpError> {
+        let listen = self.listen;
+        axum::serve(self.listener, router(registry, probe))
+            .with_graceful_shutdown(shutdown)
+            .await
+            .map_err(|source| HttpError::Ended { listen, source })
+    }
+}
+
+/// What an operator can do about a port that was not to be had; for the messages of all listeners.
+pub fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process has this port: stop it, or set another port",
+        io::ErrorKind::PermissionDenied => "this user may not take this port: set one above 1023, or grant it",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address: set one of its own",
+        _ => "set another address",
+    }
+}
+
+#[derive(Clone)]
+struct Shown {
+    registry: Registry,
+    probe: Arc<dyn Probe>,
+}
+
+fn router(registry: Registry, probe: Arc<dyn Probe>) -> Router {
+    Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/health/live", get(async || Json(json!({ "live": true }))))
+        .route("/health/ready", get(show_ready))
+        .route("/api/v1/status", get(show_status))
+        .with_state(Shown { registry, probe })
+}
+
+async fn show_metrics(State(shown): State<Shown>) -> Response {
+    match metrics::text(&shown.registry) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::TEXT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn show_ready(State(shown): State<Shown>) -> Response {
+    let Readiness { ready, reasons } = shown.probe.ready();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(json!({ "ready": ready, "reasons": reasons }))).into_response()
+}
+
+async fn show_status(State(shown): State<Shown>) -> Response {
+    Json(shown.probe.status()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    #[derive(Default)]
+    struct Node(Mutex<Readiness>);
+
+    impl Probe for Node {
+        fn ready(&self) -> Readiness {
+            self.0.lock().unwrap().clone()
+        }
+
+        fn status(&self) -> Value {
+            json!({ "node": 7 })
+        }
+    }
+
+    struct Running {
+        address: SocketAddr,
+        node: Arc<Node>,
+        stop: oneshot::Sender<()>,
+        served: JoinHandle<Result<(), HttpError>>,
+    }
+
+    async fn start() -> Running {
+        let server = HttpServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, node) = (server.local_addr(), Arc::new(Node::default()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move { drop(stopped.await) };
+        let served = tokio::spawn(server.serve(metrics::registry(), node.clone(), shutdown));
+        Running {
+            address,
+            node,
+            stop,
+            served,
+        }
+    }
+
+    async fn fetch(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: lontra\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn each_page_answers() {
+        let running = start().await;
+        let metrics = fetch(running.address, "/metrics").await;
+        assert!(
+            metrics.starts_with("HTTP/1.1 200") && metrics.contains("text/plain"),
+            "{metrics}"
+        );
+        assert!(metrics.contains("lontra_process_resident_bytes "), "{metrics}");
+        let live = fetch(running.address, "/health/live").await;
+        assert!(
+            live.starts_with("HTTP/1.1 200") && live.ends_with(r#"{"live":true}"#),
+            "{live}"
+        );
+        let status = fetch(running.address, "/api/v1/status").await;
+        assert!(
+            status.starts_with("HTTP/1.1 200") && status.ends_with(r#"{"node":7}"#),
+            "{status}"
+        );
+        assert!(fetch(running.address, "/nowhere").await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test]
+    async fn ready_tells_what_is_missing_until_nothing_is() {
+        let running = start().await;
+        running.node.0.lock().unwrap().reasons = vec!["no lease".to_owned()];
+        let waiting = fetch(running.address, "/health/ready").await;
+        assert!(waiting.starts_with("HTTP/1.1 503"), "{waiting}");
+        assert!(
+            waiting.ends_with(r#"{"ready":false,"reasons":["no lease"]}"#),
+            "{waiting}"
+        );
+
+        *running.node.0.lock().unwrap() = Readiness {
+            ready: true,
+            reasons: Vec::new(),
+        };
+        let ready = fetch(running.address, "/health/ready").await;
+        assert!(
+            ready.starts_with("HTTP/1.1 200") && ready.ends_with(r#"{"ready":true,"reasons":[]}"#),
+            "{ready}"
+        );
+    }
+
+    #[tokio::test]
+    async fn shutdown_ends_serving_and_frees_the_port() {
+        let running = start().await;
+        running.stop.send(()).unwrap();
+        running.served.await.unwrap().unwrap();
+        HttpServer::bind(running.address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named_with_its_key() {
+        let running = start().await;
+        let error = HttpServer::bind(running.address).await.unwrap_err().to_string();
+        let parts = [
+            &running.address.to_string(),
+            "http.listen",
+            "another process has this port",
+        ];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}

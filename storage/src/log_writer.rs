@@ -1,0 +1,283 @@
+//! The one writer of the raft database: group commit for all groups of the node.
+//!
+//!     append ─┐
+//!     vote   ─┼─▶ queue ──drain──▶ one LogBatch ──▶ write ──▶ one fsync ──▶ synced, callbacks, in queue order
+//!     purge  ─┘                                              (only if an append or a vote is in it)
+//!
+//! Invariants
+//! - `queue-order`: what is queued is written in that order, so a vote, a truncation or `committed` on disk never
+//!   leads or trails the entries it refers to.
+//! - `bounded`: at most [`QUEUE_BYTES`] of entries wait; then appends wait for the writer, which writes or fails.
+//! - The first error is final: after it nothing is written, everything is answered with it, [`Failure`] tells the node.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Instant;
+
+use bytes::Bytes;
+use openraft::storage::IOFlushed;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::engine::{LogBatch, LogEngine, LogMutation};
+use crate::failure::Failure;
+use crate::group::Group;
+use crate::metrics::StorageMetrics;
+use crate::raft_types::TypeConfig;
+
+/// One thing to write.
+pub(crate) enum Op {
+    /// Entries of one group; `bytes` were reserved with [`LogWriter::room`].
+    Append {
+        group: Arc<Group>,
+        epoch: u64,
+        /// Index after the last entry.
+        next: u64,
+        entries: Vec<([u8; 12], Bytes)>,
+        bytes: usize,
+        callback: IOFlushed<TypeConfig>,
+    },
+    /// Rows that must be on disk before the sender goes on: a vote, a generation; no rows: what was queued before.
+    Durable { rows: Vec<LogMutation>, done: oneshot::Sender<io::Result<()>> },
+    /// Rows that may be lost with their successors: truncation, purge, committed.
+    Lazy { rows: Vec<LogMutation> },
+    /// Ends the thread.
+    Stop { done: oneshot::Sender<io::Result<()>> },
+}
+
+/// Handle to the writer.
+pub(crate) struct LogWriter {
+    route: Route,
+    room: Semaphore,
+    metrics: StorageMetrics,
+    failure: Failure,
+}
+
+enum Route {
+    Thread(mpsc::Sender<Op>),
+    /// In the simulator there are no threads: whoever queues, writes. Guards the engine's write order.
+    Inline(Mutex<Scribe>, Mutex<VecDeque<Op>>),
+}
+
+impl LogWriter {
+    /// Starts the thread `lontra-log`.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn spawn(scribe: Scribe) -> io::Result<Arc<LogWriter>> {
+        let (sender, queue) = mpsc::channel();
+        let (metrics, failure) = (scribe.metrics.clone(), scribe.failure.clone());
+        let writer = Arc::new(LogWriter::new(Route::Thread(sender), metrics, failure));
+        let room = Arc::downgrade(&writer);
+        std::thread::Builder::new().name("lontra-log".into()).spawn(move || run(scribe, queue, room))?;
+        Ok(writer)
+    }
+
+    /// Writes in the caller's task, for the simulator.
+    pub fn inline(scribe: Scribe) -> Arc<LogWriter> {
+        let (metrics, failure) = (scribe.metrics.clone(), scribe.failure.clone());
+        Arc::new(LogWriter::new(Route::Inline(Mutex::new(scribe), Mutex::default()), metrics, failure))
+    }
+
+    fn new(route: Route, metrics: StorageMetrics, failure: Failure) -> LogWriter {
+        LogWriter { route, room: Semaphore::new(QUEUE_BYTES), metrics, failure }
+    }
+
+    /// Waits until `bytes` fit into the queue, and takes them.
+    ///
+    /// # Errors
+    /// The writer has failed.
+    ///
+    /// # Cancel safety
+    /// Takes nothing when dropped before it is done.
+    pub async fn room(&self, bytes: usize) -> io::Result<()> {
+        // An append larger than the queue waits until the queue is empty.
+        let permit = self.room.acquire_many(permits(bytes)).await.map_err(|_| self.failure.error())?;
+        permit.forget();
+        self.metrics.queued(bytes);
+        Ok(())
+    }
+
+    /// Queues without waiting. What cannot be written is answered through its callback.
+    pub fn queue(&self, op: Op) {
+        match &self.route {
+            Route::Thread(sender) => {
+                if let Err(mpsc::SendError(op)) = sender.send(op) {
+                    op.answer(&Err(self.failure.error()));
+                }
+            }
+            Route::Inline(scribe, queue) => {
+                let locked = |queue: &Mutex<VecDeque<Op>>| {
+                    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                    queue.drain(..).collect::<Vec<Op>>()
+                };
+                queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(op);
+                let mut scribe = scribe.lock().unwrap_or_else(PoisonError::into_inner);
+                let ops = locked(queue);
+                let bytes = permits_of(&ops);
+                scribe.write(ops);
+                self.release(bytes);
+            }
+        }
+    }
+
+    /// Queues rows and waits until they, and everything queued before, are durable.
+    ///
+    /// # Errors
+    /// The writer has failed; whether the rows are on disk is unknown.
+    pub async fn durable(&self, rows: Vec<LogMutation>) -> io::Result<()> {
+        let (done, written) = oneshot::channel();
+        self.queue(Op::Durable { rows, done });
+        written.await.unwrap_or_else(|_| Err(self.failure.error()))
+    }
+
+    /// Writes what is queued and ends the thread; later ops are answered with an error.
+    pub async fn stop(&self) -> io::Result<()> {
+        let (done, stopped) = oneshot::channel();
+        self.queue(Op::Stop { done });
+        stopped.await.unwrap_or_else(|_| Err(self.failure.error()))
+    }
+
+    fn release(&self, permits: usize) {
+        self.room.add_permits(permits);
+        if self.failure.message().is_some() {
+            self.room.close();
+        }
+    }
+}
+
+fn run(mut scribe: Scribe, queue: mpsc::Receiver<Op>, room: std::sync::Weak<LogWriter>) {
+    while let Ok(first) = queue.recv() {
+        let mut bytes = first.bytes();
+        let mut ops = vec![first];
+        while bytes < DRAIN_BYTES
+            && let Ok(op) = queue.try_recv()
+        {
+            bytes += op.bytes();
+            ops.push(op);
+        }
+        let stop = ops.iter().position(|op| matches!(op, Op::Stop { .. })).map(|at| ops.split_off(at));
+        let permits = permits_of(&ops);
+        scribe.write(ops);
+        if let Some(writer) = room.upgrade() {
+            writer.release(permits);
+        }
+        if let Some(stopped) = stop {
+            let result = scribe.failure.result();
+            scribe.failure.close();
+            // The database closes with its last user: let go of it before the answer.
+            drop(scribe);
+            stopped.into_iter().for_each(|op| op.answer(&result));
+            return;
+        }
+    }
+}
+
+/// Writes batches and answers for them.
+pub(crate) struct Scribe {
+    pub engine: Arc<dyn LogEngine>,
+    /// False only in tests of what happens without.
+    pub fsync: bool,
+    pub metrics: StorageMetrics,
+    pub failure: Failure,
+}
+
+impl Scribe {
+    fn write(&mut self, mut ops: Vec<Op>) {
+        let result = self.failure.result().and_then(|()| {
+            self.put(&mut ops)?;
+            self.sync(&ops)
+        });
+        if let Err(error) = &result {
+            self.failure.fail(&format!("the raft log cannot be written: {error}"));
+        }
+        for op in ops {
+            self.metrics.dequeued(op.bytes());
+            op.answer(&result);
+        }
+    }
+
+    fn put(&self, ops: &mut [Op]) -> io::Result<()> {
+        let mut batch = LogBatch::default();
+        for op in ops.iter_mut() {
+            match op {
+                Op::Append { entries, .. } => {
+                    let rows = entries.drain(..).map(|(key, value)| LogMutation::PutEntry(key, value));
+                    batch.mutations.extend(rows);
+                }
+                Op::Durable { rows, .. } | Op::Lazy { rows } => batch.mutations.append(rows),
+                Op::Stop { .. } => {}
+            }
+        }
+        if !batch.mutations.is_empty() {
+            self.engine.write(batch)?;
+        }
+        for op in ops {
+            if let Op::Append { group, epoch, next, .. } = op {
+                group.tail().written(*epoch, *next);
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self, ops: &[Op]) -> io::Result<()> {
+        if !self.fsync || !ops.iter().any(Op::must_sync) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.engine.sync()?;
+        let appends = ops.iter().filter(|op| matches!(op, Op::Append { .. })).count();
+        self.metrics.synced(started.elapsed(), appends, ops.iter().map(Op::bytes).sum());
+        Ok(())
+    }
+}
+
+impl Op {
+    fn bytes(&self) -> usize {
+        match self {
+            Op::Append { bytes, .. } => *bytes,
+            _ => 0,
+        }
+    }
+
+    fn must_sync(&self) -> bool {
+        matches!(self, Op::Append { .. } | Op::Durable { .. } | Op::Stop { .. })
+    }
+
+    /// Tells the sender. A sender that no longer listens has gone away on purpose.
+    fn answer(self, result: &io::Result<()>) {
+        match self {
+            Op::Append { group, epoch, next, callback, .. } => {
+                if result.is_ok() {
+                    group.raise_synced(epoch, next);
+                }
+                callback.io_completed(copy(result));
+            }
+            Op::Durable { done, .. } | Op::Stop { done } => {
+                let _ = done.send(copy(result));
+            }
+            Op::Lazy { .. } => {}
+        }
+    }
+}
+
+fn copy(result: &io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    }
+}
+
+fn permits(bytes: usize) -> u32 {
+    bytes.min(QUEUE_BYTES) as u32
+}
+
+fn permits_of(ops: &[Op]) -> usize {
+    ops.iter().map(|op| permits(op.bytes()) as usize).sum()
+}
+
+/// 64 MiB: seconds of a full network link; more would only hide a disk that does not keep up.
+pub(crate) const QUEUE_BYTES: usize = 64 << 20;
+
+/// 4 MiB per fsync: larger batches add latency and no throughput.
+const DRAIN_BYTES: usize = 4 << 20;

@@ -1,0 +1,235 @@
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
+
+use super::*;
+use crate::command::{Subscription, decode_meta_replies, encode_envelope, encode_meta_ops};
+use crate::engine::{StateBatch, StateEngine};
+use crate::ids::GroupId;
+use crate::keys;
+use crate::testing::MemoryState;
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<MetaEvent>>);
+
+impl MetaSink for Recorder {
+    fn applied(&self, _: MetaIndex, events: Vec<MetaEvent>) {
+        self.0.lock().unwrap().extend(events);
+    }
+    fn jumped(&self) {}
+}
+
+struct Fixture {
+    engine: Arc<dyn StateEngine>,
+    tables: Tables,
+    view: MetaView,
+    meta: Meta,
+    sink: Arc<Recorder>,
+    index: u64,
+    now: u64,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let engine: Arc<dyn StateEngine> = Arc::new(MemoryState::default());
+        let tables = Tables::new(engine.clone(), GroupId::META, Arc::new(AtomicU32::new(0)));
+        let (view, sink) = (MetaView::default(), Arc::new(Recorder::default()));
+        let mut meta = Meta::new(view.clone(), sink.clone());
+        meta.load(&tables, false).unwrap();
+        Fixture { engine, tables, view, meta, sink, index: 0, now: 1_000 }
+    }
+
+    fn apply(&mut self, operation: MetaOp) -> MetaReply {
+        self.index += 1;
+        let at = EntryPosition { term: 1, index: self.index };
+        let command = encode_envelope(LogTime(self.now), &[encode_meta_ops(&[operation])]);
+        let mut state = StateBatch::default();
+        let mut batch = TableBatch::new(&mut state, self.tables.prefix());
+        let reply = self.meta.apply(&self.tables, &mut batch, at, &command.0).unwrap();
+        self.engine.write(state).unwrap();
+        self.meta.emit(at);
+        decode_meta_replies(&reply.0[0]).unwrap().remove(0)
+    }
+
+    fn up(&mut self, node: NodeId, start: u64) -> Incarnation {
+        match self.apply(MetaOp::NodeUp { node, start }) {
+            MetaReply::Admitted { incarnation } => incarnation,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn connect(&mut self, client: &str, clean_start: bool, expiry: u32, owner: Owner) -> (SessionId, SessionEpoch, bool, Option<Owner>) {
+        let operation = MetaOp::Connect {
+            client_id: client.into(),
+            clean_start,
+            expiry,
+            node: owner.node,
+            incarnation: owner.incarnation,
+            request: self.index,
+        };
+        match self.apply(operation) {
+            MetaReply::Connected { session, epoch, present, previous, .. } => (session, epoch, present, previous),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn subscribe(&mut self, session: SessionId, epoch: SessionEpoch, filter: &str) -> MetaReply {
+        let subscription = Subscription {
+            filter: filter.into(),
+            qos: 1,
+            no_local: false,
+            retain_as_published: false,
+            identifier: None,
+        };
+        self.apply(MetaOp::Subscribe { session, epoch, subscriptions: vec![subscription] })
+    }
+
+    fn matched(&self, topic: &str) -> (Vec<(u64, Option<NodeId>)>, Vec<NodeId>) {
+        let matched = self.view.read().match_topic(topic);
+        (matched.sessions.iter().map(|session| (session.session.0, session.owner)).collect(), matched.nodes)
+    }
+
+    fn events(&self) -> Vec<MetaEvent> {
+        std::mem::take(&mut self.sink.0.lock().unwrap())
+    }
+
+    /// Rows apart from nodes and head.
+    fn rows(&self) -> usize {
+        self.tables.scan(&[keys::SESSION], &[keys::META_HEAD], usize::MAX).unwrap().len()
+    }
+
+    fn reload(&mut self) {
+        let mut meta = Meta::new(self.view.clone(), self.sink.clone());
+        meta.load(&self.tables, false).unwrap();
+        self.meta = meta;
+    }
+}
+
+#[test]
+fn a_session_follows_its_client_to_another_node() {
+    let mut fixture = Fixture::new();
+    let one = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let two = Owner { node: 2, incarnation: fixture.up(2, 200) };
+    let (session, epoch, present, previous) = fixture.connect("c", false, 60, one);
+    assert!(!present && previous.is_none());
+    fixture.subscribe(session, epoch, "a/#");
+    assert_eq!(fixture.matched("a/b").0, [(session.0, Some(1))]);
+    fixture.events();
+    let (again, next, present, previous) = fixture.connect("c", false, 60, two);
+    assert_eq!((again, next.0, present, previous), (session, epoch.0 + 1, true, Some(one)));
+    assert_eq!(fixture.events(), [MetaEvent::Displaced { session, epoch, owner: one }]);
+    assert_eq!(fixture.matched("a/b").0, [(session.0, Some(2))]);
+    // one-owner: the displaced connection can no longer change anything.
+    assert_eq!(fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(0) }), MetaReply::Stale);
+    assert_eq!(fixture.subscribe(session, epoch, "b"), MetaReply::Stale);
+    fixture.reload();
+    assert_eq!(fixture.matched("a/b").0, [(session.0, Some(2))]);
+}
+
+#[test]
+fn clean_start_and_expiry_leave_no_key_behind() {
+    let mut fixture = Fixture::new();
+    let owner = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
+    fixture.subscribe(session, epoch, "a/#");
+    let (other, _, present, _) = fixture.connect("c", true, 0, owner);
+    assert!(!present && other != session);
+    assert_eq!(fixture.matched("a/b").0, []);
+    fixture.apply(MetaOp::Detach { session: other, epoch: SessionEpoch(1), expiry: None });
+    assert_eq!(fixture.rows(), 0);
+
+    let (session, epoch, ..) = fixture.connect("d", false, 60, owner);
+    fixture.subscribe(session, epoch, "a/#");
+    fixture.apply(MetaOp::Detach { session, epoch, expiry: None });
+    assert_eq!(fixture.matched("a/b").0, [(session.0, None)]);
+    fixture.reload();
+    fixture.now += 59_000;
+    assert_eq!(fixture.apply(MetaOp::ExpireSessions { limit: 10 }), MetaReply::Expired { count: 0 });
+    fixture.now += 2_000;
+    assert_eq!(fixture.apply(MetaOp::ExpireSessions { limit: 10 }), MetaReply::Expired { count: 1 });
+    assert_eq!(fixture.rows(), 0);
+    assert_eq!(fixture.view.read().route_count(), 0);
+}
+
+#[test]
+fn session_expiry_may_be_changed_at_disconnect() {
+    let mut fixture = Fixture::new();
+    let owner = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
+    fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(0) });
+    assert!(fixture.view.read().session(session).is_none());
+    let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
+    fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(u32::MAX) });
+    fixture.now += 1_000_000_000_000;
+    fixture.apply(MetaOp::ExpireSessions { limit: 10 });
+    assert!(fixture.view.read().session(session).is_some(), "never expires");
+}
+
+#[test]
+fn a_node_that_goes_down_takes_its_connections_along() {
+    let mut fixture = Fixture::new();
+    let one = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    assert_eq!(fixture.up(1, 100), one.incarnation, "a repeat is recognised");
+    let (durable, epoch, ..) = fixture.connect("durable", false, 60, one);
+    fixture.subscribe(durable, epoch, "a");
+    let (ephemeral, ..) = fixture.connect("ephemeral", true, 0, one);
+    let routes = |add: &[&str]| MetaOp::NodeRoutes {
+        node: 1,
+        incarnation: one.incarnation,
+        add: add.iter().map(|filter| (*filter).into()).collect(),
+        remove: vec![],
+    };
+    fixture.apply(routes(&["a", "b"]));
+    assert_eq!(fixture.matched("a"), (vec![(durable.0, Some(1))], vec![1]));
+    assert_eq!(fixture.matched("b").1, [1]);
+    fixture.reload();
+    assert_eq!(fixture.matched("b").1, [1]);
+    fixture.events();
+
+    let again = fixture.up(1, 101);
+    assert!(again > one.incarnation);
+    assert_eq!(
+        fixture.events(),
+        [
+            MetaEvent::NodeDown { node: 1, incarnation: one.incarnation },
+            MetaEvent::SessionEnded { session: ephemeral, durable: false },
+            MetaEvent::NodeUp { node: 1, incarnation: again },
+        ]
+    );
+    assert_eq!(fixture.matched("a"), (vec![(durable.0, None)], vec![]));
+    assert_eq!(fixture.matched("b").1, Vec::<NodeId>::new());
+    assert_eq!(fixture.apply(routes(&["c"])), MetaReply::Stale, "a dead incarnation changes nothing");
+    let stale = MetaOp::NodeDown { node: 1, incarnation: one.incarnation };
+    assert_eq!(fixture.apply(stale), MetaReply::Stale);
+}
+
+#[test]
+fn unsubscribe_tells_what_existed() {
+    let mut fixture = Fixture::new();
+    let owner = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
+    fixture.subscribe(session, epoch, "a");
+    let before = fixture.view.read().route_version();
+    let reply = fixture.apply(MetaOp::Unsubscribe { session, epoch, filters: vec!["a".into(), "b".into()] });
+    assert_eq!(reply, MetaReply::Unsubscribed { existed: vec![true, false] });
+    assert!(fixture.view.read().route_version() > before);
+    assert_eq!(fixture.matched("a").0, []);
+}
+
+#[test]
+fn a_repeated_connect_hears_the_first_answer() {
+    let mut fixture = Fixture::new();
+    let one = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let connect = |request| MetaOp::Connect {
+        client_id: "c".into(),
+        clean_start: false,
+        expiry: 60,
+        node: 1,
+        incarnation: one.incarnation,
+        request,
+    };
+    let first = fixture.apply(connect(1));
+    assert!(matches!(first, MetaReply::Connected { present: false, previous: None, .. }));
+    fixture.reload();
+    assert_eq!(fixture.apply(connect(1)), first, "Session Present tells the truth");
+    assert!(matches!(fixture.apply(connect(2)), MetaReply::Connected { present: true, .. }));
+}
