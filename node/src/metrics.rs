@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
 
 use crate::protocol::codec::ReasonCode;
@@ -170,5 +170,5 @@ fn qos_label(qos: u8) -> &'static str {
 }
 
 fn reason_label(reason: ReasonCode) -> &'static str {
-    reason.name()
+    reason.name().unwrap_or("other")
 }

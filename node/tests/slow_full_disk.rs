@@ -18,7 +18,7 @@ async fn a_full_disk_refuses_with_0x97_and_heals_by_itself() {
     }
     let _alone = support::alone().await;
     let dir = tempfile::tempdir().expect("a directory");
-    let mounts: Vec<PathBuf> = (1..=3).map(|id| dir.path().join(format!("node-{id}"))).collect();
+    let mounts: Vec<PathBuf> = (1..=3).map(|id| dir.path().join(format!("node-{id}/data"))).collect();
     let _disks = Disks::mount(dir.path(), &mounts, MEGABYTES);
     let cluster = Cluster::start_in(dir.path().to_owned(), 3, &[]).await;
 

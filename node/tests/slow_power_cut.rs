@@ -117,7 +117,7 @@ fn power_on(cluster: &Cluster, disks: &Disks) {
 
 /// Where `lontra dev --data-dir` puts the data of its three nodes.
 fn data_dirs(dir: &tempfile::TempDir) -> Vec<PathBuf> {
-    (1..=3).map(|id| dir.path().join(format!("node-{id}"))).collect()
+    (1..=3).map(|id| dir.path().join(format!("node-{id}/data"))).collect()
 }
 
 const MEGABYTES: u64 = 1_024;

@@ -6,7 +6,8 @@
 mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use support::client::{Client, Gone};
@@ -15,7 +16,9 @@ use support::codec::{
     self, Connect, MAXIMUM_PACKET_SIZE, MAXIMUM_QOS, Packet, Publish, RECEIVE_MAXIMUM, RETAIN_AVAILABLE,
     SESSION_EXPIRY_INTERVAL, VERSIONS, Value, Version,
 };
+use support::load::{Load, Plan, judge};
 use support::metrics::Scrape;
+use support::random::Random;
 use support::{SOON, START, eventually, mosquitto};
 use tokio::time::{interval, sleep, timeout};
 
@@ -757,54 +760,161 @@ async fn a_subscription_at_qos_2_is_granted_qos_1() {
 
 // ---- operators ----
 
-/// How the metrics test moves a family.
-#[derive(Clone, Copy, Debug)]
-enum Moves {
-    /// The sum over all nodes grows during the scenario.
-    Grows,
-    /// Differs from before while clients are connected and one node is down.
-    Differs,
-}
-
-/// Every family that the broker exports. A new metric needs a line here, and a scenario that moves it.
-const METRICS: &[(&str, Moves)] = &[
-    ("lontra_connections", Moves::Differs),
-    ("lontra_sessions", Moves::Differs),
-    ("lontra_messages_received_total", Moves::Grows),
-    ("lontra_messages_sent_total", Moves::Grows),
-    ("lontra_messages_dropped_total", Moves::Grows),
-    ("lontra_link_ephemeral_frames_sent_total", Moves::Grows),
-    ("lontra_link_ephemeral_frames_received_total", Moves::Grows),
-    ("lontra_raft_leaders", Moves::Differs),
-    ("lontra_raft_term", Moves::Differs),
-    ("lontra_storage_fsync_seconds", Moves::Grows),
-    ("lontra_publish_ack_seconds", Moves::Grows),
+/// Every family that the broker exports, and what in the scenario below moves it: a counter or histogram grows, a gauge
+/// differs from what it was at rest. A new metric needs a line here, and something that moves it.
+const METRICS: &[(&str, &str)] = &[
+    ("lontra_barrier_seconds", "SUBSCRIBE"),
+    ("lontra_connections", "connected clients"),
+    ("lontra_connects_total", "connected clients"),
+    ("lontra_disconnects_total", "refused clients"),
+    ("lontra_lease_valid", "the node that starts again"),
+    ("lontra_link_bytes_total", "any load"),
+    ("lontra_link_ephemeral_frames_received_total", "the ephemeral publishes"),
+    ("lontra_link_ephemeral_frames_sent_total", "the ephemeral publishes"),
+    ("lontra_link_forward_unacknowledged_bytes", "the flood"),
+    ("lontra_link_frames_total", "any load"),
+    (
+        "lontra_link_reconnects_total",
+        "the node that is killed and starts again",
+    ),
+    ("lontra_link_up", "the node that is killed"),
+    ("lontra_messages_dropped_total", "messages too large for a subscriber"),
+    ("lontra_messages_received_total", "publishes"),
+    ("lontra_messages_sent_total", "publishes"),
+    ("lontra_node_downs_total", "the node that is killed"),
+    ("lontra_process_cpu_seconds_total", "any load"),
+    ("lontra_process_open_fds", "connected clients"),
+    ("lontra_process_resident_bytes", "any load"),
+    ("lontra_process_uptime_seconds", "time"),
+    ("lontra_publish_ack_seconds", "publishes"),
+    (
+        "lontra_publish_batches_resent_total",
+        "the shard leader that is killed under load",
+    ),
+    ("lontra_publish_queue_operations", "durable load"),
+    ("lontra_publishes_refused_total", "refused clients"),
+    ("lontra_queue_pages_read_total", "the session that comes back"),
+    ("lontra_raft_applied_index", "durable load"),
+    (
+        "lontra_raft_leader_transfers_total",
+        "leaders that move to the node that starts again",
+    ),
+    ("lontra_raft_leaders", "the shard leader that is killed"),
+    ("lontra_raft_term", "the shard leader that is killed"),
+    ("lontra_routes", "SUBSCRIBE"),
+    ("lontra_sessions", "connected clients"),
+    ("lontra_storage_appended_bytes_total", "durable load"),
+    ("lontra_storage_checkpoint_seconds", "a checkpoint every second"),
+    ("lontra_storage_fsync_batch_bytes", "durable load"),
+    ("lontra_storage_fsync_batch_entries", "durable load"),
+    ("lontra_storage_fsync_seconds", "durable load"),
+    ("lontra_storage_queue_bytes", "durable load"),
+    (
+        "lontra_storage_snapshots_installed_total",
+        "the node that missed what was purged",
+    ),
+    (
+        "lontra_storage_snapshots_sent_total",
+        "the node that missed what was purged",
+    ),
+    ("lontra_subscriptions", "SUBSCRIBE"),
+    ("lontra_worker_queue_bytes", "the flood"),
 ];
 
 #[tokio::test]
 async fn every_exported_metric_moves() {
     let _alone = support::alone().await;
-    let cluster = Cluster::start(3).await;
-    let victim = cluster.leader_of("shard-0").await;
-    let [a, b] = cluster.ids().into_iter().filter(|id| *id != victim).collect::<Vec<_>>()[..] else {
-        panic!("three nodes")
+    let dir = tempfile::tempdir().expect("a directory");
+    let often = [("LONTRA__STORAGE__CHECKPOINT_INTERVAL", "1s")];
+    let cluster = Cluster::start_in(dir.path().to_owned(), 3, &often).await;
+    let moved = RefCell::new(Moved::default());
+    let watching = async {
+        loop {
+            moved.borrow_mut().at_rest_or_moved(cluster.scrape_all().await);
+            sleep(Duration::from_millis(20)).await;
+        }
     };
-    let (at_a, at_b) = (cluster.node(a).mqtt.clone(), cluster.node(b).mqtt.clone());
-    let survivors = async || {
-        let mut sum = cluster.metrics(a).await;
-        sum.add(cluster.metrics(b).await);
-        sum
+    let scenario = async {
+        let before = cluster.all_metrics().await;
+        let clients = messages_are_counted(&cluster, &before).await;
+        refuse(&cluster).await;
+        outage_under_load(&cluster).await;
+        drop(clients);
+        // Leaders spread again within 30 s.
+        let started = Instant::now();
+        while !moved.borrow().missing().is_empty() && started.elapsed() < 3 * SOON {
+            sleep(Duration::from_millis(100)).await;
+        }
     };
-    let before = survivors().await;
+    tokio::select! {
+        () = scenario => {}
+        () = watching => {}
+    }
+    let moved = moved.into_inner();
+    let unknown: Vec<_> = moved.exported.iter().filter(|family| cause(family).is_none()).collect();
+    assert!(
+        unknown.is_empty(),
+        "exported without a test that moves them: {unknown:?}"
+    );
+    let absent: Vec<_> = METRICS
+        .iter()
+        .filter(|metric| !moved.exported.contains(metric.0))
+        .collect();
+    assert!(absent.is_empty(), "not exported: {absent:?}");
+    assert!(moved.missing().is_empty(), "did not move: {:?}", moved.missing());
+    cluster.assert_no_panic();
+}
 
-    // Both paths, across nodes, QoS 0 and 1; and a message that one subscriber cannot take.
-    let (mut durable, _) = Client::connect(&at_b, &Connect::persistent(Version::V5, "metrics-d")).await;
+fn cause(family: &str) -> Option<&'static str> {
+    METRICS.iter().find(|metric| metric.0 == family).map(|metric| metric.1)
+}
+
+/// What has moved on any node since it was first looked at; a node that was started again begins anew.
+#[derive(Default)]
+struct Moved {
+    rest: BTreeMap<(u64, u32), Scrape>,
+    exported: BTreeSet<String>,
+    families: BTreeSet<String>,
+}
+
+impl Moved {
+    fn at_rest_or_moved(&mut self, scrapes: Vec<(u64, u32, Scrape)>) {
+        for (id, pid, scrape) in scrapes {
+            let lontra = scrape.families.keys().filter(|family| family.starts_with("lontra_"));
+            self.exported.extend(lontra.cloned());
+            // The first process of a node is at rest when it is first looked at; a later one counts from nothing.
+            let known = self.rest.keys().any(|known| known.0 == id);
+            let rest = match known {
+                true => self.rest.entry((id, pid)).or_default(),
+                false => self.rest.entry((id, pid)).or_insert_with(|| scrape.clone()),
+            };
+            for (family, kind) in &scrape.families {
+                let (was, is) = (rest.sum(family), scrape.sum(family));
+                if if kind == "gauge" { was != is } else { was < is } {
+                    self.families.insert(family.clone());
+                }
+            }
+        }
+    }
+
+    fn missing(&self) -> Vec<&(&'static str, &'static str)> {
+        METRICS
+            .iter()
+            .filter(|metric| !self.families.contains(metric.0))
+            .collect()
+    }
+}
+
+/// Both paths, across nodes, QoS 0 and 1; and messages that one subscriber cannot take. Counted to the message.
+async fn messages_are_counted(cluster: &Cluster, before: &Scrape) -> Vec<Client> {
+    let (at_a, at_b) = (cluster.mqtt(0), cluster.mqtt(1));
+    let (mut durable, _) = Client::connect(at_b, &Connect::persistent(Version::V5, "metrics-d")).await;
     durable.subscribe(&[("metrics/durable/#", 1)]).await;
     let small = Connect::clean(Version::V5, "metrics-small").property(MAXIMUM_PACKET_SIZE, Value::Four(200));
-    let (mut small, _) = Client::connect(&at_b, &small).await;
+    let (mut small, _) = Client::connect(at_b, &small).await;
     small.subscribe(&[("metrics/ephemeral", 1)]).await;
-    let mut publisher = Client::open(&at_a, Version::V5, "metrics-p").await;
-    let mut other_way = Client::open(&at_a, Version::V5, "metrics-o").await;
+    let mut publisher = Client::open(at_a, Version::V5, "metrics-p").await;
+    let mut other_way = Client::open(at_a, Version::V5, "metrics-o").await;
     other_way.subscribe(&[("metrics/back", 0)]).await;
     for n in 0..20 {
         publisher.publish(&format!("metrics/durable/{n}"), "x", 1).await;
@@ -821,55 +931,107 @@ async fn every_exported_metric_moves() {
     for _ in 0..30 {
         small.message().await;
     }
-    // Leaders move, terms grow.
-    cluster.kill(victim).await;
-    cluster.leader_of("shard-0").await;
-    publisher.publish("metrics/durable/x", "x", 1).await;
-    durable.message().await;
-
-    let known = |family: &str| METRICS.iter().find(|metric| metric.0 == family).map(|metric| metric.1);
-    let last = eventually("all metrics to move", SOON, || async {
-        let now = survivors().await;
-        unmoved(&before, &now, known).is_empty().then_some(now)
-    });
-    let last = match timeout(SOON / 2, last).await {
-        Ok(last) => last,
-        Err(_) => panic!("did not move: {:?}", unmoved(&before, &survivors().await, known)),
-    };
-    for family in ["lontra_messages_received_total", "lontra_messages_sent_total"] {
-        for qos in [0, 1] {
-            let label = format!("qos=\"{qos}\"");
-            let moved = last.sum_where(family, &label) - before.sum_where(family, &label);
-            assert!(moved >= 20.0, "{family}{{{label}}} moved by {moved}");
-        }
+    let expected = [
+        ("lontra_messages_received_total", "qos=\"0\"", 40.0),
+        ("lontra_messages_received_total", "qos=\"1\"", 40.0),
+        ("lontra_messages_sent_total", "qos=\"0\"", 40.0),
+        ("lontra_messages_sent_total", "qos=\"1\"", 30.0),
+        ("lontra_messages_dropped_total", "", 10.0),
+        ("lontra_connections", "", 4.0),
+        ("lontra_sessions", "", 4.0 * 3.0),
+        ("lontra_publish_ack_seconds", "", 40.0),
+    ];
+    let now = cluster.all_metrics().await;
+    for (family, label, by) in expected {
+        assert_eq!(
+            now.sum_where(family, label) - before.sum_where(family, label),
+            by,
+            "{family}{{{label}}}"
+        );
     }
-    let dropped = last.sum("lontra_messages_dropped_total") - before.sum("lontra_messages_dropped_total");
-    assert_eq!(
-        dropped, 10.0,
-        "each message that was too large is counted once, and nothing else was dropped"
-    );
-
-    let exported: BTreeSet<&str> = last.families.keys().map(String::as_str).collect();
-    let unknown: Vec<_> = exported
-        .iter()
-        .filter(|f| f.starts_with("lontra_") && known(f).is_none())
-        .collect();
-    assert!(
-        unknown.is_empty(),
-        "exported without a test that moves them: {unknown:?}"
-    );
-    let missing: Vec<_> = METRICS.iter().filter(|metric| !exported.contains(metric.0)).collect();
-    assert!(missing.is_empty(), "not exported: {missing:?}");
+    vec![durable, small, publisher, other_way]
 }
 
-/// The families of the table that have not moved yet.
-fn unmoved(before: &Scrape, now: &Scrape, known: impl Fn(&str) -> Option<Moves>) -> Vec<String> {
-    let moved = |family: &str| match known(family) {
-        Some(Moves::Grows) => now.sum(family) > before.sum(family),
-        Some(Moves::Differs) => now.sum(family) != before.sum(family),
-        None => true,
+/// QoS 2, retain and a topic of too many levels.
+async fn refuse(cluster: &Cluster) {
+    let deep = "a/".repeat(200);
+    for publish in [
+        Publish {
+            pid: 1,
+            ..Publish::new("metrics/x", "x", 2)
+        },
+        Publish {
+            retain: true,
+            ..Publish::new("metrics/x", "x", 0)
+        },
+        Publish {
+            pid: 1,
+            ..Publish::new(&deep, "x", 1)
+        },
+    ] {
+        let mut client = Client::open(cluster.mqtt(0), Version::V5, "metrics-refused").await;
+        client.send(&publish.encode(Version::V5)).await.expect("PUBLISH");
+        // A PUBACK that says no, a DISCONNECT, or the end.
+        match client.packet_within(SOON).await {
+            Ok(Packet::Puback { code, .. } | Packet::Disconnect { code, .. }) => assert!(code >= 0x80),
+            Err(Gone::Closed(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Durable load and an ephemeral flood, a shard leader that is killed meanwhile, stays away while logs are purged, and
+/// starts again; and a session that has messages waiting.
+async fn outage_under_load(cluster: &Cluster) {
+    let victim = cluster.leader_of("shard-0").await;
+    let [a, b] = cluster.ids().into_iter().filter(|id| *id != victim).collect::<Vec<_>>()[..] else {
+        panic!("three nodes")
     };
-    now.families.keys().filter(|family| !moved(family)).cloned().collect()
+    let (at_a, at_b) = (cluster.node(a).mqtt.clone(), cluster.node(b).mqtt.clone());
+    let addresses: Vec<&str> = cluster.nodes.iter().map(|node| node.mqtt.as_str()).collect();
+    let load = Load::start(
+        &addresses,
+        "metrics-load",
+        Plan::default(),
+        &mut Random::announced("metrics"),
+    )
+    .await;
+
+    let waiting = Connect::persistent(Version::V5, "metrics-waiting");
+    let (mut client, _) = Client::connect(&at_a, &waiting).await;
+    client.subscribe(&[("metrics-load/#", 1)]).await;
+    client.disconnect().await;
+    let mut sink = Client::open(&at_b, Version::V5, "metrics-sink").await;
+    sink.subscribe(&[("metrics/flood", 1)]).await;
+    let flooding = tokio::spawn(async move {
+        let mut flood = Client::open(&at_a, Version::V5, "metrics-flood").await;
+        flood
+            .publish_all("metrics/flood", &vec![vec![b'x'; 16_384]; 3_000], 100)
+            .await;
+    });
+    for _ in 0..3_000 {
+        sink.message().await;
+    }
+    flooding.await.expect("all acknowledged");
+
+    load.acknowledges_more(500, START).await;
+    cluster.kill(victim).await;
+    load.acknowledges_more(3_000, START).await;
+    let checkpoints = cluster.all_metrics().await.sum("lontra_storage_checkpoint_seconds");
+    eventually("checkpoints while a node is away", START, || async {
+        let now = cluster.all_metrics().await.sum("lontra_storage_checkpoint_seconds");
+        (now >= checkpoints + 6.0).then_some(())
+    })
+    .await;
+    cluster.start_node(victim);
+    cluster.wait_ready(victim, START).await;
+    let (mut client, connack) = Client::connect(&cluster.node(b).mqtt, &waiting).await;
+    assert!(present(&connack));
+    for _ in 0..1_000 {
+        client.message().await;
+    }
+    let violations = judge("metrics", &load.drain(3 * SOON).await);
+    assert!(violations.is_empty(), "{} violations, see above", violations.len());
 }
 
 #[tokio::test]
@@ -930,6 +1092,7 @@ async fn one_node_without_configuration_serves_and_keeps_its_data() {
             .env("HOME", dir.path())
             .env("LONTRA__MQTT__LISTEN", &mqtt)
             .env("LONTRA__HTTP__LISTEN", &http)
+            .env("LONTRA__WEBSOCKET__LISTEN", format!("127.0.0.1:{}", port + 100))
             .env("LONTRA__CLUSTER__LISTEN", format!("127.0.0.1:{}", port + 300))
             .stdin(Stdio::null())
             .kill_on_drop(true)

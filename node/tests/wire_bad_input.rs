@@ -274,12 +274,13 @@ fn unhex(hex: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_port_in_use_is_named() {
-    let stopped = Stopped::new().await;
+    let stopped = Stopped::new(1).await;
     for address in [&stopped.mqtt, &stopped.http] {
         let _taken = TcpListener::bind(address).expect("free since the node is down");
-        let message = stopped.fails("").await;
-        says(&message, &[address, "in use"]);
+        says(&stopped.fails("").await, &[address, "in use"]);
     }
+    // A single node has no links.
+    let stopped = Stopped::new(3).await;
     let text = std::fs::read_to_string(&stopped.config).expect("the configuration");
     let cluster_address = value(&text, "cluster", "listen");
     let _taken = UdpSocket::bind(&cluster_address).expect("free since the node is down");
@@ -288,35 +289,44 @@ async fn a_port_in_use_is_named() {
 
 #[tokio::test]
 async fn an_unreadable_certificate_is_named() {
-    let stopped = Stopped::new().await;
+    let stopped = Stopped::new(3).await;
     let text = std::fs::read_to_string(&stopped.config).expect("the configuration");
-    let mut files = certificates(&stopped.dir());
-    let named = |file: &PathBuf| text.contains(&*file.file_name().unwrap_or_default().to_string_lossy());
-    // If the configuration names files, only those are read; it may also name their directory.
-    if files.iter().any(named) {
-        files.retain(named);
-    }
-    assert!(!files.is_empty(), "no certificate below {}", stopped.dir().display());
-    for file in files {
+    for key in ["ca", "certificate", "key"] {
+        let file = value(&text, "cluster.tls", key);
         let good = std::fs::read(&file).expect("a file");
-        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
         std::fs::write(&file, "this is no certificate").expect("written");
-        says(&stopped.fails("").await, &[&name]);
+        says(&stopped.fails("").await, &[&file]);
         std::fs::remove_file(&file).expect("removed");
-        says(&stopped.fails("").await, &[&name]);
+        says(&stopped.fails("").await, &[&file]);
         std::fs::write(&file, good).expect("written");
     }
+    // One that is whole, but another node's.
+    let other = value(&text, "cluster.tls", "certificate").replace("node-1", "node-2");
+    let file = value(&text, "cluster.tls", "certificate");
+    std::fs::copy(other, &file).expect("copied");
+    says(&stopped.fails("").await, &[&file]);
 }
 
 #[tokio::test]
 async fn a_data_directory_of_another_node_or_cluster_is_refused() {
-    let stopped = Stopped::new().await;
-    let data = stopped.data.file_name().expect("a name").to_string_lossy().into_owned();
-    let good = std::fs::read_to_string(&stopped.config).expect("the configuration");
-    for (section, key, other, told) in [("node", "id", "7", "7"), ("cluster", "name", "\"another\"", "another")] {
-        std::fs::write(&stopped.config, set(&good, section, key, other)).expect("written");
-        says(&stopped.fails("").await, &[&data, told]);
-    }
+    let stopped = Stopped::new(3).await;
+    let data = stopped.data.display().to_string();
+    // Node 2, sound in itself, on the data of node 1.
+    let second = &stopped.cluster.nodes[1].config;
+    let text = std::fs::read_to_string(second).expect("the configuration");
+    std::fs::write(second, set(&text, "node", "data_dir", &format!("{data:?}"))).expect("written");
+    says(&serve_fails(second).await, &[&data, "node"]);
+    // A single node of another cluster.
+    let text = std::fs::read_to_string(&stopped.config).expect("the configuration");
+    let listen = |section| format!("[{section}]\nlisten = {:?}\n", value(&text, section, "listen"));
+    let another = stopped.dir().join("another.toml");
+    let alone = format!("[node]\ndata_dir = {data:?}\n{}name = \"another\"\n", listen("cluster"));
+    std::fs::write(
+        &another,
+        alone + &listen("mqtt") + &listen("http") + &listen("websocket"),
+    )
+    .expect("written");
+    says(&serve_fails(&another).await, &[&data, "another"]);
 }
 
 #[tokio::test]
@@ -328,50 +338,34 @@ async fn a_data_directory_in_use_is_refused() {
     let port = support::cluster::free_ports(1);
     let other = cluster.dir.join("other.toml");
     let mut changed = text;
-    for (section, offset) in [("mqtt", 0), ("http", 200), ("cluster", 300)] {
+    for (section, offset) in [("mqtt", 0), ("websocket", 100), ("http", 200)] {
         changed = set(&changed, section, "listen", &format!("\"127.0.0.1:{}\"", port + offset));
     }
     changed = set(&changed, "node", "data_dir", &format!("{:?}", node.data));
     std::fs::write(&other, changed).expect("written");
     let message = serve_fails(&other).await;
-    says(&message, &[&node.data.file_name().expect("a name").to_string_lossy()]);
+    says(&message, &[&node.data.display().to_string()]);
     let mut client = Client::open(&node.mqtt, Version::V5, "still-served").await;
     client.ping().await;
 }
 
 #[tokio::test]
 async fn a_data_directory_of_an_unknown_version_is_refused() {
-    let stopped = Stopped::new().await;
-    // Whatever file says what the directory is: contents that nobody knows must stop the node, not be overwritten.
-    let mut tried = 0;
-    for file in std::fs::read_dir(&stopped.data)
-        .expect("data")
-        .flatten()
-        .map(|entry| entry.path())
-    {
-        let ending = file.extension().unwrap_or_default().to_string_lossy().into_owned();
-        let content = std::fs::read(&file).unwrap_or_default();
-        if file == stopped.config || content.is_empty() || ["pid", "log", "pem", "crt", "key"].contains(&&*ending) {
-            continue;
-        }
-        std::fs::write(&file, "from a later version").expect("written");
-        says(
-            &stopped.fails("").await,
-            &[&file.file_name().expect("a name").to_string_lossy()],
-        );
-        std::fs::write(&file, content).expect("written");
-        tried += 1;
-    }
-    assert!(
-        tried > 0,
-        "no file tells node, cluster and version of {}",
-        stopped.data.display()
+    let stopped = Stopped::new(1).await;
+    let identity = stopped.data.join("identity");
+    assert!(identity.exists(), "{} tells whose data it is", identity.display());
+    std::fs::write(&identity, "from a later version").expect("written");
+    says(&stopped.fails("").await, &[&identity.display().to_string()]);
+    assert_eq!(
+        std::fs::read(&identity).expect("still there"),
+        b"from a later version",
+        "not overwritten"
     );
 }
 
 #[tokio::test]
 async fn an_unknown_key_is_refused_with_file_line_and_key() {
-    let stopped = Stopped::new().await;
+    let stopped = Stopped::new(1).await;
     let name = stopped
         .config
         .file_name()
@@ -396,7 +390,7 @@ async fn an_unknown_key_is_refused_with_file_line_and_key() {
 
 #[tokio::test]
 async fn a_wrong_value_is_refused_with_its_key() {
-    let stopped = Stopped::new().await;
+    let stopped = Stopped::new(1).await;
     let good = std::fs::read_to_string(&stopped.config).expect("the configuration");
     for (section, key, value) in [
         ("mqtt", "listen", "\"not an address\""),
@@ -419,7 +413,7 @@ async fn a_wrong_value_is_refused_with_its_key() {
     says(&serve_fails(&stopped.dir().join("absent.toml")).await, &["absent.toml"]);
 }
 
-/// One node that ran and is down: its configuration, its data, its ports.
+/// A cluster that ran and is down: configuration, data and ports of its node 1.
 struct Stopped {
     cluster: Cluster,
     config: PathBuf,
@@ -429,9 +423,9 @@ struct Stopped {
 }
 
 impl Stopped {
-    async fn new() -> Stopped {
-        let mut cluster = Cluster::start(1).await;
-        cluster.kill(cluster.nodes[0].id).await;
+    async fn new(nodes: usize) -> Stopped {
+        let mut cluster = Cluster::start(nodes).await;
+        cluster.kill_all(&cluster.ids()).await;
         cluster.stop();
         let support::cluster::Node {
             config,
@@ -495,29 +489,6 @@ fn says(message: &str, words: &[&str]) {
             "{word:?} is not in:\n{message}"
         );
     }
-}
-
-/// Certificates and keys that `dev` made for the node.
-fn certificates(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut directories = vec![dir.to_owned()];
-    while let Some(directory) = directories.pop() {
-        for path in std::fs::read_dir(directory)
-            .expect("a directory")
-            .flatten()
-            .map(|entry| entry.path())
-        {
-            let ending = path.extension().unwrap_or_default().to_string_lossy().into_owned();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() {
-                directories.push(path);
-            } else if ["pem", "crt", "key"].contains(&&*ending) && !name.contains("ca-key") && !name.contains("ca.key")
-            {
-                found.push(path);
-            }
-        }
-    }
-    found
 }
 
 /// The value of a key as written, without quotes.

@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -29,6 +29,9 @@ pub trait Probe: Send + Sync {
 
     /// The body of `/api/v1/status`.
     fn status(&self) -> Value;
+
+    /// The body of `/api/v1/sessions/{client_id}`; `None` if the cluster knows no such session.
+    fn session(&self, client_id: &str) -> Option<Value>;
 }
 
 /// Whether clients can be sent here.
@@ -112,6 +115,7 @@ fn router(registry: Registry, probe: Arc<dyn Probe>) -> Router {
         .route("/health/live", get(async || Json(json!({ "live": true }))))
         .route("/health/ready", get(show_ready))
         .route("/api/v1/status", get(show_status))
+        .route("/api/v1/sessions/{client_id}", get(show_session))
         .with_state(Shown { registry, probe })
 }
 
@@ -136,6 +140,13 @@ async fn show_status(State(shown): State<Shown>) -> Response {
     Json(shown.probe.status()).into_response()
 }
 
+async fn show_session(State(shown): State<Shown>, Path(client_id): Path<String>) -> Response {
+    match shown.probe.session(&client_id) {
+        Some(session) => Json(session).into_response(),
+        None => (StatusCode::NOT_FOUND, Json(json!({ "error": "no session of this client id" }))).into_response(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +166,10 @@ mod tests {
 
         fn status(&self) -> Value {
             json!({ "node": 7 })
+        }
+
+        fn session(&self, client_id: &str) -> Option<Value> {
+            (client_id == "c").then(|| json!({ "owner": 7 }))
         }
     }
 

@@ -64,7 +64,8 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     {
         return Err(refused(None));
     }
-    EnvFilter::try_new(level).map_err(|source| refused(Some(source)))
+    // openraft tells every vote at info; whoever wants that says `openraft=info`.
+    EnvFilter::try_new(format!("openraft=warn,{level}")).map_err(|source| refused(Some(source)))
 }
 
 fn subscriber<W>(

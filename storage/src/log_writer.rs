@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -48,13 +49,14 @@ pub(crate) enum Op {
 /// Handle to the writer.
 pub(crate) struct LogWriter {
     route: Route,
-    room: Semaphore,
+    room: Arc<Semaphore>,
     metrics: StorageMetrics,
     failure: Failure,
 }
 
 enum Route {
-    Thread(mpsc::Sender<Op>),
+    /// Both are there until the drop.
+    Thread { queue: Option<mpsc::Sender<Op>>, thread: Option<JoinHandle<()>> },
     /// In the simulator there are no threads: whoever queues, writes. Guards the engine's write order.
     Inline(Mutex<Scribe>, Mutex<VecDeque<Op>>),
 }
@@ -67,20 +69,19 @@ impl LogWriter {
     pub fn spawn(scribe: Scribe) -> io::Result<Arc<LogWriter>> {
         let (sender, queue) = mpsc::channel();
         let (metrics, failure) = (scribe.metrics.clone(), scribe.failure.clone());
-        let writer = Arc::new(LogWriter::new(Route::Thread(sender), metrics, failure));
-        let room = Arc::downgrade(&writer);
-        std::thread::Builder::new().name("lontra-log".into()).spawn(move || run(scribe, queue, room))?;
-        Ok(writer)
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES));
+        let released = room.clone();
+        let thread =
+            std::thread::Builder::new().name("lontra-log".into()).spawn(move || run(scribe, queue, &released))?;
+        let route = Route::Thread { queue: Some(sender), thread: Some(thread) };
+        Ok(Arc::new(LogWriter { route, room, metrics, failure }))
     }
 
     /// Writes in the caller's task, for the simulator.
     pub fn inline(scribe: Scribe) -> Arc<LogWriter> {
         let (metrics, failure) = (scribe.metrics.clone(), scribe.failure.clone());
-        Arc::new(LogWriter::new(Route::Inline(Mutex::new(scribe), Mutex::default()), metrics, failure))
-    }
-
-    fn new(route: Route, metrics: StorageMetrics, failure: Failure) -> LogWriter {
-        LogWriter { route, room: Semaphore::new(QUEUE_BYTES), metrics, failure }
+        let route = Route::Inline(Mutex::new(scribe), Mutex::default());
+        Arc::new(LogWriter { route, room: Arc::new(Semaphore::new(QUEUE_BYTES)), metrics, failure })
     }
 
     /// Waits until `bytes` fit into the queue, and takes them.
@@ -101,22 +102,23 @@ impl LogWriter {
     /// Queues without waiting. What cannot be written is answered through its callback.
     pub fn queue(&self, op: Op) {
         match &self.route {
-            Route::Thread(sender) => {
-                if let Err(mpsc::SendError(op)) = sender.send(op) {
+            Route::Thread { queue, .. } => {
+                let unsent = match queue {
+                    Some(queue) => queue.send(op).err().map(|mpsc::SendError(op)| op),
+                    None => Some(op),
+                };
+                if let Some(op) = unsent {
                     op.answer(&Err(self.failure.error()));
                 }
             }
             Route::Inline(scribe, queue) => {
-                let locked = |queue: &Mutex<VecDeque<Op>>| {
-                    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-                    queue.drain(..).collect::<Vec<Op>>()
-                };
-                queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(op);
+                let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+                lock().push_back(op);
                 let mut scribe = scribe.lock().unwrap_or_else(PoisonError::into_inner);
-                let ops = locked(queue);
-                let bytes = permits_of(&ops);
+                let ops: Vec<Op> = lock().drain(..).collect();
+                let permits = permits_of(&ops);
                 scribe.write(ops);
-                self.release(bytes);
+                release(&self.room, permits, &self.failure);
             }
         }
     }
@@ -137,16 +139,28 @@ impl LogWriter {
         self.queue(Op::Stop { done });
         stopped.await.unwrap_or_else(|_| Err(self.failure.error()))
     }
+}
 
-    fn release(&self, permits: usize) {
-        self.room.add_permits(permits);
-        if self.failure.message().is_some() {
-            self.room.close();
+impl Drop for LogWriter {
+    /// Waits until what is queued is written and the thread has let go of the database: who drops the storage may
+    /// open it again, or end the process.
+    fn drop(&mut self) {
+        if let Route::Thread { queue, thread } = &mut self.route {
+            drop(queue.take());
+            // A thread that panicked has told so; there is nothing to add.
+            let _ = thread.take().map(JoinHandle::join);
         }
     }
 }
 
-fn run(mut scribe: Scribe, queue: mpsc::Receiver<Op>, room: std::sync::Weak<LogWriter>) {
+fn release(room: &Semaphore, permits: usize, failure: &Failure) {
+    room.add_permits(permits);
+    if failure.message().is_some() {
+        room.close();
+    }
+}
+
+fn run(mut scribe: Scribe, queue: mpsc::Receiver<Op>, room: &Semaphore) {
     while let Ok(first) = queue.recv() {
         let mut bytes = first.bytes();
         let mut ops = vec![first];
@@ -159,9 +173,7 @@ fn run(mut scribe: Scribe, queue: mpsc::Receiver<Op>, room: std::sync::Weak<LogW
         let stop = ops.iter().position(|op| matches!(op, Op::Stop { .. })).map(|at| ops.split_off(at));
         let permits = permits_of(&ops);
         scribe.write(ops);
-        if let Some(writer) = room.upgrade() {
-            writer.release(permits);
-        }
+        release(room, permits, &scribe.failure);
         if let Some(stopped) = stop {
             let result = scribe.failure.result();
             scribe.failure.close();

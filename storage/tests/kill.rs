@@ -218,7 +218,8 @@ fn child(directory: &Path) {
         }
         say(format_args!("opened"));
         if seed == 0 {
-            return;
+            drop(groups);
+            return storage.close().await.unwrap();
         }
         let checkpoints = storage.clone();
         tokio::spawn(async move {

@@ -135,7 +135,7 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
     if let Some((packet, token)) = ready {
         let served = client.connection.borrow().served;
         if let Some(message) = served.and_then(|served| message_of(&packet, served.session)) {
-            route(worker, client, message, packet, token);
+            route(worker, client, message, packet, Some(token));
         }
     }
 }

@@ -329,7 +329,11 @@ impl Cluster {
     fn log_files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut directories = vec![self.dir.clone()];
-        directories.extend(self.nodes.iter().map(|node| node.data.clone()));
+        directories.extend(
+            self.nodes
+                .iter()
+                .filter_map(|node| node.config.parent().map(Path::to_owned)),
+        );
         for directory in directories {
             let entries = std::fs::read_dir(directory)
                 .into_iter()
@@ -398,7 +402,7 @@ impl Drop for Cluster {
     }
 }
 
-/// `node.data_dir` of a configuration; relative to the file if it is relative.
+/// `node.data_dir` of a configuration; `dev` writes it absolute.
 fn data_dir(config: &Path) -> PathBuf {
     let text = std::fs::read_to_string(config).unwrap_or_else(|error| panic!("{}: {error}", config.display()));
     let line = text
@@ -406,14 +410,14 @@ fn data_dir(config: &Path) -> PathBuf {
         .find(|line| line.trim_start().starts_with("data_dir"))
         .expect("data_dir in the configuration");
     let value = line.split_once('=').expect("key = value").1.trim().trim_matches('"');
-    config.parent().expect("a file has a directory").join(value)
+    PathBuf::from(value)
 }
 
 /// A shell that waits for the end of this process and then kills what it started. It ignores the terminal's signals.
 fn watchdog(dir: &Path, dev: u32) -> Child {
     const SCRIPT: &str = r#"trap '' INT TERM HUP
 cat >/dev/null
-for pid in "$2" $(for file in "$1"/*/lontra.pid; do cat "$file"; echo; done 2>/dev/null); do
+for pid in "$2" $(for file in "$1"/*/lontra.pid "$1"/*/data/lontra.pid; do cat "$file"; echo; done 2>/dev/null); do
   case "$(readlink /proc/$pid/exe)" in "$3"*) kill -9 "$pid" ;; esac
 done
 [ -e "$1/keep" ] || case "$1" in */lontra-wire-*) rm -rf "$1" ;; esac"#;

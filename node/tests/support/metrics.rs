@@ -65,6 +65,19 @@ impl Cluster {
         Scrape::parse(&body)
     }
 
+    /// `/metrics` of every node that answers, with its id and process id.
+    pub async fn scrape_all(&self) -> Vec<(u64, u32, Scrape)> {
+        let mut scrapes = Vec::new();
+        for id in self.up() {
+            let Some(pid) = self.pid(id) else { continue };
+            // One that was just killed or has just started does not answer.
+            if let Ok((200, body)) = http_get(&self.node(id).http, "/metrics").await {
+                scrapes.push((id, pid, Scrape::parse(&body)));
+            }
+        }
+        scrapes
+    }
+
     /// `/metrics` of all running nodes, added up.
     pub async fn all_metrics(&self) -> Scrape {
         let mut total = Scrape::default();
