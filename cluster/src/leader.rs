@@ -135,7 +135,6 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut spread_at = Instant::now();
     loop {
         tokio::time::sleep(TICK).await;
-        inner.update_metrics();
         if !inner.meta.is_leader() {
             leading_since = None;
             continue;

@@ -39,6 +39,8 @@ pub struct Attached {
     pub incarnation: Incarnation,
     /// The meta entry that made it so.
     pub index: MetaIndex,
+    /// The highest offset that was ever sent to the client, by shard; `None` if that is not known.
+    pub sent: Option<Vec<Offset>>,
     /// Filters and options that the session brought along.
     pub subscriptions: Vec<Subscription>,
 }
@@ -119,21 +121,20 @@ impl Cluster {
         if previous.is_some() || self.inner.shards.has_followers() {
             self.inner.barrier(index, OPERATION_MAX).await?;
         }
-        let subscriptions = match self.inner.meta_view.read().session(session) {
-            Some(state) if state.epoch == epoch => state
-                .subscriptions
-                .iter()
-                .map(|(filter, options)| Subscription {
+        let (subscriptions, sent) = match self.inner.meta_view.read().session(session) {
+            Some(state) if state.epoch == epoch => {
+                let subscriptions = state.subscriptions.iter().map(|(filter, options)| Subscription {
                     filter: filter.clone(),
                     qos: options.qos,
                     no_local: options.no_local,
                     retain_as_published: options.retain_as_published,
                     identifier: options.identifier,
-                })
-                .collect(),
+                });
+                (subscriptions.collect(), state.sent.clone())
+            }
             _ => return Err(MetaError::Stale),
         };
-        Ok(Attached { session, epoch, present, durable, incarnation, index, subscriptions })
+        Ok(Attached { session, epoch, present, durable, incarnation, index, sent, subscriptions })
     }
 
     /// Whether `session` is still served under `epoch`, by this node, as of what it has applied.
@@ -143,7 +144,7 @@ impl Cluster {
         state.and_then(|state| state.owner).is_some_and(|owner| owner.node == self.inner.config.node)
     }
 
-    /// The connection ended. Not waited for by anybody but the caller.
+    /// The connection ended; `sent` is the highest offset that it or an earlier one sent, by shard. Not waited for by anybody but the caller.
     ///
     /// # Errors
     /// The control plane did not answer: NodeDown or a later Connect settles it.
@@ -152,8 +153,9 @@ impl Cluster {
         session: SessionId,
         epoch: SessionEpoch,
         expiry: Option<u32>,
+        sent: Option<Vec<Offset>>,
     ) -> Result<(), MetaError> {
-        let operation = MetaOp::Detach { session, epoch, expiry };
+        let operation = MetaOp::Detach { session, epoch, expiry, sent };
         self.inner.change_meta("disconnect", &[operation], OPERATION_MAX).await.map(|_| ())
     }
 
@@ -283,6 +285,11 @@ impl Cluster {
         limits: PageLimits,
     ) -> std::io::Result<Page> {
         self.inner.read_page(shard, session, after, applied, limits).await
+    }
+
+    /// Sets the gauges that are derived from state.
+    pub fn update_metrics(&self) {
+        self.inner.update_metrics();
     }
 
     /// Every group that this node is a member of, meta first.

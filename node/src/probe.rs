@@ -76,6 +76,10 @@ impl Probe for NodeProbe {
         })
     }
 
+    fn before_scrape(&self) {
+        self.cluster.update_metrics();
+    }
+
     fn session(&self, client_id: &str) -> Option<Value> {
         let meta = self.cluster.meta().read();
         let (id, session) = meta.session_of(client_id)?;

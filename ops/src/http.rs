@@ -30,6 +30,9 @@ pub trait Probe: Send + Sync {
     /// The body of `/api/v1/status`.
     fn status(&self) -> Value;
 
+    /// Brings gauges that are not kept up to date by themselves up to date; called before each exposition.
+    fn before_scrape(&self) {}
+
     /// The body of `/api/v1/sessions/{client_id}`; `None` if the cluster knows no such session.
     fn session(&self, client_id: &str) -> Option<Value>;
 }
@@ -120,6 +123,7 @@ fn router(registry: Registry, probe: Arc<dyn Probe>) -> Router {
 }
 
 async fn show_metrics(State(shown): State<Shown>) -> Response {
+    shown.probe.before_scrape();
     match metrics::text(&shown.registry) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::TEXT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

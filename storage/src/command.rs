@@ -229,8 +229,9 @@ pub enum MetaOp {
         incarnation: Incarnation,
         request: u64,
     },
-    /// The connection of `epoch` ended. `expiry` if DISCONNECT changed it. An ephemeral session ends with it.
-    Detach { session: SessionId, epoch: SessionEpoch, expiry: Option<u32> },
+    /// The connection of `epoch` ended. `expiry` if DISCONNECT changed it; `sent` is the highest offset that was ever
+    /// sent, by shard; `None` if the connection does not know what earlier ones sent. An ephemeral session ends with it.
+    Detach { session: SessionId, epoch: SessionEpoch, expiry: Option<u32>, sent: Option<Vec<Offset>> },
     /// Subscriptions of a durable session; replaces those with an equal filter. [MQTT-3.8.4-3]
     Subscribe { session: SessionId, epoch: SessionEpoch, subscriptions: Vec<Subscription> },
     Unsubscribe { session: SessionId, epoch: SessionEpoch, filters: Vec<Box<str>> },
@@ -292,10 +293,11 @@ fn write_meta_op(writer: &mut Writer, operation: &MetaOp) {
             writer.u8(2).str(client_id).bool(*clean_start).var(*expiry as u64).var(*node).var(incarnation.0);
             writer.var(*request);
         }
-        MetaOp::Detach { session, epoch, expiry } => {
+        MetaOp::Detach { session, epoch, expiry, sent } => {
             writer.u8(3).var(session.0).var(epoch.0).option(*expiry, |w, seconds| {
                 w.var(seconds as u64);
             });
+            writer.option(sent.as_deref(), write_offsets);
         }
         MetaOp::Subscribe { session, epoch, subscriptions } => {
             writer.u8(4).var(session.0).var(epoch.0).var(subscriptions.len() as u64);
@@ -349,6 +351,7 @@ fn read_meta_op(reader: &mut Reader<'_>) -> Result<MetaOp, DecodeError> {
             session: SessionId(reader.var()?),
             epoch: SessionEpoch(reader.var()?),
             expiry: reader.option(|r| r.var32())?,
+            sent: reader.option(read_offsets)?,
         },
         4 => {
             let (session, epoch) = (SessionId(reader.var()?), SessionEpoch(reader.var()?));
@@ -372,6 +375,21 @@ fn read_meta_op(reader: &mut Reader<'_>) -> Result<MetaOp, DecodeError> {
         7 => MetaOp::ExpireSessions { limit: reader.var32()? },
         _ => return Err(reader.error()),
     })
+}
+
+pub(crate) fn write_offsets(writer: &mut Writer, offsets: &[Offset]) {
+    writer.var(offsets.len() as u64);
+    for offset in offsets {
+        writer.var(offset.0);
+    }
+}
+
+pub(crate) fn read_offsets(reader: &mut Reader<'_>) -> Result<Vec<Offset>, DecodeError> {
+    let mut offsets = Vec::new();
+    for _ in 0..reader.count()? {
+        offsets.push(Offset(reader.var()?));
+    }
+    Ok(offsets)
 }
 
 fn write_strings(writer: &mut Writer, strings: &[Box<str>]) {
@@ -536,7 +554,7 @@ mod tests {
                 incarnation: Incarnation(8),
                 request: 5,
             },
-            MetaOp::Detach { session: SessionId(1), epoch: SessionEpoch(2), expiry: Some(0) },
+            MetaOp::Detach { session: SessionId(1), epoch: SessionEpoch(2), expiry: Some(0), sent: Some(vec![Offset(3)]) },
             MetaOp::Subscribe {
                 session: SessionId(1),
                 epoch: SessionEpoch(2),

@@ -340,7 +340,7 @@ impl RaftNetworkV2<TypeConfig> for RaftNetwork {
 /// One stream of append requests and their results.
 struct AppendSession<S> {
     input: S,
-    /// `input` has ended.
+    /// No further request is taken: `input` has ended, or the peer reads no more.
     exhausted: bool,
     writer: FrameWriter,
     reader: FrameReader,
@@ -369,8 +369,11 @@ where
                 biased;
                 frame = self.reader.next() => return Some(self.result(frame)),
                 written = self.writer.write_some(&mut self.unwritten), if !self.unwritten.is_empty() => {
-                    if let Err(error) = written {
-                        return Some(Err(network_error(&error)));
+                    if written.is_err() {
+                        // The peer reads no more: a conflict or a higher vote may be on its way, and says why. If the
+                        // link is gone, the reader tells.
+                        self.unwritten.clear();
+                        self.exhausted = true;
                     }
                 }
                 request = self.input.next(), if takes_more => match request {
@@ -446,7 +449,11 @@ impl RaftNetwork {
                 biased;
                 frame = reader.next() => return snapshot_result(frame),
                 written = writer.write_some(&mut unwritten), if !unwritten.is_empty() => {
-                    written.map_err(|error| network_error(&error))?;
+                    if written.is_err() {
+                        // The peer has its answer before the end (a higher vote), or the link is gone: the reader tells.
+                        unwritten.clear();
+                        ended = true;
+                    }
                 }
                 chunk = chunks.recv(), if unwritten.is_empty() && !ended => {
                     let mut batch = Batch::new();

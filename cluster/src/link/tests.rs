@@ -18,7 +18,7 @@ use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
 use openraft::impls::EmptyNode;
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RaftNetworkFactory as _};
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, StreamAppendError};
 use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::Notify;
 
@@ -922,12 +922,25 @@ async fn a_snapshot_that_breaks_off_does_not_harm_the_group() {
     assert_eq!(machine.installed(), 1);
     assert_eq!(machine.commands(), (0..100).map(payload).collect::<Vec<_>>());
 
-    // A deposed leader is told so.
-    let (stale, _) = snapshot(vec![], true);
-    let response = network
-        .full_snapshot(Vote::new_committed(0, 1), stale, never(), option())
-        .await
-        .unwrap();
-    assert_eq!(response.vote, vote);
+    // A deposed leader is told so, in whatever order the answer and the end of its stream cross.
+    for _ in 0..50 {
+        let (stale, _) = snapshot((0..5).map(|n| Ok(payload(n))).collect(), true);
+        let response = network
+            .full_snapshot(Vote::new_committed(0, 1), stale, never(), option())
+            .await
+            .unwrap();
+        assert_eq!(response.vote, vote);
+    }
+    assert_eq!(machine.installed(), 1);
+
+    // So is one whose append requests do not fit, however many it has in flight.
+    let mut network = nodes[0].rafts.network(GROUP, LONG).new_client(2, &EmptyNode {}).await;
+    for _ in 0..50 {
+        let input = futures_util::stream::iter(100..200).map(append_request);
+        let mut results = network.stream_append(input, option()).await.unwrap();
+        let result = results.next().await.unwrap();
+        assert!(matches!(result, Ok(Err(StreamAppendError::Conflict(_)))), "{result:?}");
+        assert!(results.next().await.is_none());
+    }
     raft.shutdown().await.unwrap();
 }

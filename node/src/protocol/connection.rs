@@ -192,25 +192,21 @@ impl Connection {
     }
 
     fn publish(&mut self, publish: Publish, now: Instant) {
-        if publish.topic_alias().is_some() {
+        let refused = match (publish.qos(), publish.packet_id()) {
             // Topic Alias Maximum is 0. [MQTT-3.3.2-9]
-            return self.close(ReasonCode::TOPIC_ALIAS_INVALID, None);
-        }
-        if publish.retain() {
-            return self.close(ReasonCode::RETAIN_NOT_SUPPORTED, None); // [MQTT-3.2.2-14]
-        }
-        let token = match (publish.qos(), publish.packet_id()) {
-            (QoS::AtMostOnce, _) => None,
-            (QoS::AtLeastOnce, Some(packet_id)) => {
-                if !self.inbound.has_room() {
-                    return self.close(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, None); // [MQTT-3.3.4-8]
-                }
-                Some(self.inbound.publish(packet_id, now))
+            _ if publish.topic_alias().is_some() => ReasonCode::TOPIC_ALIAS_INVALID,
+            _ if publish.retain() => ReasonCode::RETAIN_NOT_SUPPORTED, // [MQTT-3.2.2-14]
+            (QoS::ExactlyOnce, _) => ReasonCode::QOS_NOT_SUPPORTED,    // [MQTT-3.2.2-11]
+            (QoS::AtMostOnce, _) => return self.outputs.push(Output::Publish { publish, token: None }),
+            (QoS::AtLeastOnce, Some(packet_id)) if self.inbound.has_room() => {
+                let token = Some(self.inbound.publish(packet_id, now));
+                return self.outputs.push(Output::Publish { publish, token });
             }
-            (QoS::AtLeastOnce, None) => return self.close(ReasonCode::MALFORMED_PACKET, None),
-            (QoS::ExactlyOnce, _) => return self.close(ReasonCode::QOS_NOT_SUPPORTED, None), // [MQTT-3.2.2-11]
+            (QoS::AtLeastOnce, Some(_)) => ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, // [MQTT-3.3.4-8]
+            (QoS::AtLeastOnce, None) => ReasonCode::MALFORMED_PACKET,
         };
-        self.outputs.push(Output::Publish { publish, token });
+        self.effects.refused.push(refused);
+        self.close(refused, None);
     }
 
     fn puback(&mut self, ack: &Ack) {

@@ -29,7 +29,7 @@ use lontra_storage::ids::{Offset, ShardId};
 use lontra_storage::message::{LogTime, Message, Recipient};
 use lontra_storage::shard::{Page, PendingEntry};
 
-use super::codec::{PropertiesOut, PublishFields, PublishFrame, QoS, Version};
+use super::codec::{PropertiesOut, PublishFields, PublishFrame, QoS, ReasonCode, Version};
 use crate::metrics::Drop;
 
 /// What the client allows, and what the broker keeps for it at most.
@@ -72,6 +72,8 @@ pub struct Effects {
     /// QoS of each PUBLISH that left.
     pub sent: Vec<u8>,
     pub dropped: Vec<Drop>,
+    /// PUBLISH packets of the client that were refused.
+    pub refused: Vec<ReasonCode>,
 }
 
 #[derive(Debug, Default)]
@@ -82,10 +84,13 @@ struct ShardQueue {
     missed: Offset,
     state: View,
     ready: VecDeque<PendingEntry>,
-    /// Entries up to here may have been sent to an earlier connection.
+    /// Entries up to here may have been sent to an earlier connection: they carry DUP. [MQTT-3.3.1-1]
     maybe_sent: Offset,
-    /// Has caught up once.
-    was_live: bool,
+    /// It is not known what an earlier connection sent: everything that it may have seen counts, which is what the
+    /// session finds until it has caught up once.
+    sent_unknown: bool,
+    /// The highest offset sent, by this connection or an earlier one.
+    highest_sent: Offset,
     attached_at: u64,
 }
 
@@ -174,19 +179,35 @@ impl Outbound {
         self.shards.get(usize::from(shard.0)).map_or(0, |queue| queue.attached_at)
     }
 
+    /// What earlier connections sent, by shard; `None` if that is not known.
+    pub fn resume(&mut self, sent: Option<&[Offset]>) {
+        for (at, queue) in self.shards.iter_mut().enumerate() {
+            queue.sent_unknown = sent.is_none();
+            queue.maybe_sent = sent.and_then(|sent| sent.get(at)).copied().unwrap_or_default();
+            queue.highest_sent = queue.maybe_sent;
+        }
+    }
+
+    /// By shard, the highest offset that this connection or an earlier one sent; `None` if it has not found out what
+    /// earlier ones may have sent.
+    pub fn highest_sent(&self) -> Option<Vec<Offset>> {
+        let known = |queue: &ShardQueue| (!queue.sent_unknown).then_some(queue.highest_sent);
+        self.shards.iter().map(known).collect()
+    }
+
     /// The session is new: nothing can be queued, and pushes count from the first.
     pub fn attach_fresh(&mut self) {
         for queue in &mut self.shards {
             queue.state = View::Live;
-            queue.was_live = true;
         }
     }
 
     /// A page that was wished for has come.
-    pub fn page(&mut self, shard: ShardId, page: Page, resumed: bool, effects: &mut Effects) {
+    pub fn page(&mut self, shard: ShardId, page: Page, effects: &mut Effects) {
         let Some(queue) = self.queue(shard) else { return };
-        if resumed && !queue.was_live {
+        if queue.sent_unknown {
             queue.maybe_sent = page.upto;
+            queue.highest_sent = queue.highest_sent.max(page.upto);
         }
         for entry in page.entries {
             if entry.offset > queue.cursor {
@@ -196,7 +217,7 @@ impl Outbound {
         }
         queue.cursor = queue.cursor.max(page.upto);
         queue.state = if page.more || queue.missed > queue.cursor { View::Behind } else { View::Live };
-        queue.was_live |= queue.state == View::Live;
+        queue.sent_unknown &= queue.state != View::Live;
         self.read_more(shard, effects);
     }
 
@@ -354,6 +375,8 @@ impl Outbound {
             None => self.write(&delivery, NonZeroU16::new(id), maybe_sent, left, frames, out, effects),
         };
         if written {
+            let queue = &mut self.shards[at];
+            queue.highest_sent = queue.highest_sent.max(offset);
             self.in_flight.insert(id, InFlight::Durable(shard, offset));
         } else {
             self.settling.insert(id);

@@ -55,6 +55,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
         let mut connection = client.connection.borrow_mut();
         let served = Served { session, epoch, present: attached.present };
         connection.attached(accepted, served, shards, attached.durable, Instant::now());
+        connection.outbound.resume(attached.sent.as_deref());
         if attached.durable && !attached.present {
             connection.outbound.attach_fresh();
         }
@@ -120,7 +121,7 @@ pub fn read_page(worker: &Rc<Worker>, client: &Rc<Client>, shard: ShardId, after
             Ok(Ok(page)) => {
                 let mut connection = client.connection.borrow_mut();
                 let protocol = &mut *connection;
-                protocol.outbound.page(shard, page, served.present, &mut protocol.effects);
+                protocol.outbound.page(shard, page, &mut protocol.effects);
             }
             Ok(Err(error)) => {
                 tracing::error!(shard = shard.0, %error, "a session's queue cannot be read");

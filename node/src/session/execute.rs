@@ -61,6 +61,9 @@ fn count(metrics: &NodeMetrics, effects: &mut Effects) {
     for reason in effects.dropped.drain(..) {
         metrics.dropped(reason, 1);
     }
+    for reason in effects.refused.drain(..) {
+        metrics.publish_refused(reason);
+    }
 }
 
 fn ticket(worker: &Worker, client: &Client, token: u64) -> Ticket {

@@ -293,6 +293,8 @@ impl Body<'_> {
         if flags > 1 || (flags == 1 && code != 0) {
             return Err(format!("CONNACK flags {flags:#x} with code {code:#x}"));
         }
+        // To a protocol level that it does not know a server answers as 3.1.1 does: code 0x01, no properties.
+        let version = if code == 0x01 { Version::V311 } else { version };
         Ok(Packet::Connack {
             session_present: flags == 1,
             code,

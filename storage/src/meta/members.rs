@@ -62,7 +62,7 @@ impl MetaState {
         change.events.push(MetaEvent::NodeDown { node, incarnation });
         self.drop_node_routes(node, change);
         for session in self.owned.remove(&node).unwrap_or_default() {
-            self.owner_gone(session, change);
+            self.owner_gone(session, None, change);
         }
         MetaReply::Done
     }

@@ -113,7 +113,7 @@ impl MetaState {
                 let owner = Owner { node, incarnation };
                 self.connect(sessions::Connect { client_id, clean_start, expiry, owner, request }, change)
             }
-            MetaOp::Detach { session, epoch, expiry } => self.detach(session, epoch, expiry, change),
+            MetaOp::Detach { session, epoch, expiry, sent } => self.detach(session, epoch, expiry, sent, change),
             MetaOp::Subscribe { session, epoch, subscriptions } => {
                 self.subscribe(session, epoch, subscriptions, change)
             }

@@ -5,7 +5,7 @@ use std::io;
 
 use super::sessions::Connected;
 use super::{MetaState, NodeRecord, Session, SubscriptionOptions};
-use crate::command::{Owner, Subscription};
+use crate::command::{Owner, Subscription, read_offsets, write_offsets};
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::ids::{Incarnation, NodeId, SessionEpoch, SessionId};
 use crate::keys;
@@ -34,6 +34,7 @@ pub(super) fn put_session(batch: &mut TableBatch<'_>, id: SessionId, session: &S
     writer.option(session.expires_at, |w, at| {
         w.var(at.0);
     });
+    writer.option(session.sent.as_deref(), write_offsets);
     let Connected { incarnation, request, present, previous } = session.connected;
     writer.var(incarnation.0).var(request).bool(present);
     writer.option(previous, |w, owner| {
@@ -130,6 +131,7 @@ fn read_session(row: &bytes::Bytes) -> Result<Session, DecodeError> {
         expiry: reader.var32()?,
         owner: reader.option(read_owner)?,
         expires_at: reader.option(|r| r.var().map(LogTime))?,
+        sent: reader.option(read_offsets)?,
         connected: Connected {
             incarnation: Incarnation(reader.var()?),
             request: reader.var()?,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{Change, MetaEvent, MetaState, SubscriptionOptions, expires_at, rows};
 use crate::command::{MetaReply, Owner, Subscription};
-use crate::ids::{Incarnation, SessionEpoch, SessionId};
+use crate::ids::{Incarnation, Offset, SessionEpoch, SessionId};
 use crate::message::LogTime;
 
 /// The state of a client that outlives its connections, or (ephemeral) ends with the one it has.
@@ -24,6 +24,9 @@ pub struct Session {
     pub owner: Option<Owner>,
     /// When it ends unless a Connect comes first; only while unserved.
     pub expires_at: Option<LogTime>,
+    /// The highest offset that was ever sent to its client, by shard, as of the last Detach; `None` if a connection
+    /// ended without telling. What lies above was never sent: its DUP flag is 0. [MQTT-3.3.1-1]
+    pub sent: Option<Vec<Offset>>,
     /// The Connect that opened the current epoch, and what it was answered.
     pub connected: Connected,
     pub subscriptions: BTreeMap<Box<str>, SubscriptionOptions>,
@@ -107,6 +110,7 @@ impl MetaState {
             expiry: connect.expiry,
             owner: Some(connect.owner),
             expires_at: None,
+            sent: Some(Vec::new()),
             connected,
             subscriptions: BTreeMap::new(),
         };
@@ -132,6 +136,9 @@ impl MetaState {
         session.expiry = expiry;
         session.owner = Some(owner);
         session.connected = connected;
+        if connected.previous.is_some() {
+            session.sent = None;
+        }
         rows::put_session(change.batch, id, session);
         let (answer, subscribed) = (session.answer(id), !session.subscriptions.is_empty());
         self.owned.entry(owner.node).or_default().insert(id);
@@ -159,6 +166,7 @@ impl MetaState {
         id: SessionId,
         epoch: SessionEpoch,
         expiry: Option<u32>,
+        sent: Option<Vec<Offset>>,
         change: &mut Change<'_, '_>,
     ) -> MetaReply {
         let Some(session) = self.sessions.get_mut(&id).filter(|session| session.epoch == epoch) else {
@@ -170,12 +178,12 @@ impl MetaState {
         if let Some(expiry) = expiry {
             session.expiry = expiry;
         }
-        self.owner_gone(id, change);
+        self.owner_gone(id, sent, change);
         MetaReply::Done
     }
 
     /// The connection is gone: an ephemeral session ends, a durable one waits for its client.
-    pub(super) fn owner_gone(&mut self, id: SessionId, change: &mut Change<'_, '_>) {
+    pub(super) fn owner_gone(&mut self, id: SessionId, sent: Option<Vec<Offset>>, change: &mut Change<'_, '_>) {
         self.unserve(id);
         let now = self.log_time;
         let Some(session) = self.sessions.get_mut(&id) else { return };
@@ -183,6 +191,7 @@ impl MetaState {
             self.end_session(id, change);
             return;
         }
+        session.sent = sent;
         session.expires_at = expires_at(now, session.expiry);
         if let Some(at) = session.expires_at {
             self.expiring.insert((at, id));

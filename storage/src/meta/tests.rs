@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU32;
 use super::*;
 use crate::command::{Subscription, decode_meta_replies, encode_envelope, encode_meta_ops};
 use crate::engine::{StateBatch, StateEngine};
-use crate::ids::GroupId;
+use crate::ids::{GroupId, Offset};
 use crate::keys;
 use crate::testing::MemoryState;
 
@@ -119,7 +119,7 @@ fn a_session_follows_its_client_to_another_node() {
     assert_eq!(fixture.events(), [MetaEvent::Displaced { session, epoch, owner: one }]);
     assert_eq!(fixture.matched("a/b").0, [(session.0, Some(2))]);
     // one-owner: the displaced connection can no longer change anything.
-    assert_eq!(fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(0) }), MetaReply::Stale);
+    assert_eq!(fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(0), sent: Some(vec![]) }), MetaReply::Stale);
     assert_eq!(fixture.subscribe(session, epoch, "b"), MetaReply::Stale);
     fixture.reload();
     assert_eq!(fixture.matched("a/b").0, [(session.0, Some(2))]);
@@ -134,12 +134,12 @@ fn clean_start_and_expiry_leave_no_key_behind() {
     let (other, _, present, _) = fixture.connect("c", true, 0, owner);
     assert!(!present && other != session);
     assert_eq!(fixture.matched("a/b").0, []);
-    fixture.apply(MetaOp::Detach { session: other, epoch: SessionEpoch(1), expiry: None });
+    fixture.apply(MetaOp::Detach { session: other, epoch: SessionEpoch(1), expiry: None, sent: Some(vec![]) });
     assert_eq!(fixture.rows(), 0);
 
     let (session, epoch, ..) = fixture.connect("d", false, 60, owner);
     fixture.subscribe(session, epoch, "a/#");
-    fixture.apply(MetaOp::Detach { session, epoch, expiry: None });
+    fixture.apply(MetaOp::Detach { session, epoch, expiry: None, sent: Some(vec![]) });
     assert_eq!(fixture.matched("a/b").0, [(session.0, None)]);
     fixture.reload();
     fixture.now += 59_000;
@@ -155,10 +155,10 @@ fn session_expiry_may_be_changed_at_disconnect() {
     let mut fixture = Fixture::new();
     let owner = Owner { node: 1, incarnation: fixture.up(1, 100) };
     let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
-    fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(0) });
+    fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(0), sent: Some(vec![]) });
     assert!(fixture.view.read().session(session).is_none());
     let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
-    fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(u32::MAX) });
+    fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(u32::MAX), sent: Some(vec![]) });
     fixture.now += 1_000_000_000_000;
     fixture.apply(MetaOp::ExpireSessions { limit: 10 });
     assert!(fixture.view.read().session(session).is_some(), "never expires");
@@ -232,4 +232,20 @@ fn a_repeated_connect_hears_the_first_answer() {
     fixture.reload();
     assert_eq!(fixture.apply(connect(1)), first, "Session Present tells the truth");
     assert!(matches!(fixture.apply(connect(2)), MetaReply::Connected { present: true, .. }));
+}
+
+#[test]
+fn what_was_sent_is_known_only_after_a_detach() {
+    let mut fixture = Fixture::new();
+    let one = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let (session, epoch, ..) = fixture.connect("c", false, 60, one);
+    let sent = |fixture: &Fixture| fixture.view.read().session(session).and_then(|session| session.sent.clone());
+    assert_eq!(sent(&fixture), Some(vec![]));
+    fixture.apply(MetaOp::Detach { session, epoch, expiry: None, sent: Some(vec![Offset(4)]) });
+    fixture.reload();
+    assert_eq!(sent(&fixture), Some(vec![Offset(4)]));
+    fixture.connect("c", false, 60, one);
+    assert_eq!(sent(&fixture), Some(vec![Offset(4)]));
+    fixture.connect("c", false, 60, one);
+    assert_eq!(sent(&fixture), None, "a displaced connection did not tell");
 }

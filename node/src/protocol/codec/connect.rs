@@ -18,13 +18,21 @@ use super::{
 };
 use bytes::Bytes;
 
-/// The version a CONNECT frame asks for, if it is one of ours; to know in which form a refusal has to be sent.
+/// The form in which a CONNECT is refused: the version it asks for, or for a level that is none of ours the nearest one.
 pub fn connect_version(frame: &[u8]) -> Option<Version> {
     if frame.first()? >> 4 != 1 {
         return None;
     }
     let encoded_bytes = frame.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0)? + 1;
-    version(&mut Reader::new(frame, 1 + encoded_bytes)).ok()
+    if let Ok(version) = version(&mut Reader::new(frame, 1 + encoded_bytes)) {
+        return Some(version);
+    }
+    let mut reader = Reader::new(frame, 1 + encoded_bytes);
+    match (reader.string().ok()?, reader.u8().ok()?) {
+        ("MQTT", 0..=3) => Some(Version::V3_1_1),
+        ("MQTT", 6..) => Some(Version::V5),
+        _ => None,
+    }
 }
 
 pub(super) fn decode(
@@ -86,6 +94,9 @@ fn version(reader: &mut Reader<'_>) -> Result<Version, Violation> {
         _ => return Err(Violation::new(UNSUPPORTED, "MQTT-3.1.2-1", "unknown protocol name")),
     };
     let level = reader.u8()?;
+    if versions == [(3, Version::V3_1)] && level > 3 {
+        return Err(Violation::new(UNSUPPORTED, "MQTT-3.1.2-1", "the protocol name does not go with the level"));
+    }
     match versions.iter().find(|(known, _)| *known == level) {
         Some((_, version)) => Ok(*version),
         None => Err(Violation::new(

@@ -58,7 +58,7 @@ impl Fixture {
     }
 
     fn page(&mut self, offsets: &[u64], upto: u64, more: bool) {
-        self.outbound.page(S, page(offsets, upto, more), false, &mut self.effects);
+        self.outbound.page(S, page(offsets, upto, more), &mut self.effects);
     }
 
     /// Payloads (offsets) that left, with their packet identifiers.
@@ -170,7 +170,7 @@ fn an_expired_entry_is_settled_unsent() {
     expired.message = Arc::new(Message { expiry_interval: Some(1), ..(*expired.message).clone() });
     expired.appended_at = LogTime(0);
     let page = Page { entries: vec![expired, entry(2)], upto: Offset(2), more: false };
-    fixture.outbound.page(S, page, false, &mut fixture.effects);
+    fixture.outbound.page(S, page, &mut fixture.effects);
     fixture.wishes();
     assert_eq!(fixture.pump().len(), 1);
     assert!(matches!(fixture.wishes()[..], [Wish::Settle(_, Offset(1), _)]));
@@ -197,4 +197,25 @@ fn a_full_ephemeral_queue_holds_the_acknowledgement() {
     fixture.ack(sent[0].0);
     fixture.pump();
     assert!(done.load(std::sync::atomic::Ordering::SeqCst));
+}
+
+#[test]
+fn dup_is_set_on_what_may_have_been_sent_and_on_nothing_else() {
+    let dup_of = |sent: Option<&[Offset]>| {
+        let mut fixture = Fixture::new(10);
+        fixture.outbound.resume(sent);
+        fixture.page(&[3, 5], 5, false);
+        fixture.push(6);
+        fixture.outbound.pump(|_| LogTime(1000), &mut fixture.out, &mut fixture.effects);
+        let mut dups = Vec::new();
+        let mut rest = &fixture.out[..];
+        while let [first, length, packet @ ..] = rest {
+            dups.push(first & 8 != 0);
+            rest = &packet[usize::from(*length)..];
+        }
+        (dups, fixture.outbound.highest_sent().map(|sent| sent[2].0))
+    };
+    assert_eq!(dup_of(Some(&[])), (vec![false, false, false], Some(6)));
+    assert_eq!(dup_of(Some(&[Offset(0), Offset(0), Offset(3)])), (vec![true, false, false], Some(6)));
+    assert_eq!(dup_of(None), (vec![true, true, false], None));
 }
