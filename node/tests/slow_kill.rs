@@ -83,7 +83,16 @@ async fn acknowledged_survives_kill_9_of_all_nodes_at_once() {
     let mut random = Random::announced("all-at-once");
     let cluster = Cluster::start(3).await;
     let addresses: Vec<&str> = cluster.nodes.iter().map(|node| node.mqtt.as_str()).collect();
-    let load = Load::start(&addresses, "all-at-once", Plan::default(), &mut random).await;
+    let load = Load::start(
+        &addresses,
+        "all-at-once",
+        Plan {
+            rate: 600,
+            ..Plan::default()
+        },
+        &mut random,
+    )
+    .await;
 
     let mut faults = Vec::new();
     for round in 1..=3 {

@@ -25,7 +25,16 @@ async fn acknowledged_survives_twenty_power_cuts() {
     let disks = Disks::mount(dir.path(), &data_dirs(&dir), MEGABYTES);
     let cluster = Cluster::start_in(dir.path().to_owned(), 3, &[]).await;
     let addresses: Vec<&str> = cluster.nodes.iter().map(|node| node.mqtt.as_str()).collect();
-    let load = Load::start(&addresses, "power", Plan::default(), &mut random).await;
+    let load = Load::start(
+        &addresses,
+        "power",
+        Plan {
+            rate: 400,
+            ..Plan::default()
+        },
+        &mut random,
+    )
+    .await;
 
     let mut faults = Vec::new();
     for round in 1..=20 {

@@ -38,16 +38,26 @@ pub(crate) struct Directory {
 impl Directory {
     /// Makes the directory if it is missing, and locks it.
     pub fn lock(path: &Path) -> Result<Directory, OpenError> {
-        let not_writable = |source| OpenError::NotWritable { path: path.to_owned(), source };
+        let not_writable = |source| OpenError::NotWritable {
+            path: path.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(path).map_err(not_writable)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("LOCK"));
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("LOCK"));
         let lock = lock.map_err(not_writable)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(not_writable(source)),
         }
-        Ok(Directory { path: path.to_owned(), _lock: lock })
+        Ok(Directory {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -66,7 +76,10 @@ impl Directory {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.path.join("raft").exists() || self.path.join("state").exists() {
-                    return Err(OpenError::BadIdentity { path, why: "is missing beside the databases".into() });
+                    return Err(OpenError::BadIdentity {
+                        path,
+                        why: "is missing beside the databases".into(),
+                    });
                 }
                 self.store_identity(expected, false)?;
                 Ok((expected.clone(), false))
@@ -83,7 +96,10 @@ impl Directory {
     fn store_identity(&self, identity: &Identity, formed: bool) -> Result<(), OpenError> {
         let path = self.path.join(IDENTITY);
         if identity.cluster.contains(['\n', '\r']) {
-            return Err(OpenError::BadIdentity { path, why: "would have a line break in the cluster's name".into() });
+            return Err(OpenError::BadIdentity {
+                path,
+                why: "would have a line break in the cluster's name".into(),
+            });
         }
         self.replace(IDENTITY, &format_identity(identity, formed))
             .map_err(|source| OpenError::NotWritable { path, source })
@@ -96,10 +112,18 @@ impl Directory {
             return Err(OpenError::OtherCluster { path, found, expected });
         }
         if found.node != expected.node {
-            return Err(OpenError::OtherNode { path, found: found.node, expected: expected.node });
+            return Err(OpenError::OtherNode {
+                path,
+                found: found.node,
+                expected: expected.node,
+            });
         }
         if found.shards != expected.shards {
-            return Err(OpenError::OtherShards { path, found: found.shards, expected: expected.shards });
+            return Err(OpenError::OtherShards {
+                path,
+                found: found.shards,
+                expected: expected.shards,
+            });
         }
         if found.replication_factor != expected.replication_factor {
             let (found, expected) = (found.replication_factor, expected.replication_factor);
@@ -166,19 +190,33 @@ fn format_identity(identity: &Identity, formed: bool) -> String {
 
 fn parse_identity(path: &Path, text: &str) -> Result<(Identity, bool), OpenError> {
     let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(' ')).collect();
-    let bad = |why: String| OpenError::BadIdentity { path: path.to_owned(), why };
-    let field = |name: &str| fields.get(name).copied().ok_or_else(|| bad(format!("lacks the line {name:?}")));
+    let bad = |why: String| OpenError::BadIdentity {
+        path: path.to_owned(),
+        why,
+    };
+    let field = |name: &str| {
+        fields
+            .get(name)
+            .copied()
+            .ok_or_else(|| bad(format!("lacks the line {name:?}")))
+    };
     let not_a_number = |name: &str| bad(format!("has no number in the line {name:?}"));
     let found: u32 = field("format")?.parse().map_err(|_| not_a_number("format"))?;
     if found > FORMAT {
-        return Err(OpenError::NewerFormat { path: path.to_owned(), found, known: FORMAT });
+        return Err(OpenError::NewerFormat {
+            path: path.to_owned(),
+            found,
+            known: FORMAT,
+        });
     }
     let nodes: Result<Vec<NodeId>, _> = field("nodes")?.split_whitespace().map(str::parse).collect();
     let identity = Identity {
         cluster: field("cluster")?.to_owned(),
         node: field("node")?.parse().map_err(|_| not_a_number("node"))?,
         shards: field("shards")?.parse().map_err(|_| not_a_number("shards"))?,
-        replication_factor: field("replication-factor")?.parse().map_err(|_| not_a_number("replication-factor"))?,
+        replication_factor: field("replication-factor")?
+            .parse()
+            .map_err(|_| not_a_number("replication-factor"))?,
         nodes: nodes.map_err(|_| not_a_number("nodes"))?,
     };
     Ok((identity, field("formed")? == "yes"))
@@ -195,7 +233,13 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity { cluster: "otter pond".into(), node: 2, shards: 12, replication_factor: 3, nodes: vec![1, 2, 3] }
+        Identity {
+            cluster: "otter pond".into(),
+            node: 2,
+            shards: 12,
+            replication_factor: 3,
+            nodes: vec![1, 2, 3],
+        }
     }
 
     /// Golden text (`readable-forever`).
@@ -218,9 +262,27 @@ mod tests {
             assert!(error.contains(message), "{error}");
         };
         check(Identity { node: 3, ..identity() }, "belongs to node 2, not to node 3");
-        check(Identity { cluster: "x".into(), ..identity() }, "belongs to cluster \"otter pond\", not to \"x\"");
-        check(Identity { shards: 13, ..identity() }, "made for 12 shards");
-        check(Identity { replication_factor: 1, ..identity() }, "replication factor 3");
+        check(
+            Identity {
+                cluster: "x".into(),
+                ..identity()
+            },
+            "belongs to cluster \"otter pond\", not to \"x\"",
+        );
+        check(
+            Identity {
+                shards: 13,
+                ..identity()
+            },
+            "made for 12 shards",
+        );
+        check(
+            Identity {
+                replication_factor: 1,
+                ..identity()
+            },
+            "replication factor 3",
+        );
 
         let file = path.path().join(IDENTITY);
         std::fs::write(&file, "format 2\n").unwrap();
@@ -247,7 +309,12 @@ mod tests {
         let path = tempfile::tempdir().unwrap();
         let directory = Directory::lock(path.path()).unwrap();
         assert!(directory.witness().is_empty());
-        directory.store_witness(&[(GroupId(0), 7), (GroupId(12), 9_000)]).unwrap();
-        assert_eq!(directory.witness(), BTreeMap::from([(GroupId(0), 7), (GroupId(12), 9_000)]));
+        directory
+            .store_witness(&[(GroupId(0), 7), (GroupId(12), 9_000)])
+            .unwrap();
+        assert_eq!(
+            directory.witness(),
+            BTreeMap::from([(GroupId(0), 7), (GroupId(12), 9_000)])
+        );
     }
 }

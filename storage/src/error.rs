@@ -12,13 +12,21 @@ pub enum OpenError {
         "data directory {} belongs to node {found}, not to node {expected}; start with the right node id or another directory",
         path.display()
     )]
-    OtherNode { path: PathBuf, found: NodeId, expected: NodeId },
+    OtherNode {
+        path: PathBuf,
+        found: NodeId,
+        expected: NodeId,
+    },
 
     #[error(
         "data directory {} belongs to cluster {found:?}, not to {expected:?}; start with the right cluster or another directory",
         path.display()
     )]
-    OtherCluster { path: PathBuf, found: String, expected: String },
+    OtherCluster {
+        path: PathBuf,
+        found: String,
+        expected: String,
+    },
 
     #[error(
         "data directory {} was made for {found} shards, the configuration says {expected}; the number of shards cannot change, set it back",
@@ -60,8 +68,14 @@ pub enum OpenError {
         "raft log of group {group} in {} ends at entry {found}, but had {had} on disk before: acknowledged entries are lost; {REPLACE}",
         path.display()
     )]
-    LogShorter { path: PathBuf, group: GroupId, had: u64, found: u64 },
+    LogShorter {
+        path: PathBuf,
+        group: GroupId,
+        had: u64,
+        found: u64,
+    },
 }
 
 /// The way out of lost or damaged memory: what this node knew is on its replicas.
-const REPLACE: &str = "its replicas still have the data: move this directory away, and let the node join again under a new node id";
+const REPLACE: &str =
+    "its replicas still have the data: move this directory away, and let the node join again under a new node id";

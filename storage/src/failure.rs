@@ -15,7 +15,10 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub fn new() -> Failure {
-        Failure { message: Arc::new(watch::Sender::new(None)), closed: Arc::default() }
+        Failure {
+            message: Arc::new(watch::Sender::new(None)),
+            closed: Arc::default(),
+        }
     }
 
     /// The first message stays.

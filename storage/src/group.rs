@@ -41,19 +41,28 @@ pub(crate) struct Applied {
 
 impl Applied {
     pub fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: self.last, last_membership: (*self.membership).clone() }
+        SnapshotMeta {
+            last_log_id: self.last,
+            last_membership: (*self.membership).clone(),
+        }
     }
 }
 
 impl From<SnapshotMeta> for Applied {
     fn from(meta: SnapshotMeta) -> Self {
-        Applied { last: meta.last_log_id, membership: Arc::new(meta.last_membership) }
+        Applied {
+            last: meta.last_log_id,
+            membership: Arc::new(meta.last_membership),
+        }
     }
 }
 
 impl Group {
     pub fn new(id: GroupId, tail: LogTail, generation: u32, applied: Applied) -> Group {
-        let synced = Synced { epoch: tail.epoch, next: next_index(&tail.last) };
+        let synced = Synced {
+            epoch: tail.epoch,
+            next: next_index(&tail.last),
+        };
         Group {
             id,
             tail: Mutex::new(tail),

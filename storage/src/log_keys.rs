@@ -119,7 +119,10 @@ pub struct Generation {
 
 pub fn encode_generation(generation: &Generation) -> Bytes {
     let mut writer = Writer::new();
-    writer.u8(VERSION).u32(generation.number).raw(&encode_snapshot_meta(&generation.snapshot));
+    writer
+        .u8(VERSION)
+        .u32(generation.number)
+        .raw(&encode_snapshot_meta(&generation.snapshot));
     writer.finish()
 }
 
@@ -128,7 +131,10 @@ pub fn encode_generation(generation: &Generation) -> Bytes {
 pub fn decode_generation(bytes: &Bytes) -> Result<Generation, DecodeError> {
     let mut reader = versioned("generation", bytes)?;
     let number = reader.u32()?;
-    Ok(Generation { number, snapshot: decode_snapshot_meta(&reader.rest())? })
+    Ok(Generation {
+        number,
+        snapshot: decode_snapshot_meta(&reader.rest())?,
+    })
 }
 
 pub fn encode_start_number(number: u64) -> Bytes {
@@ -148,7 +154,11 @@ pub fn decode_start_number(bytes: &Bytes) -> Result<u64, DecodeError> {
 
 fn versioned<'a>(what: &'static str, bytes: &'a Bytes) -> Result<Reader<'a>, DecodeError> {
     let mut reader = Reader::new(what, bytes);
-    if reader.u8()? == VERSION { Ok(reader) } else { Err(reader.error()) }
+    if reader.u8()? == VERSION {
+        Ok(reader)
+    } else {
+        Err(reader.error())
+    }
 }
 
 #[cfg(test)]
@@ -177,7 +187,10 @@ mod tests {
         assert_eq!(hex(&start_number_key()), "ffffffff01");
         assert_eq!(hex(&applied_key(group, 2)), "000000030000000200");
         let (start, end) = application_range(group, 2);
-        assert_eq!((hex(&start), hex(&end)), ("000000030000000201".into(), "0000000300000003".into()));
+        assert_eq!(
+            (hex(&start), hex(&end)),
+            ("000000030000000201".into(), "0000000300000003".into())
+        );
     }
 
     #[test]
@@ -186,7 +199,10 @@ mod tests {
         assert_eq!(hex(&encode_log_id(&id)), "01ac0202f0a204");
         assert_eq!(decode_log_id(&encode_log_id(&id)), Ok(id));
 
-        let snapshot = SnapshotMeta { last_log_id: Some(log_id(2, 1, 9)), last_membership: Default::default() };
+        let snapshot = SnapshotMeta {
+            last_log_id: Some(log_id(2, 1, 9)),
+            last_membership: Default::default(),
+        };
         let generation = Generation { number: 7, snapshot };
         assert_eq!(hex(&encode_generation(&generation)), "01000000070101020109000000");
         assert_eq!(decode_generation(&encode_generation(&generation)), Ok(generation));

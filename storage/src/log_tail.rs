@@ -49,12 +49,23 @@ impl LogTail {
         last: Option<LogId>,
     ) -> LogTail {
         let written_next = next_index(&last);
-        LogTail { vote, committed, purged, last, written_next, ..LogTail::default() }
+        LogTail {
+            vote,
+            committed,
+            purged,
+            last,
+            written_next,
+            ..LogTail::default()
+        }
     }
 
     /// `bytes` is what the entry takes when stored.
     pub fn push(&mut self, entry: Entry, bytes: usize) {
-        debug_assert!(self.recent.back().is_none_or(|last| last.entry.log_id.index < entry.log_id.index));
+        debug_assert!(
+            self.recent
+                .back()
+                .is_none_or(|last| last.entry.log_id.index < entry.log_id.index)
+        );
         self.last = Some(entry.log_id);
         self.recent_bytes += bytes;
         self.recent.push_back(Recent { entry, bytes });
@@ -79,7 +90,11 @@ impl LogTail {
         self.epoch += 1;
         self.last = last;
         self.written_next = self.written_next.min(from);
-        while self.recent.back().is_some_and(|recent| recent.entry.log_id.index >= from) {
+        while self
+            .recent
+            .back()
+            .is_some_and(|recent| recent.entry.log_id.index >= from)
+        {
             let removed = self.recent.pop_back();
             self.recent_bytes -= removed.map_or(0, |recent| recent.bytes);
         }
@@ -90,7 +105,11 @@ impl LogTail {
     pub fn purge(&mut self, upto: LogId) -> (u64, u64) {
         let from = next_index(&self.purged);
         let to = next_index(&Some(upto)).min(next_index(&self.last));
-        while self.recent.front().is_some_and(|recent| recent.entry.log_id.index <= upto.index) {
+        while self
+            .recent
+            .front()
+            .is_some_and(|recent| recent.entry.log_id.index <= upto.index)
+        {
             let removed = self.recent.pop_front();
             self.recent_bytes -= removed.map_or(0, |recent| recent.bytes);
         }
@@ -105,7 +124,11 @@ impl LogTail {
         let start = start.max(next_index(&self.purged));
         let end = end.min(next_index(&self.last)).max(start);
         let first_recent = self.recent.front().map_or(end, |recent| recent.entry.log_id.index);
-        ReadPlan { start, recent_start: first_recent.clamp(start, end), end }
+        ReadPlan {
+            start,
+            recent_start: first_recent.clamp(start, end),
+            end,
+        }
     }
 
     /// Entries of `start..end` that are at hand, until `bytes` are reached (one entry at least).
@@ -123,7 +146,10 @@ impl LogTail {
 
     fn evict(&mut self) {
         while self.recent_bytes > RECENT_BYTES
-            && self.recent.front().is_some_and(|recent| recent.entry.log_id.index < self.written_next)
+            && self
+                .recent
+                .front()
+                .is_some_and(|recent| recent.entry.log_id.index < self.written_next)
         {
             let removed = self.recent.pop_front();
             self.recent_bytes -= removed.map_or(0, |recent| recent.bytes);
@@ -197,6 +223,10 @@ mod tests {
         push(&mut tail, 2, 11, 1);
         assert_eq!(recent(&tail, 0, 99), [11]);
         assert_eq!(tail.plan(0, 99).start, 11);
-        assert_eq!(tail.truncate_after(Some(id(1, 5))), Some((11, 12)), "never behind what was purged");
+        assert_eq!(
+            tail.truncate_after(Some(id(1, 5))),
+            Some((11, 12)),
+            "never behind what was purged"
+        );
     }
 }

@@ -39,7 +39,10 @@ pub(crate) enum Op {
         callback: IOFlushed<TypeConfig>,
     },
     /// Rows that must be on disk before the sender goes on: a vote, a generation; no rows: what was queued before.
-    Durable { rows: Vec<LogMutation>, done: oneshot::Sender<io::Result<()>> },
+    Durable {
+        rows: Vec<LogMutation>,
+        done: oneshot::Sender<io::Result<()>>,
+    },
     /// Rows that may be lost with their successors: truncation, purge, committed.
     Lazy { rows: Vec<LogMutation> },
     /// Ends the thread.
@@ -56,7 +59,10 @@ pub(crate) struct LogWriter {
 
 enum Route {
     /// Both are there until the drop.
-    Thread { queue: Option<mpsc::Sender<Op>>, thread: Option<JoinHandle<()>> },
+    Thread {
+        queue: Option<mpsc::Sender<Op>>,
+        thread: Option<JoinHandle<()>>,
+    },
     /// In the simulator there are no threads: whoever queues, writes. Guards the engine's write order.
     Inline(Mutex<Scribe>, Mutex<VecDeque<Op>>),
 }
@@ -71,17 +77,31 @@ impl LogWriter {
         let (metrics, failure) = (scribe.metrics.clone(), scribe.failure.clone());
         let room = Arc::new(Semaphore::new(QUEUE_BYTES));
         let released = room.clone();
-        let thread =
-            std::thread::Builder::new().name("lontra-log".into()).spawn(move || run(scribe, queue, &released))?;
-        let route = Route::Thread { queue: Some(sender), thread: Some(thread) };
-        Ok(Arc::new(LogWriter { route, room, metrics, failure }))
+        let thread = std::thread::Builder::new()
+            .name("lontra-log".into())
+            .spawn(move || run(scribe, queue, &released))?;
+        let route = Route::Thread {
+            queue: Some(sender),
+            thread: Some(thread),
+        };
+        Ok(Arc::new(LogWriter {
+            route,
+            room,
+            metrics,
+            failure,
+        }))
     }
 
     /// Writes in the caller's task, for the simulator.
     pub fn inline(scribe: Scribe) -> Arc<LogWriter> {
         let (metrics, failure) = (scribe.metrics.clone(), scribe.failure.clone());
         let route = Route::Inline(Mutex::new(scribe), Mutex::default());
-        Arc::new(LogWriter { route, room: Arc::new(Semaphore::new(QUEUE_BYTES)), metrics, failure })
+        Arc::new(LogWriter {
+            route,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES)),
+            metrics,
+            failure,
+        })
     }
 
     /// Waits until `bytes` fit into the queue, and takes them.
@@ -93,7 +113,11 @@ impl LogWriter {
     /// Takes nothing when dropped before it is done.
     pub async fn room(&self, bytes: usize) -> io::Result<()> {
         // An append larger than the queue waits until the queue is empty.
-        let permit = self.room.acquire_many(permits(bytes)).await.map_err(|_| self.failure.error())?;
+        let permit = self
+            .room
+            .acquire_many(permits(bytes))
+            .await
+            .map_err(|_| self.failure.error())?;
         permit.forget();
         self.metrics.queued(bytes);
         Ok(())
@@ -170,7 +194,10 @@ fn run(mut scribe: Scribe, queue: mpsc::Receiver<Op>, room: &Semaphore) {
             bytes += op.bytes();
             ops.push(op);
         }
-        let stop = ops.iter().position(|op| matches!(op, Op::Stop { .. })).map(|at| ops.split_off(at));
+        let stop = ops
+            .iter()
+            .position(|op| matches!(op, Op::Stop { .. }))
+            .map(|at| ops.split_off(at));
         let permits = permits_of(&ops);
         scribe.write(ops);
         release(room, permits, &scribe.failure);
@@ -239,7 +266,8 @@ impl Scribe {
         let started = Instant::now();
         self.engine.sync()?;
         let appends = ops.iter().filter(|op| matches!(op, Op::Append { .. })).count();
-        self.metrics.synced(started.elapsed(), appends, ops.iter().map(Op::bytes).sum());
+        self.metrics
+            .synced(started.elapsed(), appends, ops.iter().map(Op::bytes).sum());
         Ok(())
     }
 }
@@ -259,7 +287,13 @@ impl Op {
     /// Tells the sender. A sender that no longer listens has gone away on purpose.
     fn answer(self, result: &io::Result<()>) {
         match self {
-            Op::Append { group, epoch, next, callback, .. } => {
+            Op::Append {
+                group,
+                epoch,
+                next,
+                callback,
+                ..
+            } => {
                 if result.is_ok() {
                     group.raise_synced(epoch, next);
                 }

@@ -41,7 +41,10 @@ pub struct GroupLogReader {
 
 impl GroupLog {
     pub(crate) fn new(group: Arc<Group>, engine: Arc<dyn LogEngine>, writer: Arc<LogWriter>) -> GroupLog {
-        GroupLog { reader: GroupLogReader { group, engine }, writer }
+        GroupLog {
+            reader: GroupLogReader { group, engine },
+            writer,
+        }
     }
 
     fn queue_lazy(&self, rows: Vec<LogMutation>) {
@@ -56,7 +59,9 @@ impl GroupLog {
             count if count >= RANGE_DELETE_ENTRIES => {
                 vec![LogMutation::DeleteEntries(entry_key(group, from), entry_key(group, to))]
             }
-            _ => (from..to).map(|index| LogMutation::DeleteEntry(entry_key(group, index))).collect(),
+            _ => (from..to)
+                .map(|index| LogMutation::DeleteEntry(entry_key(group, index)))
+                .collect(),
         }
     }
 }
@@ -66,7 +71,10 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let tail = self.reader.group.tail();
-        Ok(LogState { last_purged_log_id: tail.purged, last_log_id: tail.last })
+        Ok(LogState {
+            last_purged_log_id: tail.purged,
+            last_log_id: tail.last,
+        })
     }
 
     async fn get_log_reader(&mut self) -> GroupLogReader {
@@ -75,7 +83,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let key = meta_key(self.reader.group.id, MetaKind::Vote);
-        self.writer.durable(vec![LogMutation::PutMeta(key, encode_vote(vote))]).await?;
+        self.writer
+            .durable(vec![LogMutation::PutMeta(key, encode_vote(vote))])
+            .await?;
         self.reader.group.tail().vote = Some(*vote);
         Ok(())
     }
@@ -102,8 +112,10 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let group = &self.reader.group;
-        let rows: Vec<_> =
-            entries.iter().map(|entry| (entry_key(group.id, entry.log_id.index), encode_entry(entry))).collect();
+        let rows: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry_key(group.id, entry.log_id.index), encode_entry(entry)))
+            .collect();
         let bytes = rows.iter().map(|(key, value)| key.len() + value.len()).sum();
         self.writer.room(bytes).await?;
         let (epoch, next) = {
@@ -113,7 +125,14 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             }
             (tail.epoch, next_index(&tail.last))
         };
-        self.writer.queue(Op::Append { group: group.clone(), epoch, next, entries: rows, bytes, callback });
+        self.writer.queue(Op::Append {
+            group: group.clone(),
+            epoch,
+            next,
+            entries: rows,
+            bytes,
+            callback,
+        });
         Ok(())
     }
 
@@ -140,7 +159,10 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         // What is purged is in the tables, durably: nobody waits for its log entries any more.
         group.raise_synced(epoch, next);
         let mut rows = self.deletions(from, to);
-        rows.push(LogMutation::PutMeta(meta_key(group.id, MetaKind::Purged), encode_log_id(&log_id)));
+        rows.push(LogMutation::PutMeta(
+            meta_key(group.id, MetaKind::Purged),
+            encode_log_id(&log_id),
+        ));
         self.queue_lazy(rows);
         Ok(())
     }
@@ -162,7 +184,10 @@ impl GroupLogReader {
                 }
                 plan
             };
-            let (first, last) = (entry_key(self.group.id, plan.start), entry_key(self.group.id, plan.recent_start));
+            let (first, last) = (
+                entry_key(self.group.id, plan.start),
+                entry_key(self.group.id, plan.recent_start),
+            );
             next = plan.recent_start;
             for (key, value) in self.engine.entries(&first, &last, bytes - size)? {
                 size += value.len();
@@ -179,7 +204,10 @@ impl GroupLogReader {
         if entry_index(key) == Some(entry.log_id.index) {
             return Ok(entry);
         }
-        let message = format!("group {}: entry {} is stored under another index", self.group.id, entry.log_id);
+        let message = format!(
+            "group {}: entry {} is stored under another index",
+            self.group.id, entry.log_id
+        );
         Err(io::Error::new(io::ErrorKind::InvalidData, message))
     }
 }

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 
 use crate::command::Reply;
 use crate::engine::{LogMutation, StateBatch};
@@ -46,7 +46,15 @@ pub struct GroupState {
 impl GroupState {
     pub(crate) fn new(shared: Arc<Shared>, group: Arc<Group>, machine: Box<dyn Machine>, tables: Tables) -> GroupState {
         let (applied, synced, failed) = (group.applied(), group.synced.subscribe(), shared.failure.subscribe());
-        GroupState { shared, group, machine, tables, applied, synced, failed }
+        GroupState {
+            shared,
+            group,
+            machine,
+            tables,
+            applied,
+            synced,
+            failed,
+        }
     }
 
     async fn apply_entry(&mut self, entry: &Entry) -> io::Result<Reply> {
@@ -57,10 +65,16 @@ impl GroupState {
         {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("group {}: entry {} follows applied entry {last}", self.group.id, entry.log_id),
+                format!(
+                    "group {}: entry {} follows applied entry {last}",
+                    self.group.id, entry.log_id
+                ),
             ));
         }
-        let at = EntryPosition { term: entry.log_id.leader_id.term, index };
+        let at = EntryPosition {
+            term: entry.log_id.leader_id.term,
+            index,
+        };
         let mut batch = StateBatch::default();
         let reply = match &entry.payload {
             EntryPayload::Normal(command) => {
@@ -97,9 +111,15 @@ impl GroupState {
     }
 
     async fn switch(&mut self, staged: Staged) -> io::Result<()> {
-        let generation = Generation { number: staged.generation, snapshot: staged.meta.clone() };
+        let generation = Generation {
+            number: staged.generation,
+            snapshot: staged.meta.clone(),
+        };
         let key = meta_key(self.group.id, MetaKind::Generation);
-        self.shared.writer.durable(vec![LogMutation::PutMeta(key, encode_generation(&generation))]).await?;
+        self.shared
+            .writer
+            .durable(vec![LogMutation::PutMeta(key, encode_generation(&generation))])
+            .await?;
         staged.keep();
         let old = self.group.generation.swap(staged.generation, Ordering::AcqRel);
         self.applied = Applied::from(staged.meta.clone());
@@ -113,7 +133,9 @@ impl GroupState {
     fn fatal(&self, error: io::Error) -> io::Error {
         // After a close there is nobody left to tell.
         if !self.shared.failure.is_closed() {
-            self.shared.failure.fail(&format!("the tables of group {} cannot go on: {error}", self.group.id));
+            self.shared
+                .failure
+                .fail(&format!("the tables of group {} cannot go on: {error}", self.group.id));
         }
         error
     }
@@ -123,7 +145,9 @@ impl GroupState {
 impl GroupState {
     /// For openraft's suite, which applies what it never appended, from any index on.
     pub(crate) fn assume_synced_and_next(&mut self, index: u64) {
-        self.group.synced.send_modify(|synced| synced.next = synced.next.max(index + 1));
+        self.group
+            .synced
+            .send_modify(|synced| synced.next = synced.next.max(index + 1));
         if let Some(last) = &mut self.applied.last {
             last.index = index.saturating_sub(1);
         }
@@ -158,7 +182,9 @@ impl RaftStateMachine<TypeConfig> for GroupState {
     }
 
     async fn get_snapshot_builder(&mut self) -> CheckpointMarker {
-        CheckpointMarker { meta: self.group.durable().meta() }
+        CheckpointMarker {
+            meta: self.group.durable().meta(),
+        }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
@@ -179,7 +205,9 @@ impl RaftStateMachine<TypeConfig> for GroupState {
         }
         let view = self.shared.state.view()?;
         let key = applied_key(self.group.id, self.group.current_generation());
-        let Some(applied) = view.get(key).await? else { return Ok(None) };
+        let Some(applied) = view.get(key).await? else {
+            return Ok(None);
+        };
         let meta = decode_snapshot_meta(&applied)?;
         let snapshot = SnapshotData::from_view(view, &self.group, self.shared.metrics.clone());
         Ok(Some(Snapshot { meta, snapshot }))
@@ -197,6 +225,9 @@ impl RaftSnapshotBuilder<TypeConfig> for CheckpointMarker {
     async fn build_snapshot(&mut self) -> io::Result<GroupSnapshot> {
         // openraft keeps only `meta`; the data of a transfer comes from `get_current_snapshot`.
         let (_, nothing) = tokio::sync::mpsc::channel(1);
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData::from_chunks(nothing) })
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: SnapshotData::from_chunks(nothing),
+        })
     }
 }

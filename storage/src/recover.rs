@@ -21,9 +21,14 @@ use crate::raft_types::{LogId, decode_entry, decode_snapshot_meta, decode_vote};
 #[derive(Debug)]
 pub(crate) enum RecoverError {
     /// Entries up to `had` were durable; the log ends at `found`.
-    LogShorter { had: u64, found: u64 },
+    LogShorter {
+        had: u64,
+        found: u64,
+    },
     /// The tables lack what the log no longer has.
-    TablesBehind { detail: String },
+    TablesBehind {
+        detail: String,
+    },
     Read(io::Error),
 }
 
@@ -40,18 +45,27 @@ pub(crate) fn recover(
     state: &dyn StateEngine,
     witness: Option<u64>,
 ) -> Result<Group, RecoverError> {
-    let vote = log.meta(&meta_key(id, MetaKind::Vote))?.map(|bytes| decode_vote(&bytes));
+    let vote = log
+        .meta(&meta_key(id, MetaKind::Vote))?
+        .map(|bytes| decode_vote(&bytes));
     let vote = vote.transpose().map_err(io::Error::from)?;
     let committed = log_id(log, id, MetaKind::Committed)?;
     let purged = log_id(log, id, MetaKind::Purged)?;
     let last = last_entry(log, id, &purged)?.max(purged);
-    let generation = log.meta(&meta_key(id, MetaKind::Generation))?.map(|bytes| decode_generation(&bytes));
+    let generation = log
+        .meta(&meta_key(id, MetaKind::Generation))?
+        .map(|bytes| decode_generation(&bytes));
     let generation = generation.transpose().map_err(io::Error::from)?;
     let number = generation.as_ref().map_or(0, |generation| generation.number);
     let applied = applied(state, id, number)?;
     check(&last, &purged, generation.as_ref(), &applied, witness)?;
     delete_leftovers(state, id, number)?;
-    Ok(Group::new(id, LogTail::recovered(vote, committed, purged, last), number, applied))
+    Ok(Group::new(
+        id,
+        LogTail::recovered(vote, committed, purged, last),
+        number,
+        applied,
+    ))
 }
 
 fn check(
@@ -65,12 +79,18 @@ fn check(
     let (log_next, applied_next) = (next_index(last), next_index(&applied.last));
     // A snapshot may be ahead of the log that it replaces, until the purge behind it is on disk.
     if applied_next > log_next.max(next_index(&snapshot)) {
-        return Err(RecoverError::LogShorter { had: applied_next - 1, found: log_next.saturating_sub(1) });
+        return Err(RecoverError::LogShorter {
+            had: applied_next - 1,
+            found: log_next.saturating_sub(1),
+        });
     }
     if let Some(had) = witness
         && had >= log_next.max(applied_next)
     {
-        return Err(RecoverError::LogShorter { had, found: log_next.saturating_sub(1) });
+        return Err(RecoverError::LogShorter {
+            had,
+            found: log_next.saturating_sub(1),
+        });
     }
     if applied.last < snapshot {
         let detail = "the tables are older than the snapshot they began with".to_owned();

@@ -68,13 +68,18 @@ impl RocksLog {
         // Purges reach the memtable before its flush: most entries never become a file.
         log.set_max_write_buffer_number(4);
         let meta = table_options(cache, META_WRITE_BUFFER_BYTES);
-        let families = [ColumnFamilyDescriptor::new(LOG, log), ColumnFamilyDescriptor::new(META, meta)];
+        let families = [
+            ColumnFamilyDescriptor::new(LOG, log),
+            ColumnFamilyDescriptor::new(META, meta),
+        ];
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| open_error(path, &error))?;
         Ok(RocksLog { db })
     }
 
     fn family(&self, name: &str) -> io::Result<&ColumnFamily> {
-        self.db.cf_handle(name).ok_or_else(|| io::Error::other("the raft database lacks a column family"))
+        self.db
+            .cf_handle(name)
+            .ok_or_else(|| io::Error::other("the raft database lacks a column family"))
     }
 
     fn cursor(&self, start: &[u8], end: &[u8]) -> io::Result<DBRawIterator<'_>> {
@@ -97,7 +102,11 @@ impl LogEngine for RocksLog {
     }
 
     fn meta(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
-        Ok(self.db.get_cf(self.family(META)?, key).map_err(io_error)?.map(Bytes::from))
+        Ok(self
+            .db
+            .get_cf(self.family(META)?, key)
+            .map_err(io_error)?
+            .map(Bytes::from))
     }
 
     fn write(&self, batch: LogBatch) -> io::Result<()> {
@@ -128,7 +137,10 @@ impl RocksState {
         let db = DB::open(&options, path).map_err(|error| open_error(path, &error))?;
         let mut without_wal = WriteOptions::default();
         without_wal.disable_wal(true);
-        Ok(RocksState { db: Arc::new(db), without_wal })
+        Ok(RocksState {
+            db: Arc::new(db),
+            without_wal,
+        })
     }
 }
 
@@ -173,7 +185,12 @@ type Rows = Vec<(Bytes, Bytes)>;
 
 enum Read {
     Get(Vec<u8>, oneshot::Sender<io::Result<Option<Bytes>>>),
-    Scan { start: Vec<u8>, end: Vec<u8>, bytes: usize, done: oneshot::Sender<io::Result<Rows>> },
+    Scan {
+        start: Vec<u8>,
+        end: Vec<u8>,
+        bytes: usize,
+        done: oneshot::Sender<io::Result<Rows>>,
+    },
 }
 
 impl RocksView {
@@ -200,7 +217,12 @@ fn answer(snapshot: &Snapshot<'_>, read: Read) {
             let value = snapshot.get(key).map(|value| value.map(Bytes::from)).map_err(io_error);
             let _ = done.send(value);
         }
-        Read::Scan { start, end, bytes, done } => {
+        Read::Scan {
+            start,
+            end,
+            bytes,
+            done,
+        } => {
             let mut options = bounded(&start, &end);
             options.fill_cache(false);
             options.set_readahead_size(READAHEAD_BYTES);
@@ -221,7 +243,12 @@ impl StateView for RocksView {
 
     fn scan(&self, start: Vec<u8>, end: Vec<u8>, bytes: usize) -> BoxFuture<'static, io::Result<Rows>> {
         let (done, rows) = oneshot::channel();
-        let _ = self.reads.send(Read::Scan { start, end, bytes, done });
+        let _ = self.reads.send(Read::Scan {
+            start,
+            end,
+            bytes,
+            done,
+        });
         async move { rows.await.unwrap_or_else(|_| Err(view_gone())) }.boxed()
     }
 }
@@ -281,7 +308,11 @@ fn table_options(cache: &Cache, write_buffer_bytes: usize) -> Options {
 
 fn open_error(path: &Path, error: &rocksdb::Error) -> RocksOpenError {
     let corrupt = matches!(error.kind(), rocksdb::ErrorKind::Corruption);
-    RocksOpenError { path: path.to_owned(), corrupt, message: error.to_string() }
+    RocksOpenError {
+        path: path.to_owned(),
+        corrupt,
+        message: error.to_string(),
+    }
 }
 
 fn io_error(error: rocksdb::Error) -> io::Error {

@@ -31,27 +31,41 @@ pub struct SnapshotData {
 }
 
 enum Source {
-    View(ViewChunks),
+    View(Box<ViewChunks>),
     Channel(mpsc::Receiver<io::Result<Bytes>>),
-    Staged(Staged),
+    Staged(Box<Staged>),
 }
 
 impl SnapshotData {
     pub(crate) fn from_view(view: Box<dyn StateView>, group: &Group, metrics: StorageMetrics) -> Self {
         let (next, end) = application_range(group.id, group.current_generation());
-        let chunks = ViewChunks { view, next, end, sequence: 0, rows: 0, done: false, metrics };
-        SnapshotData { source: Source::View(chunks) }
+        let chunks = ViewChunks {
+            view,
+            next,
+            end,
+            sequence: 0,
+            rows: 0,
+            done: false,
+            metrics,
+        };
+        SnapshotData {
+            source: Source::View(Box::new(chunks)),
+        }
     }
 
     /// Receiver side: chunks as the link delivers them. An `Err` ends the snapshot unusable.
     ///
     /// Installing it as it is makes a broken link fatal to the group: see [`crate::storage::Storage::stage_snapshot`].
     pub fn from_chunks(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        SnapshotData { source: Source::Channel(chunks) }
+        SnapshotData {
+            source: Source::Channel(chunks),
+        }
     }
 
     pub(crate) fn from_staged(staged: Staged) -> Self {
-        SnapshotData { source: Source::Staged(staged) }
+        SnapshotData {
+            source: Source::Staged(Box::new(staged)),
+        }
     }
 
     /// Sender side: the chunks to send.
@@ -61,7 +75,7 @@ impl SnapshotData {
 
     pub(crate) fn into_staged(self) -> Result<Staged, SnapshotChunks> {
         match self.source {
-            Source::Staged(staged) => Ok(staged),
+            Source::Staged(staged) => Ok(*staged),
             source => Err(SnapshotChunks { source }),
         }
     }
@@ -124,7 +138,10 @@ impl ViewChunks {
         self.next = last.to_vec();
         self.next.push(0);
         self.rows += rows.len() as u64;
-        let rows = rows.into_iter().map(|(key, value)| (key.slice(PREFIX_BYTES..), value)).collect();
+        let rows = rows
+            .into_iter()
+            .map(|(key, value)| (key.slice(PREFIX_BYTES..), value))
+            .collect();
         Some(Ok(encode_chunk(sequence, &Chunk::Rows(rows))))
     }
 }
@@ -142,7 +159,13 @@ impl Staged {
     /// Begins a generation that nobody reads yet.
     pub fn begin(engine: Arc<dyn StateEngine>, group: Arc<Group>, meta: SnapshotMeta) -> Staged {
         let generation = group.fresh_generation();
-        Staged { engine, group, generation, meta, kept: AtomicBool::new(false) }
+        Staged {
+            engine,
+            group,
+            generation,
+            meta,
+            kept: AtomicBool::new(false),
+        }
     }
 
     /// Writes all of `chunks` and `applied`; the caller flushes.
@@ -169,7 +192,10 @@ impl Staged {
             return Err(invalid("a snapshot stopped before its end"));
         }
         let mut batch = StateBatch::default();
-        batch.put(applied_key(self.group.id, self.generation), encode_snapshot_meta(&self.meta).to_vec());
+        batch.put(
+            applied_key(self.group.id, self.generation),
+            encode_snapshot_meta(&self.meta).to_vec(),
+        );
         self.engine.write(batch)
     }
 

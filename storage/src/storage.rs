@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 use crate::directory::Directory;
 pub use crate::directory::Identity;
-pub use crate::error::OpenError;
 use crate::engine::{LogBatch, LogEngine, LogMutation, StateEngine};
+pub use crate::error::OpenError;
 use crate::failure::Failure;
 use crate::group::Group;
 use crate::ids::{GroupId, ShardId};
@@ -87,14 +87,28 @@ impl Storage {
         let directory = Directory::lock(&path)?;
         let (identity, formed) = directory.identify(&config.identity)?;
         if formed && !crate::rocks::exists(&path.join("raft")) {
-            return Err(OpenError::RaftMissing { path: path.join("raft") });
+            return Err(OpenError::RaftMissing {
+                path: path.join("raft"),
+            });
         }
         let (log, state) = crate::rocks::open(&path).map_err(|error| match error.corrupt {
-            true => OpenError::Corrupt { path: error.path, detail: error.message },
-            false => OpenError::Database { path: error.path, detail: error.message },
+            true => OpenError::Corrupt {
+                path: error.path,
+                detail: error.message,
+            },
+            false => OpenError::Database {
+                path: error.path,
+                detail: error.message,
+            },
         })?;
-        let storage =
-            Self::start(Arc::new(log), Arc::new(state), Some(directory), identity, metrics, config.fsync)?;
+        let storage = Self::start(
+            Arc::new(log),
+            Arc::new(state),
+            Some(directory),
+            identity,
+            metrics,
+            config.fsync,
+        )?;
         if !formed && let Some(directory) = &storage.shared.directory {
             directory.formed(&storage.identity)?;
         }
@@ -122,34 +136,54 @@ impl Storage {
         metrics: StorageMetrics,
         fsync: bool,
     ) -> Result<Arc<Storage>, OpenError> {
-        let path = directory.as_ref().map(|directory| directory.path().to_owned()).unwrap_or_default();
+        let path = directory
+            .as_ref()
+            .map(|directory| directory.path().to_owned())
+            .unwrap_or_default();
         let groups = recover_groups(&path, &*log, &*state, directory.as_ref(), identity.shards)?;
-        let not_writable = |source| OpenError::NotWritable { path: path.clone(), source };
+        let not_writable = |source| OpenError::NotWritable {
+            path: path.clone(),
+            source,
+        };
         let start_number = count_start(&*log).map_err(not_writable)?;
         if let Some(directory) = &directory {
             directory.sync().map_err(not_writable)?;
         }
         let failure = Failure::new();
-        let scribe = Scribe { engine: log.clone(), fsync, metrics: metrics.clone(), failure: failure.clone() };
+        let scribe = Scribe {
+            engine: log.clone(),
+            fsync,
+            metrics: metrics.clone(),
+            failure: failure.clone(),
+        };
         let writer = match &directory {
             Some(_) => LogWriter::spawn(scribe).map_err(not_writable)?,
             None => LogWriter::inline(scribe),
         };
         let directory = directory.map(Arc::new);
-        let shared = Arc::new(Shared { log, state, writer, failure, metrics, directory });
+        let shared = Arc::new(Shared {
+            log,
+            state,
+            writer,
+            failure,
+            metrics,
+            directory,
+        });
         let checkpoints = tokio::sync::Mutex::new(());
-        Ok(Arc::new(Storage { shared, identity, start_number, groups: Mutex::new(groups), checkpoints }))
+        Ok(Arc::new(Storage {
+            shared,
+            identity,
+            start_number,
+            groups: Mutex::new(groups),
+            checkpoints,
+        }))
     }
 
     /// The log and the tables of a group, for `Raft::new`; `machine` has loaded its tables.
     ///
     /// # Errors
     /// The group is none of this cluster, was handed out before, or its tables do not load.
-    pub fn group(
-        &self,
-        group: GroupId,
-        mut machine: Box<dyn Machine>,
-    ) -> io::Result<(GroupLog, GroupState, Tables)> {
+    pub fn group(&self, group: GroupId, mut machine: Box<dyn Machine>) -> io::Result<(GroupLog, GroupState, Tables)> {
         let group = self.take(group)?;
         let tables = Tables::new(self.shared.state.clone(), group.id, group.generation.clone());
         machine.load(&tables, false)?;
@@ -160,11 +194,14 @@ impl Storage {
 
     fn take(&self, id: GroupId) -> io::Result<Arc<Group>> {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = groups.get_mut(&id).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("this cluster has no group {id}"))
-        })?;
+        let slot = groups
+            .get_mut(&id)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("this cluster has no group {id}")))?;
         if std::mem::replace(&mut slot.taken, true) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("group {id} is open already")));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("group {id} is open already"),
+            ));
         }
         Ok(slot.group.clone())
     }
@@ -187,7 +224,10 @@ impl Storage {
     ) -> io::Result<SnapshotData> {
         let group = self.find(group).ok_or(io::ErrorKind::NotFound)?;
         let chunks = &mut SnapshotData::from_chunks(chunks).into_chunks();
-        self.shared.stage(group, meta, chunks).await.map(SnapshotData::from_staged)
+        self.shared
+            .stage(group, meta, chunks)
+            .await
+            .map(SnapshotData::from_staged)
     }
 
     /// Makes the tables of all groups durable up to what each has applied when this is called.
@@ -202,9 +242,14 @@ impl Storage {
         };
         let started = Instant::now();
         let remembered: Vec<_> = groups.iter().map(|group| group.applied()).collect();
-        let witness: Vec<_> = groups.iter().filter_map(|group| Some((group.id, group.witness()?))).collect();
+        let witness: Vec<_> = groups
+            .iter()
+            .filter_map(|group| Some((group.id, group.witness()?)))
+            .collect();
         self.shared.flush(Some(witness)).await.inspect_err(|error| {
-            self.shared.failure.fail(&format!("the tables cannot be flushed: {error}"));
+            self.shared
+                .failure
+                .fail(&format!("the tables cannot be flushed: {error}"));
         })?;
         for (group, applied) in groups.iter().zip(remembered) {
             group.raise_durable(applied);
@@ -220,17 +265,24 @@ impl Storage {
 
     /// Index of the last entry of `group` that is durable here; 0 if there is none.
     pub fn synced(&self, group: GroupId) -> u64 {
-        self.find(group).map_or(0, |group| group.synced.borrow().next.saturating_sub(1))
+        self.find(group)
+            .map_or(0, |group| group.synced.borrow().next.saturating_sub(1))
     }
 
     /// # Errors
     /// The file system does not tell.
     pub fn free_space(&self) -> io::Result<FreeSpace> {
         let Some(directory) = &self.shared.directory else {
-            return Ok(FreeSpace { available: u64::MAX, total: u64::MAX });
+            return Ok(FreeSpace {
+                available: u64::MAX,
+                total: u64::MAX,
+            });
         };
         let space = rustix::fs::statvfs(directory.path())?;
-        Ok(FreeSpace { available: space.f_bavail * space.f_frsize, total: space.f_blocks * space.f_frsize })
+        Ok(FreeSpace {
+            available: space.f_bavail * space.f_frsize,
+            total: space.f_blocks * space.f_frsize,
+        })
     }
 
     /// Counts the opens of this data directory, from 1; durable before `open` returned.
@@ -270,7 +322,9 @@ impl Shared {
 
     /// Flushes the tables off the task, then stores the witness.
     async fn flush(&self, witness: Option<Vec<(GroupId, u64)>>) -> io::Result<()> {
-        let Some(directory) = self.directory.clone() else { return self.state.flush() };
+        let Some(directory) = self.directory.clone() else {
+            return self.state.flush();
+        };
         let state = self.state.clone();
         let flush = move || {
             state.flush()?;
@@ -293,23 +347,37 @@ fn recover_groups(
     let mut groups = BTreeMap::new();
     for id in ids {
         let group = recover(id, log, state, witness.get(&id).copied()).map_err(|error| match error {
-            RecoverError::LogShorter { had, found } => {
-                OpenError::LogShorter { path: path.join("raft"), group: id, had, found }
-            }
-            RecoverError::TablesBehind { detail } => {
-                OpenError::Corrupt { path: path.join("state"), detail: format!("group {id}: {detail}") }
-            }
-            RecoverError::Read(error) => {
-                OpenError::Corrupt { path: path.to_owned(), detail: format!("group {id}: {error}") }
-            }
+            RecoverError::LogShorter { had, found } => OpenError::LogShorter {
+                path: path.join("raft"),
+                group: id,
+                had,
+                found,
+            },
+            RecoverError::TablesBehind { detail } => OpenError::Corrupt {
+                path: path.join("state"),
+                detail: format!("group {id}: {detail}"),
+            },
+            RecoverError::Read(error) => OpenError::Corrupt {
+                path: path.to_owned(),
+                detail: format!("group {id}: {error}"),
+            },
         })?;
-        groups.insert(id, Slot { group: Arc::new(group), taken: false });
+        groups.insert(
+            id,
+            Slot {
+                group: Arc::new(group),
+                taken: false,
+            },
+        );
     }
     Ok(groups)
 }
 
 fn count_start(log: &dyn LogEngine) -> io::Result<u64> {
-    let before = log.meta(&start_number_key())?.map(|bytes| decode_start_number(&bytes)).transpose()?;
+    let before = log
+        .meta(&start_number_key())?
+        .map(|bytes| decode_start_number(&bytes))
+        .transpose()?;
     let number = before.unwrap_or(0) + 1;
     let row = LogMutation::PutMeta(start_number_key(), encode_start_number(number));
     log.write(LogBatch { mutations: vec![row] })?;

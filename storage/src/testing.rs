@@ -52,7 +52,9 @@ struct State<T> {
 
 impl<T> Clone for Memory<T> {
     fn clone(&self) -> Self {
-        Memory { state: self.state.clone() }
+        Memory {
+            state: self.state.clone(),
+        }
     }
 }
 
@@ -119,7 +121,11 @@ impl MemoryState {
 
     /// All rows, in key order.
     pub fn rows(&self) -> Vec<(Bytes, Bytes)> {
-        self.0.now().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+        self.0
+            .now()
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 }
 
@@ -293,7 +299,12 @@ mod tests {
         for key in [b"a", b"b", b"c", b"d"] {
             put(&engine, key, b"1");
         }
-        let keys: Vec<Bytes> = engine.scan(b"b", b"d", 9).unwrap().into_iter().map(|(key, _)| key).collect();
+        let keys: Vec<Bytes> = engine
+            .scan(b"b", b"d", 9)
+            .unwrap()
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
         assert_eq!(keys, [&b"b"[..], b"c"]);
         assert_eq!(engine.scan(b"b", b"d", 1).unwrap().len(), 1);
         assert!(engine.scan(b"d", b"b", 9).unwrap().is_empty());
@@ -318,7 +329,9 @@ mod tests {
     #[test]
     fn a_log_crash_returns_to_the_last_sync() {
         let log = MemoryLog::new();
-        let put = |key| LogBatch { mutations: vec![LogMutation::PutEntry(key, Bytes::from_static(b"e"))] };
+        let put = |key| LogBatch {
+            mutations: vec![LogMutation::PutEntry(key, Bytes::from_static(b"e"))],
+        };
         log.write(put([1; 12])).unwrap();
         log.sync().unwrap();
         log.write(put([2; 12])).unwrap();

@@ -55,12 +55,19 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
         run.child.kill().unwrap();
         run.read_until(&mut known, Until::End);
         let ended = run.child.wait().unwrap();
-        assert_eq!(ended.signal(), Some(9), "kill {kill}, seed {seed}: the child ended before its time: {ended}");
+        assert_eq!(
+            ended.signal(),
+            Some(9),
+            "kill {kill}, seed {seed}: the child ended before its time: {ended}"
+        );
     }
     // A last start that ends by itself.
     let mut run = Run::start(directory.path(), 0);
     run.read_until(&mut known, Until::End);
-    assert!(run.child.wait().unwrap().success(), "seed {seed}: the last child failed");
+    assert!(
+        run.child.wait().unwrap().success(),
+        "seed {seed}: the last child failed"
+    );
     println!(
         "{kills} kills in {:?}: {} entries acknowledged, {} truncated, {} snapshots installed, {} checkpoints",
         started.elapsed(),
@@ -69,7 +76,11 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
         known.installed,
         known.checkpoints,
     );
-    assert!(known.acknowledged > 20 * kills, "only {} entries acknowledged", known.acknowledged);
+    assert!(
+        known.acknowledged > 20 * kills,
+        "only {} entries acknowledged",
+        known.acknowledged
+    );
     if kills >= 200 {
         assert!(known.truncated > 0 && known.installed > 0 && known.checkpoints > 0);
     }
@@ -102,7 +113,9 @@ impl Run {
         std::thread::spawn(move || {
             for line in output.split(b'\n').map_while(Result::ok) {
                 // A line cut by the kill was no acknowledgement: it ends in `.`.
-                if let Some(line) = String::from_utf8(line).ok().and_then(|line| Some(line.strip_suffix('.')?.to_owned()))
+                if let Some(line) = String::from_utf8(line)
+                    .ok()
+                    .and_then(|line| Some(line.strip_suffix('.')?.to_owned()))
                     && sender.send(line).is_err()
                 {
                     return;
@@ -115,7 +128,10 @@ impl Run {
     fn read_until(&mut self, known: &mut Known, until: Until) -> bool {
         loop {
             let line = match until {
-                Until::Time(end) => self.lines.recv_timeout(end.saturating_duration_since(Instant::now())).ok(),
+                Until::Time(end) => self
+                    .lines
+                    .recv_timeout(end.saturating_duration_since(Instant::now()))
+                    .ok(),
                 _ => self.lines.recv().ok(),
             };
             let Some(line) = line else { return false };
@@ -152,7 +168,11 @@ impl Known {
         let numbers: Vec<u64> = words.map_while(|word| word.parse().ok()).collect();
         match (verb, &numbers[..]) {
             ("start", &[number]) => {
-                assert!(number > self.start_number, "start number {number} after {}", self.start_number);
+                assert!(
+                    number > self.start_number,
+                    "start number {number} after {}",
+                    self.start_number
+                );
                 self.start_number = number;
             }
             ("voted", &[group, term]) => self.groups[group as usize].vote = term,
@@ -171,11 +191,18 @@ impl Known {
             // What a start found: the vote, and entries purged .. last by runs of equal term.
             ("vote", &[group, term]) => {
                 let known = self.groups[group as usize].vote;
-                assert!(term >= known, "group {group} voted in term {known}, now knows term {term}");
+                assert!(
+                    term >= known,
+                    "group {group} voted in term {known}, now knows term {term}"
+                );
             }
             ("log", &[group, purged, end]) => {
                 let terms = &mut self.groups[group as usize].terms;
-                assert!(end as usize >= terms.len(), "group {group}: {} acknowledged, log ends at {end}", terms.len());
+                assert!(
+                    end as usize >= terms.len(),
+                    "group {group}: {} acknowledged, log ends at {end}",
+                    terms.len()
+                );
                 assert!(purged <= end);
                 // Purged entries are in the tables, which the child has checked.
                 let gone = terms.len().min(purged as usize);
@@ -183,7 +210,11 @@ impl Known {
             }
             ("run", &[group, first, end, term]) => {
                 let terms = &self.groups[group as usize].terms;
-                let known = terms.iter().enumerate().skip(first as usize).take((end - first) as usize);
+                let known = terms
+                    .iter()
+                    .enumerate()
+                    .skip(first as usize)
+                    .take((end - first) as usize);
                 for (index, acknowledged) in known {
                     assert!(
                         acknowledged.is_none_or(|acknowledged| acknowledged == term),
@@ -199,14 +230,27 @@ impl Known {
 // ---- child
 
 fn child(directory: &Path) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     // Behind the test harness's own words.
     say(format_args!("\n"));
     runtime.block_on(async {
         let seed = number("LONTRA_KILL_SEED").unwrap();
-        let identity =
-            Identity { cluster: "kill".into(), node: 1, shards: 2, replication_factor: 3, nodes: vec![1, 2, 3] };
-        let config = StorageConfig { directory: directory.join("data"), identity, fsync: true };
+        let identity = Identity {
+            cluster: "kill".into(),
+            node: 1,
+            shards: 2,
+            replication_factor: 3,
+            nodes: vec![1, 2, 3],
+        };
+        let config = StorageConfig {
+            directory: directory.join("data"),
+            identity,
+            fsync: true,
+        };
         let metrics = StorageMetrics::new(&prometheus::Registry::new());
         let storage = Storage::open(config, metrics).unwrap_or_else(|error| panic!("{error}"));
         say(format_args!("start {}", storage.start_number()));
@@ -258,7 +302,16 @@ impl Group {
         let id = GroupId(number as u32);
         let (log, state, tables) = storage.group(id, Box::new(Chain { group: number })).unwrap();
         let term = storage.start_number();
-        Group { number, storage: storage.clone(), log, state, tables, term, next: 0, applied_next: 0 }
+        Group {
+            number,
+            storage: storage.clone(),
+            log,
+            state,
+            tables,
+            term,
+            next: 0,
+            applied_next: 0,
+        }
     }
 
     /// Reports what is there; panics if it cannot be.
@@ -266,23 +319,50 @@ impl Group {
         let number = self.number;
         let mut reader = self.log.get_log_reader().await;
         let vote = reader.read_vote().await.unwrap();
-        say(format_args!("vote {number} {}", vote.map_or(0, |vote| vote.leader_id.term)));
+        say(format_args!(
+            "vote {number} {}",
+            vote.map_or(0, |vote| vote.leader_id.term)
+        ));
         let logs = self.log.get_log_state().await.unwrap();
         let (purged, end) = (next(&logs.last_purged_log_id), next(&logs.last_log_id));
         let entries = reader.try_get_log_entries(..).await.unwrap();
-        assert!(entries.iter().map(|entry| entry.log_id.index).eq(purged..end), "group {number}: {purged}..{end} has gaps");
+        assert!(
+            entries.iter().map(|entry| entry.log_id.index).eq(purged..end),
+            "group {number}: {purged}..{end} has gaps"
+        );
         for run in entries.chunk_by(|one, other| one.log_id.leader_id.term == other.log_id.leader_id.term) {
             let (first, last) = (run[0].log_id.index, run[run.len() - 1].log_id.index);
-            say(format_args!("run {number} {first} {} {}", last + 1, run[0].log_id.leader_id.term));
+            say(format_args!(
+                "run {number} {first} {} {}",
+                last + 1,
+                run[0].log_id.leader_id.term
+            ));
         }
-        assert!(entries.is_sorted_by_key(|entry| entry.log_id), "group {number}: terms go back");
+        assert!(
+            entries.is_sorted_by_key(|entry| entry.log_id),
+            "group {number}: terms go back"
+        );
         for entry in &entries {
-            let EntryPayload::Normal(command) = &entry.payload else { panic!("foreign entry {}", entry.log_id) };
-            assert_eq!(command.0, content(number, entry.log_id.index), "group {number}: entry {}", entry.log_id);
+            let EntryPayload::Normal(command) = &entry.payload else {
+                panic!("foreign entry {}", entry.log_id)
+            };
+            assert_eq!(
+                command.0,
+                content(number, entry.log_id.index),
+                "group {number}: entry {}",
+                entry.log_id
+            );
         }
         let applied = self.state.applied_state().await.unwrap().0;
-        assert!(applied <= logs.last_log_id, "group {number}: applied {applied:?}, log {:?}", logs.last_log_id);
-        assert!(next(&applied) >= purged, "group {number}: tables end before the log begins");
+        assert!(
+            applied <= logs.last_log_id,
+            "group {number}: applied {applied:?}, log {:?}",
+            logs.last_log_id
+        );
+        assert!(
+            next(&applied) >= purged,
+            "group {number}: tables end before the log begins"
+        );
         self.check_tables(next(&applied));
         say(format_args!("log {number} {purged} {end}"));
 
@@ -295,7 +375,12 @@ impl Group {
 
     fn check_tables(&self, applied_next: u64) {
         let rows = self.tables.scan(&[1], &[255], usize::MAX).unwrap();
-        assert_eq!(rows, replay(self.number, applied_next), "group {}: tables at {applied_next}", self.number);
+        assert_eq!(
+            rows,
+            replay(self.number, applied_next),
+            "group {}: tables at {applied_next}",
+            self.number
+        );
     }
 
     async fn work(mut self, mut random: Random) {
@@ -311,7 +396,13 @@ impl Group {
             // As a follower does: what a quorum has is applied without asking whether it is on our own disk.
             let committed = self.applied_next + random.below(self.next - self.applied_next + 1);
             if committed > self.applied_next {
-                let last = self.log.get_log_reader().await.try_get_log_entries(committed - 1..committed).await.unwrap();
+                let last = self
+                    .log
+                    .get_log_reader()
+                    .await
+                    .try_get_log_entries(committed - 1..committed)
+                    .await
+                    .unwrap();
                 self.log.save_committed(Some(last[0].log_id)).await.unwrap();
             }
             self.apply(committed).await;
@@ -336,8 +427,19 @@ impl Group {
             let last = match from.checked_sub(1) {
                 None => None,
                 Some(index) => {
-                    let found = self.log.get_log_reader().await.try_get_log_entries(index..from).await.unwrap();
-                    found.first().map(|entry| entry.log_id).or(self.log.get_log_state().await.unwrap().last_purged_log_id)
+                    let found = self
+                        .log
+                        .get_log_reader()
+                        .await
+                        .try_get_log_entries(index..from)
+                        .await
+                        .unwrap();
+                    found.first().map(|entry| entry.log_id).or(self
+                        .log
+                        .get_log_state()
+                        .await
+                        .unwrap()
+                        .last_purged_log_id)
                 }
             };
             self.log.truncate_after(last).await.unwrap();
@@ -349,10 +451,16 @@ impl Group {
         let (number, term, first, end) = (self.number, self.term, self.next, self.next + count);
         let entries = (first..end).map(|index| {
             let command = Command(content(number, index));
-            Entry::new(LogId::new(LeaderId { term, node_id: 1 }, index), EntryPayload::Normal(command))
+            Entry::new(
+                LogId::new(LeaderId { term, node_id: 1 }, index),
+                EntryPayload::Normal(command),
+            )
         });
         let (sender, done) = TypeConfig::oneshot();
-        self.log.append(entries.collect::<Vec<_>>(), IOFlushed::signal(sender)).await.unwrap();
+        self.log
+            .append(entries.collect::<Vec<_>>(), IOFlushed::signal(sender))
+            .await
+            .unwrap();
         self.next = end;
         tokio::spawn(async move {
             done.await.unwrap().unwrap();
@@ -364,19 +472,36 @@ impl Group {
         if end <= self.applied_next {
             return;
         }
-        let entries = self.log.get_log_reader().await.try_get_log_entries(self.applied_next..end).await.unwrap();
-        self.state.apply(stream::iter(entries.into_iter().map(|entry| Ok((entry, None))))).await.unwrap();
+        let entries = self
+            .log
+            .get_log_reader()
+            .await
+            .try_get_log_entries(self.applied_next..end)
+            .await
+            .unwrap();
+        self.state
+            .apply(stream::iter(entries.into_iter().map(|entry| Ok((entry, None)))))
+            .await
+            .unwrap();
         self.applied_next = end;
         let synced = self.storage.synced(GroupId(self.number as u32));
         assert!(synced + 1 >= end, "applied up to {end}, synced up to {synced}");
     }
 
     async fn purge(&mut self, keep: u64) {
-        let Some(mut builder) = self.state.try_create_snapshot_builder(false).await else { return };
+        let Some(mut builder) = self.state.try_create_snapshot_builder(false).await else {
+            return;
+        };
         let durable = builder.build_snapshot().await.unwrap().meta.last_log_id.unwrap();
         let purged = next(&self.log.get_log_state().await.unwrap().last_purged_log_id);
         if let Some(index) = durable.index.checked_sub(keep).filter(|index| *index >= purged) {
-            let found = self.log.get_log_reader().await.try_get_log_entries(index..index + 1).await.unwrap();
+            let found = self
+                .log
+                .get_log_reader()
+                .await
+                .try_get_log_entries(index..index + 1)
+                .await
+                .unwrap();
             self.log.purge(found[0].log_id).await.unwrap();
         }
     }
@@ -394,7 +519,11 @@ impl Group {
             }
         });
         let group = GroupId(self.number as u32);
-        let staged = self.storage.stage_snapshot(group, snapshot.meta.clone(), receiver).await.unwrap();
+        let staged = self
+            .storage
+            .stage_snapshot(group, snapshot.meta.clone(), receiver)
+            .await
+            .unwrap();
         self.state.install_snapshot(&snapshot.meta, staged).await.unwrap();
         say(format_args!("installed {}", self.number));
         self.check_tables(self.applied_next);
@@ -415,9 +544,17 @@ impl Machine for Chain {
         Ok(())
     }
 
-    fn apply(&mut self, tables: &Tables, batch: &mut TableBatch<'_>, at: EntryPosition, command: &Bytes) -> io::Result<Reply> {
+    fn apply(
+        &mut self,
+        tables: &Tables,
+        batch: &mut TableBatch<'_>,
+        at: EntryPosition,
+        command: &Bytes,
+    ) -> io::Result<Reply> {
         assert_eq!(*command, content(self.group, at.index));
-        let before = tables.get(&[2])?.map_or(0, |bytes| u64::from_be_bytes(bytes[..].try_into().unwrap()));
+        let before = tables
+            .get(&[2])?
+            .map_or(0, |bytes| u64::from_be_bytes(bytes[..].try_into().unwrap()));
         batch.put(&[&[1][..], &at.index.to_be_bytes()].concat(), command);
         if let Some(old) = at.index.checked_sub(KEPT) {
             batch.delete(&[&[1][..], &old.to_be_bytes()].concat());
@@ -430,7 +567,12 @@ impl Machine for Chain {
 }
 
 fn replay(group: usize, end: u64) -> Vec<(Bytes, Bytes)> {
-    let row = |index: u64| (Bytes::from([&[1][..], &index.to_be_bytes()].concat()), content(group, index));
+    let row = |index: u64| {
+        (
+            Bytes::from([&[1][..], &index.to_be_bytes()].concat()),
+            content(group, index),
+        )
+    };
     let mut rows: Vec<_> = (end.saturating_sub(KEPT)..end).map(row).collect();
     if end > 0 {
         let chain = (0..end).fold(0, link);

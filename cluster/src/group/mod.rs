@@ -155,7 +155,9 @@ pub fn raft_config(heartbeat: Duration, election: Duration) -> Result<Arc<openra
         max_append_entries: Some(4096),
         api_channel_size: Some(1024),
         snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 1000,
+        // Entries of up to 256 KiB: a follower that was away for longer than a checkpoint gets a snapshot instead; one
+        // that lags but lives delays the purge anyway.
+        max_in_snapshot_log_to_keep: 100,
         purge_batch_size: 1024,
         install_snapshot_timeout: 600_000,
         replication_lag_threshold: 1000,

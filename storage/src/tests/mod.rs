@@ -1,6 +1,8 @@
 //! The parts together: openraft's own storage suite, snapshots from one storage to another, a disk that fails.
 
 mod failing_disk;
+#[cfg(feature = "rocksdb")]
+mod opening;
 mod snapshots;
 mod suite;
 
@@ -51,7 +53,13 @@ pub(crate) fn count(tables: &Tables) -> u64 {
 }
 
 pub(crate) fn identity() -> Identity {
-    Identity { cluster: "test".into(), node: 1, shards: 2, replication_factor: 3, nodes: vec![1, 2, 3] }
+    Identity {
+        cluster: "test".into(),
+        node: 1,
+        shards: 2,
+        replication_factor: 3,
+        nodes: vec![1, 2, 3],
+    }
 }
 
 pub(crate) fn metrics() -> StorageMetrics {
@@ -75,5 +83,9 @@ pub(crate) async fn append(log: &mut GroupLog, entries: Vec<Entry>) -> io::Resul
 }
 
 pub(crate) async fn apply(state: &mut GroupState, entries: Vec<Entry>) -> io::Result<()> {
-    state.apply(futures_util::stream::iter(entries.into_iter().map(|entry| Ok((entry, None))))).await
+    state
+        .apply(futures_util::stream::iter(
+            entries.into_iter().map(|entry| Ok((entry, None))),
+        ))
+        .await
 }

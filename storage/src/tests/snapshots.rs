@@ -29,7 +29,13 @@ impl Node {
         let (log, state) = (Arc::new(engines.0.clone()), Arc::new(engines.1.clone()));
         let storage = Storage::over(log, state, identity(), metrics()).unwrap();
         let (log, state, tables) = storage.group(GROUP, Box::new(Journal::default())).unwrap();
-        Node { engines, storage, log, state, tables }
+        Node {
+            engines,
+            storage,
+            log,
+            state,
+            tables,
+        }
     }
 
     fn new() -> Node {
@@ -88,7 +94,11 @@ async fn what_was_sent_is_installed() {
     assert_eq!(meta.last_log_id, Some(log_id(1, 2999)));
 
     let mut follower = Node::with_entries(5).await;
-    let data = follower.storage.stage_snapshot(GROUP, meta.clone(), whole(&chunks)).await.unwrap();
+    let data = follower
+        .storage
+        .stage_snapshot(GROUP, meta.clone(), whole(&chunks))
+        .await
+        .unwrap();
     assert_eq!(count(&follower.tables), 5, "staged is not installed");
     follower.state.install_snapshot(&meta, data).await.unwrap();
     assert_eq!(follower.rows(), leader.rows());
@@ -101,9 +111,16 @@ async fn what_was_sent_is_installed() {
     assert_eq!(count(&follower.tables), 3001);
     let mut follower = follower.crash();
     assert_eq!(follower.rows(), leader.rows());
-    assert_eq!(follower.log.get_log_state().await.unwrap().last_log_id, Some(log_id(2, 3000)));
+    assert_eq!(
+        follower.log.get_log_state().await.unwrap().last_log_id,
+        Some(log_id(2, 3000))
+    );
     let generations = follower.engines.1.rows().into_iter().map(|(key, _)| key.slice(..8));
-    assert_eq!(generations.collect::<std::collections::BTreeSet<_>>().len(), 1, "the old generation is deleted");
+    assert_eq!(
+        generations.collect::<std::collections::BTreeSet<_>>().len(),
+        1,
+        "the old generation is deleted"
+    );
 }
 
 #[tokio::test]
@@ -148,7 +165,11 @@ async fn a_torn_stream_changes_nothing() {
     overlong.push(chunks[0].clone());
 
     for torn in [flipped, repeated, missing, swapped, unended, overlong, Vec::new()] {
-        let error = follower.storage.stage_snapshot(GROUP, meta.clone(), whole(&torn)).await.unwrap_err();
+        let error = follower
+            .storage
+            .stage_snapshot(GROUP, meta.clone(), whole(&torn))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         assert_eq!(follower.engines.1.rows(), before, "nothing is left behind: {error}");
     }
@@ -163,7 +184,11 @@ async fn a_crash_between_staging_and_the_switch_keeps_the_old_tables() {
     let mut leader = Node::with_entries(3000).await;
     let (meta, chunks) = leader.chunks().await;
     let follower = Node::with_entries(5).await;
-    let data = follower.storage.stage_snapshot(GROUP, meta, whole(&chunks)).await.unwrap();
+    let data = follower
+        .storage
+        .stage_snapshot(GROUP, meta, whole(&chunks))
+        .await
+        .unwrap();
     assert!(follower.engines.1.rows().len() > 3000, "staged, and flushed");
     let engines = follower.engines.clone();
     engines.1.break_with("power is gone");
@@ -183,24 +208,44 @@ async fn a_staged_snapshot_that_openraft_refuses_leaves_nothing() {
     let (meta, chunks) = leader.chunks().await;
     let follower = Node::with_entries(5).await;
     let before = follower.engines.1.rows();
-    drop(follower.storage.stage_snapshot(GROUP, meta, whole(&chunks)).await.unwrap());
+    drop(
+        follower
+            .storage
+            .stage_snapshot(GROUP, meta, whole(&chunks))
+            .await
+            .unwrap(),
+    );
     assert_eq!(follower.engines.1.rows(), before);
 }
 
 #[tokio::test]
 async fn only_a_checkpoint_lets_the_log_be_purged() {
     let mut node = Node::with_entries(10).await;
-    assert!(node.state.try_create_snapshot_builder(false).await.is_none(), "nothing is durable yet");
+    assert!(
+        node.state.try_create_snapshot_builder(false).await.is_none(),
+        "nothing is durable yet"
+    );
     node.storage.checkpoint().await.unwrap();
     let more: Vec<_> = (10..20).map(|index| entry(1, index)).collect();
     append(&mut node.log, more.clone()).await.unwrap();
     apply(&mut node.state, more).await.unwrap();
-    let marker = node.state.try_create_snapshot_builder(false).await.unwrap().build_snapshot().await.unwrap();
+    let marker = node
+        .state
+        .try_create_snapshot_builder(false)
+        .await
+        .unwrap()
+        .build_snapshot()
+        .await
+        .unwrap();
     assert_eq!(marker.meta.last_log_id, Some(log_id(1, 9)));
 
     let mut node = node.crash();
     assert_eq!(count(&node.tables), 10, "the tables are back at the checkpoint");
-    assert_eq!(node.log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 19)), "the log is not");
+    assert_eq!(
+        node.log.get_log_state().await.unwrap().last_log_id,
+        Some(log_id(1, 19)),
+        "the log is not"
+    );
     let replay: Vec<_> = (10..20).map(|index| entry(1, index)).collect();
     apply(&mut node.state, replay).await.unwrap();
     assert_eq!(count(&node.tables), 20);

@@ -38,7 +38,9 @@ impl RaftStateMachine<TypeConfig> for Loose {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             self.state.assume_synced_and_next(entry.log_id.index);
-            self.state.apply(futures_util::stream::iter([Ok((entry, responder))])).await?;
+            self.state
+                .apply(futures_util::stream::iter([Ok((entry, responder))]))
+                .await?;
         }
         Ok(())
     }
@@ -89,8 +91,11 @@ mod on_disk {
     impl StoreBuilder<TypeConfig, GroupLog, Loose, tempfile::TempDir> for OnDisk {
         async fn build(&self) -> Result<(tempfile::TempDir, GroupLog, Loose), StorageError<TypeConfig>> {
             let directory = tempfile::tempdir().unwrap();
-            let config =
-                StorageConfig { directory: directory.path().join("data"), identity: identity(), fsync: true };
+            let config = StorageConfig {
+                directory: directory.path().join("data"),
+                identity: identity(),
+                fsync: true,
+            };
             let (log, state) = take(Storage::open(config, metrics()).unwrap());
             Ok((directory, log, state))
         }

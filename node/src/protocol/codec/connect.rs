@@ -29,8 +29,9 @@ pub fn connect_version(frame: &[u8]) -> Option<Version> {
     }
     let mut reader = Reader::new(frame, 1 + encoded_bytes);
     match (reader.string().ok()?, reader.u8().ok()?) {
-        ("MQTT", 0..=3) => Some(Version::V3_1_1),
-        ("MQTT", 6..) => Some(Version::V5),
+        // 0x84 is 3.1.1 with Mosquitto's bridge bit.
+        ("MQTT", 0..=3 | 0x80..) => Some(Version::V3_1_1),
+        ("MQTT", 6..0x80) => Some(Version::V5),
         _ => None,
     }
 }
