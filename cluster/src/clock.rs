@@ -16,7 +16,9 @@ pub struct LogClock {
 
 impl Default for LogClock {
     fn default() -> Self {
-        LogClock { last: Mutex::new((LogTime(0), Instant::now())) }
+        LogClock {
+            last: Mutex::new((LogTime(0), Instant::now())),
+        }
     }
 }
 

@@ -70,7 +70,9 @@ impl Inner {
                 Some(leader) => match self.links.get() {
                     Some(links) => {
                         let ask = requests::encode_number(index.0);
-                        let asked = links.request(leader, Lane::Control, requests::BARRIER, ask, ASK_MAX).await;
+                        let asked = links
+                            .request(leader, Lane::Control, requests::BARRIER, ask, ASK_MAX)
+                            .await;
                         asked.ok().and_then(|bytes| requests::decode_number(&bytes).ok()) == Some(1)
                     }
                     None => false,
@@ -91,7 +93,12 @@ impl Inner {
 
     /// The report that goes with every renewal.
     pub(crate) fn report(&self) -> Report {
-        let leads = self.groups.iter().filter(|(_, group)| group.is_leader()).map(|(shard, _)| *shard).collect();
+        let leads = self
+            .groups
+            .iter()
+            .filter(|(_, group)| group.is_leader())
+            .map(|(shard, _)| *shard)
+            .collect();
         let offsets = self.views.iter().map(|view| Offset(view.offset.current())).collect();
         Report {
             incarnation: self.lease.incarnation(),
@@ -108,7 +115,10 @@ impl Inner {
             Some(leader) if leader == self.config.node => Some(self.grant(leader, report).await),
             Some(leader) => {
                 let links = self.links.get()?;
-                let asked = links.request(leader, Lane::Control, requests::RENEW, report.encode(), ASK_MAX).await.ok()?;
+                let asked = links
+                    .request(leader, Lane::Control, requests::RENEW, report.encode(), ASK_MAX)
+                    .await
+                    .ok()?;
                 Renewal::decode(&asked).ok()
             }
             None => None,
@@ -120,14 +130,19 @@ impl Inner {
         let node = self.config.node;
         let reached_all = {
             let meta = self.meta_view.read();
-            meta.nodes().all(|(peer, record)| peer == node || !record.up || self.is_linked(peer))
+            meta.nodes()
+                .all(|(peer, record)| peer == node || !record.up || self.is_linked(peer))
         };
         if !reached_all {
             return false;
         }
         let up = MetaOp::NodeUp { node, start };
-        let Ok((_, replies)) = self.change_meta("admission", &[up], ASK_MAX * 2).await else { return false };
-        let Some(MetaReply::Admitted { incarnation }) = replies.first() else { return false };
+        let Ok((_, replies)) = self.change_meta("admission", &[up], ASK_MAX * 2).await else {
+            return false;
+        };
+        let Some(MetaReply::Admitted { incarnation }) = replies.first() else {
+            return false;
+        };
         tracing::info!(node, incarnation = incarnation.0, "admitted");
         self.lease.admit(*incarnation);
         for sender in self.senders.get().into_iter().flatten() {
@@ -156,12 +171,19 @@ pub(crate) async fn keep_lease(inner: Arc<Inner>) {
         if admitted {
             let sent_at = boot_time();
             match inner.renew().await {
-                Some(Renewal::Granted { applied_everywhere, disk_low }) => {
-                    inner.lease.grant(sent_at, inner.config.lease, applied_everywhere, disk_low);
+                Some(Renewal::Granted {
+                    applied_everywhere,
+                    disk_low,
+                }) => {
+                    inner
+                        .lease
+                        .grant(sent_at, inner.config.lease, applied_everywhere, disk_low);
                     wait = RENEW_INTERVAL.saturating_sub(started.elapsed());
                 }
                 Some(Renewal::NotUp) => {
-                    tracing::warn!("this incarnation is down: clients are let go, and the node asks to be admitted anew");
+                    tracing::warn!(
+                        "this incarnation is down: clients are let go, and the node asks to be admitted anew"
+                    );
                     inner.lease.revoke();
                     inner.local.serving_changed();
                     admitted = false;
@@ -203,7 +225,11 @@ pub(crate) async fn follow_meta(inner: Arc<Inner>, mut events: mpsc::UnboundedRe
         }
         inner.barrier_changed.notify_waiters();
         let applied = inner.meta.applied.current();
-        let Some(leader) = inner.meta.leader().filter(|leader| *leader != inner.config.node && applied > told) else {
+        let Some(leader) = inner
+            .meta
+            .leader()
+            .filter(|leader| *leader != inner.config.node && applied > told)
+        else {
             continue;
         };
         if let Some(links) = inner.links.get() {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lontra_storage::ids::{MetaIndex, NodeId, Offset, ShardId};
 use lontra_storage::meta::{MetaEvent, MetaSink, MetaView};
-use lontra_storage::shard::{Applied, Appended, ShardSink};
+use lontra_storage::shard::{Appended, Applied, ShardSink};
 use tokio::sync::mpsc;
 
 use crate::clock::LogClock;
@@ -74,7 +74,11 @@ struct FollowersState {
 
 impl Followers {
     pub fn new(meta: MetaView, enabled: bool) -> Self {
-        Followers { meta, state: Mutex::default(), enabled }
+        Followers {
+            meta,
+            state: Mutex::default(),
+            enabled,
+        }
     }
 
     /// A peer follows from behind `after`: it is sent what it missed, or told that its view jumps.
@@ -123,8 +127,7 @@ impl Followers {
                 });
                 owned || {
                     let matched = meta.match_topic(&appended.message.topic);
-                    matched.nodes.contains(&node)
-                        || matched.sessions.iter().any(|session| session.owner == Some(node))
+                    matched.nodes.contains(&node) || matched.sessions.iter().any(|session| session.owner == Some(node))
                 }
             };
             applied.appended.iter().filter(serves).collect()

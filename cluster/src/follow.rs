@@ -13,7 +13,7 @@ use lontra_storage::encoding::{DecodeError, Reader, Writer};
 use lontra_storage::ids::{Offset, ShardId};
 use lontra_storage::machine::EntryPosition;
 use lontra_storage::message::{LogTime, Message, Recipient};
-use lontra_storage::shard::{Applied, Appended};
+use lontra_storage::shard::{Appended, Applied};
 
 use crate::Inner;
 use crate::requests::FOLLOW;
@@ -42,12 +42,22 @@ impl Backlog {
             Some(first) => after >= first.after,
             None => after >= upto,
         };
-        reaches_back.then(|| self.entries.iter().filter(|applied| applied.upto > after).cloned().collect())
+        reaches_back.then(|| {
+            self.entries
+                .iter()
+                .filter(|applied| applied.upto > after)
+                .cloned()
+                .collect()
+        })
     }
 }
 
 fn size(applied: &Applied) -> usize {
-    applied.appended.iter().map(|appended| appended.encoded.len() + appended.recipients.len() * 32 + 64).sum()
+    applied
+        .appended
+        .iter()
+        .map(|appended| appended.encoded.len() + appended.recipients.len() * 32 + 64)
+        .sum()
 }
 
 /// What a replica pushes.
@@ -58,10 +68,21 @@ pub enum Followed {
 
 pub fn encode_applied(applied: &Applied, wanted: &[&Appended]) -> Bytes {
     let mut writer = Writer::with_capacity(256);
-    writer.u8(0).var(applied.shard.0 as u64).var(applied.at.term).var(applied.at.index);
-    writer.var(applied.after.0).var(applied.upto.0).var(applied.now.0).var(wanted.len() as u64);
+    writer
+        .u8(0)
+        .var(applied.shard.0 as u64)
+        .var(applied.at.term)
+        .var(applied.at.index);
+    writer
+        .var(applied.after.0)
+        .var(applied.upto.0)
+        .var(applied.now.0)
+        .var(wanted.len() as u64);
     for appended in wanted {
-        writer.var(appended.offset.0).bytes(&appended.encoded).var(appended.recipients.len() as u64);
+        writer
+            .var(appended.offset.0)
+            .bytes(&appended.encoded)
+            .var(appended.recipients.len() as u64);
         for recipient in appended.recipients.iter() {
             recipient.write(&mut writer);
         }
@@ -81,7 +102,10 @@ fn decode(bytes: &Bytes) -> Result<Followed, DecodeError> {
         return Ok(Followed::Jumped(Offset(reader.var()?)));
     }
     let shard = ShardId(reader.var16()?);
-    let at = EntryPosition { term: reader.var()?, index: reader.var()? };
+    let at = EntryPosition {
+        term: reader.var()?,
+        index: reader.var()?,
+    };
     let (after, upto, now) = (Offset(reader.var()?), Offset(reader.var()?), LogTime(reader.var()?));
     let mut appended = Vec::new();
     for _ in 0..reader.count()? {
@@ -93,9 +117,21 @@ fn decode(bytes: &Bytes) -> Result<Followed, DecodeError> {
             recipients.push(Recipient::read(&mut reader)?);
         }
         let message = Arc::new(Message::decode(&encoded)?);
-        appended.push(Appended { offset, message, encoded, recipients: recipients.into() });
+        appended.push(Appended {
+            offset,
+            message,
+            encoded,
+            recipients: recipients.into(),
+        });
     }
-    Ok(Followed::Applied(Applied { shard, at, after, upto, now, appended }))
+    Ok(Followed::Applied(Applied {
+        shard,
+        at,
+        after,
+        upto,
+        now,
+        appended,
+    }))
 }
 
 pub fn encode_hello(shard: ShardId, after: Offset) -> Bytes {
@@ -187,22 +223,34 @@ mod tests {
     #[test]
     fn a_backlog_resumes_or_says_that_it_cannot() {
         let mut backlog = Backlog::default();
-        assert!(backlog.since(Offset(9), Offset(9)).is_some_and(|missed| missed.is_empty()));
+        assert!(
+            backlog
+                .since(Offset(9), Offset(9))
+                .is_some_and(|missed| missed.is_empty())
+        );
         assert!(backlog.since(Offset(8), Offset(9)).is_none());
         for n in 0..30 {
             backlog.push(applied(n, n + 1));
         }
         assert!(backlog.since(Offset(3), Offset(30)).is_none(), "bounded");
         let missed = backlog.since(Offset(25), Offset(30)).unwrap();
-        assert_eq!(missed.iter().map(|applied| applied.upto.0).collect::<Vec<_>>(), [26, 27, 28, 29, 30]);
+        assert_eq!(
+            missed.iter().map(|applied| applied.upto.0).collect::<Vec<_>>(),
+            [26, 27, 28, 29, 30]
+        );
     }
 
     #[test]
     fn a_followed_entry_survives_encoding() {
         let applied = applied(4, 5);
         let bytes = encode_applied(&applied, &applied.appended.iter().collect::<Vec<_>>());
-        let Ok(Followed::Applied(copy)) = decode(&bytes) else { panic!("an entry") };
-        assert_eq!((copy.shard, copy.after, copy.upto, copy.now), (ShardId(3), Offset(4), Offset(5), LogTime(5)));
+        let Ok(Followed::Applied(copy)) = decode(&bytes) else {
+            panic!("an entry")
+        };
+        assert_eq!(
+            (copy.shard, copy.after, copy.upto, copy.now),
+            (ShardId(3), Offset(4), Offset(5), LogTime(5))
+        );
         assert_eq!(copy.appended[0].message, applied.appended[0].message);
     }
 }

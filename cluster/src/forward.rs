@@ -18,12 +18,7 @@ use crate::local::{Guard, Outcome, Ticket};
 
 impl Inner {
     /// Sends a message to `nodes`. With a ticket, its outcome is told once all of them have it.
-    pub(crate) fn publish_ephemeral(
-        self: &Arc<Self>,
-        message: Arc<Message>,
-        nodes: &[NodeId],
-        ticket: Option<Ticket>,
-    ) {
+    pub(crate) fn publish_ephemeral(self: &Arc<Self>, message: Arc<Message>, nodes: &[NodeId], ticket: Option<Ticket>) {
         let incarnation = self.lease.incarnation();
         // Never answer success for a share that was not taken.
         let overflow = Arc::new(AtomicBool::new(false));
@@ -65,7 +60,10 @@ impl Inner {
             return done.done();
         };
         // A node that is Down must not get its share acknowledged: it checks its incarnation when it hears of it.
-        if !self.meta_view.read().is_live(Owner { node: from, incarnation }) {
+        if !self.meta_view.read().is_live(Owner {
+            node: from,
+            incarnation,
+        }) {
             return done.done();
         }
         // Once: the guard's closure must be callable through a shared reference's drop.

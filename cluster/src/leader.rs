@@ -53,7 +53,9 @@ impl Inner {
             Err(ReadIndexError::NoQuorum) => return Renewal::NotLeader { leader: None },
         }
         let meta = self.meta_view.read();
-        let is_up = meta.node(node).is_some_and(|record| record.up && record.incarnation == report.incarnation);
+        let is_up = meta
+            .node(node)
+            .is_some_and(|record| record.up && record.incarnation == report.incarnation);
         if !is_up {
             return Renewal::NotUp;
         }
@@ -69,17 +71,25 @@ impl Inner {
             .shards()
             .map(|shard| {
                 let offset = |renewed: &&Renewed| renewed.offsets.get(usize::from(shard.0)).copied();
-                up.iter().map(|renewed| offset(renewed).unwrap_or(Offset(0))).min().unwrap_or(Offset(0))
+                up.iter()
+                    .map(|renewed| offset(renewed).unwrap_or(Offset(0)))
+                    .min()
+                    .unwrap_or(Offset(0))
             })
             .collect();
         let disk_low = self
             .shards
             .shards()
             .filter(|shard| {
-                self.shards.replicas(*shard).any(|node| renewed.get(&node).is_some_and(|renewed| renewed.disk_low))
+                self.shards
+                    .replicas(*shard)
+                    .any(|node| renewed.get(&node).is_some_and(|renewed| renewed.disk_low))
             })
             .collect();
-        Renewal::Granted { applied_everywhere, disk_low }
+        Renewal::Granted {
+            applied_everywhere,
+            disk_low,
+        }
     }
 
     /// Whether, as far as this leader knows, every Up node has applied `index`.
@@ -89,11 +99,13 @@ impl Inner {
         }
         let meta = self.meta_view.read();
         let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        meta.nodes().filter(|(node, record)| record.up && *node != self.config.node).all(|(node, record)| {
-            // An incarnation that was admitted by a later entry applied this one before it served.
-            record.incarnation.0 > index.0 * lontra_storage::ids::SessionId::PER_ENTRY
-                || renewed.get(&node).is_some_and(|renewed| renewed.applied >= index)
-        })
+        meta.nodes()
+            .filter(|(node, record)| record.up && *node != self.config.node)
+            .all(|(node, record)| {
+                // An incarnation that was admitted by a later entry applied this one before it served.
+                record.incarnation.0 > index.0 * lontra_storage::ids::SessionId::PER_ENTRY
+                    || renewed.get(&node).is_some_and(|renewed| renewed.applied >= index)
+            })
     }
 
     pub(crate) async fn wait_barrier(&self, index: MetaIndex, deadline: Instant) -> bool {
@@ -123,7 +135,10 @@ impl Inner {
         };
         meta.nodes()
             .filter(|(node, record)| record.up && is_silent(node))
-            .map(|(node, record)| MetaOp::NodeDown { node, incarnation: record.incarnation })
+            .map(|(node, record)| MetaOp::NodeDown {
+                node,
+                incarnation: record.incarnation,
+            })
             .collect()
     }
 }
@@ -170,10 +185,18 @@ impl Inner {
         let (up, leads) = {
             let meta = self.meta_view.read();
             let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-            let up: Vec<NodeId> = meta.nodes().filter(|(_, record)| record.up).map(|(node, _)| node).collect();
+            let up: Vec<NodeId> = meta
+                .nodes()
+                .filter(|(_, record)| record.up)
+                .map(|(node, _)| node)
+                .collect();
             let mut leads = BTreeMap::<ShardId, NodeId>::new();
             for node in &up {
-                for shard in renewed.get(node).map(|renewed| renewed.leads.as_slice()).unwrap_or_default() {
+                for shard in renewed
+                    .get(node)
+                    .map(|renewed| renewed.leads.as_slice())
+                    .unwrap_or_default()
+                {
                     leads.insert(*shard, *node);
                 }
             }
@@ -187,13 +210,17 @@ impl Inner {
             self.transfer(shard, to).await;
         } else if let Some(links) = self.links.get() {
             let ask = requests::encode_number(u64::from(shard.0) << 32 | to);
-            let _ = links.request(from, Lane::Control, requests::TRANSFER, ask, ASK_MAX).await;
+            let _ = links
+                .request(from, Lane::Control, requests::TRANSFER, ask, ASK_MAX)
+                .await;
         }
     }
 
     /// Hands this node's leadership of a shard to `to`.
     pub(crate) async fn transfer(&self, shard: ShardId, to: NodeId) -> bool {
-        let Some(group) = self.groups.get(&shard) else { return false };
+        let Some(group) = self.groups.get(&shard) else {
+            return false;
+        };
         let moved = group.transfer(to, ASK_MAX).await;
         if moved {
             self.metrics.leader_transferred();
@@ -241,7 +268,14 @@ mod tests {
                 let map = ShardMap::new((1..=nodes).collect(), 12, factor);
                 let mut leads: BTreeMap<ShardId, NodeId> = map
                     .shards()
-                    .map(|shard| (shard, map.replicas(shard).nth((first as usize + shard.0 as usize / 6) % 3).unwrap()))
+                    .map(|shard| {
+                        (
+                            shard,
+                            map.replicas(shard)
+                                .nth((first as usize + shard.0 as usize / 6) % 3)
+                                .unwrap(),
+                        )
+                    })
                     .collect();
                 let up: Vec<NodeId> = (1..=nodes).collect();
                 for _ in 0..30 {
@@ -249,7 +283,10 @@ mod tests {
                         leads.insert(shard, to);
                     }
                 }
-                let counts: Vec<usize> = up.iter().map(|node| leads.values().filter(|at| *at == node).count()).collect();
+                let counts: Vec<usize> = up
+                    .iter()
+                    .map(|node| leads.values().filter(|at| *at == node).count())
+                    .collect();
                 let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
                 assert!(most - least <= 1, "{nodes} nodes, factor {factor}: {counts:?}");
             }

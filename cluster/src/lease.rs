@@ -62,8 +62,12 @@ impl Lease {
     pub fn grant(&self, sent_at: Duration, length: Duration, applied_everywhere: Vec<Offset>, disk_low: Vec<ShardId>) {
         let until = (sent_at + length).as_micros() as u64;
         self.until.fetch_max(until, Ordering::AcqRel);
-        self.refuse_at.fetch_max(until + PAUSE_MAX.as_micros() as u64, Ordering::AcqRel);
-        *self.news.write().unwrap_or_else(std::sync::PoisonError::into_inner) = News { applied_everywhere, disk_low };
+        self.refuse_at
+            .fetch_max(until + PAUSE_MAX.as_micros() as u64, Ordering::AcqRel);
+        *self.news.write().unwrap_or_else(std::sync::PoisonError::into_inner) = News {
+            applied_everywhere,
+            disk_low,
+        };
     }
 
     /// The incarnation is Down, or about to stop: it never serves again.
@@ -97,12 +101,18 @@ impl Lease {
     /// Whether every Up node had applied `offset` of `shard` when the lease was last renewed.
     pub fn is_applied_everywhere(&self, shard: ShardId, offset: Offset) -> bool {
         let news = self.news.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        news.applied_everywhere.get(usize::from(shard.0)).is_some_and(|applied| *applied >= offset)
+        news.applied_everywhere
+            .get(usize::from(shard.0))
+            .is_some_and(|applied| *applied >= offset)
     }
 
     /// A replica of the shard is below the free-space watermark.
     pub fn is_disk_low(&self, shard: ShardId) -> bool {
-        self.news.read().unwrap_or_else(std::sync::PoisonError::into_inner).disk_low.contains(&shard)
+        self.news
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .disk_low
+            .contains(&shard)
     }
 }
 
@@ -142,10 +152,20 @@ mod tests {
         assert!(lease.is_disk_low(ShardId(0)) && !lease.is_disk_low(ShardId(1)));
 
         let lapsed = Lease::default();
-        lapsed.grant(now.saturating_sub(Duration::from_millis(2100)), Duration::from_secs(2), vec![], vec![]);
+        lapsed.grant(
+            now.saturating_sub(Duration::from_millis(2100)),
+            Duration::from_secs(2),
+            vec![],
+            vec![],
+        );
         assert_eq!(lapsed.serving(), Serving::Paused);
         let lapsed = Lease::default();
-        lapsed.grant(now.saturating_sub(Duration::from_millis(3600)), Duration::from_secs(2), vec![], vec![]);
+        lapsed.grant(
+            now.saturating_sub(Duration::from_millis(3600)),
+            Duration::from_secs(2),
+            vec![],
+            vec![],
+        );
         assert_eq!(lapsed.serving(), Serving::Refusing);
         lease.revoke();
         assert_eq!(lease.serving(), Serving::Refusing);

@@ -106,7 +106,12 @@ impl Inner {
         if let Some(group) = self.group(group) {
             return group.leader();
         }
-        let hint = self.leader_hints.lock().unwrap_or_else(PoisonError::into_inner).get(&group).copied();
+        let hint = self
+            .leader_hints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&group)
+            .copied();
         hint.filter(|leader| self.is_linked(*leader)).or_else(|| {
             let shard = group.as_shard()?;
             self.shards.replicas(shard).find(|replica| self.is_linked(*replica))

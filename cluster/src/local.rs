@@ -60,7 +60,9 @@ struct OnDrop(Option<Box<dyn FnOnce() + Send + Sync>>);
 impl Guard {
     /// `done` runs when the last clone is gone, on whichever thread that happens.
     pub fn new(done: impl FnOnce() + Send + Sync + 'static) -> Guard {
-        Guard { _inner: Arc::new(OnDrop(Some(Box::new(done)))) }
+        Guard {
+            _inner: Arc::new(OnDrop(Some(Box::new(done)))),
+        }
     }
 }
 

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use lontra_storage::ids::{GroupId, NodeId, ShardId};
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    exponential_buckets,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
 };
 
 /// Verbs for everything that happens here. Cheap to clone.
@@ -43,8 +42,16 @@ impl ClusterMetrics {
                 "peer",
             ),
             leaders: gauge("lontra_raft_leaders", "Shard groups that this node leads."),
-            term: gauges("lontra_raft_term", "Raft term of a group as this node sees it.", "group"),
-            applied: gauges("lontra_raft_applied_index", "Last applied log index of a group.", "group"),
+            term: gauges(
+                "lontra_raft_term",
+                "Raft term of a group as this node sees it.",
+                "group",
+            ),
+            applied: gauges(
+                "lontra_raft_applied_index",
+                "Last applied log index of a group.",
+                "group",
+            ),
             sender_queue: gauges(
                 "lontra_publish_queue_operations",
                 "Publishes and settlements that wait for a place in a batch.",
@@ -61,7 +68,10 @@ impl ClusterMetrics {
             lease_valid: gauge("lontra_lease_valid", "1 while this node may serve clients."),
             routes: gauge("lontra_routes", "Topic filters in the route table."),
             sessions: gauge("lontra_sessions", "Sessions of the whole cluster, connected or not."),
-            node_downs: counter("lontra_node_downs_total", "Nodes that this node, leading meta, declared Down."),
+            node_downs: counter(
+                "lontra_node_downs_total",
+                "Nodes that this node, leading meta, declared Down.",
+            ),
             leader_transfers: counter(
                 "lontra_raft_leader_transfers_total",
                 "Leaderships that this node handed to another to spread them.",
@@ -124,7 +134,9 @@ impl ClusterMetrics {
     }
 
     pub fn sender_queue(&self, shard: ShardId, length: usize) {
-        self.sender_queue.with_label_values(&[shard.0.to_string()]).set(length as i64);
+        self.sender_queue
+            .with_label_values(&[shard.0.to_string()])
+            .set(length as i64);
     }
 
     pub fn batches_resent(&self, count: usize) {
@@ -153,7 +165,9 @@ impl ClusterMetrics {
     }
 
     pub fn page_read(&self, local: bool) {
-        self.pages_read.with_label_values(&[if local { "local" } else { "peer" }]).inc();
+        self.pages_read
+            .with_label_values(&[if local { "local" } else { "peer" }])
+            .inc();
     }
 }
 

@@ -113,7 +113,13 @@ impl Cluster {
             request: self.inner.next_request.fetch_add(1, Ordering::Relaxed),
         };
         let (index, replies) = self.inner.change_meta("connect", &[operation], OPERATION_MAX).await?;
-        let Some(MetaReply::Connected { session, epoch, present, durable, previous }) = replies.into_iter().next()
+        let Some(MetaReply::Connected {
+            session,
+            epoch,
+            present,
+            durable,
+            previous,
+        }) = replies.into_iter().next()
         else {
             return Err(MetaError::Stale);
         };
@@ -134,14 +140,25 @@ impl Cluster {
             }
             _ => return Err(MetaError::Stale),
         };
-        Ok(Attached { session, epoch, present, durable, incarnation, index, sent, subscriptions })
+        Ok(Attached {
+            session,
+            epoch,
+            present,
+            durable,
+            incarnation,
+            index,
+            sent,
+            subscriptions,
+        })
     }
 
     /// Whether `session` is still served under `epoch`, by this node, as of what it has applied.
     pub fn is_owner(&self, session: SessionId, epoch: SessionEpoch) -> bool {
         let meta = self.inner.meta_view.read();
         let state = meta.session(session).filter(|state| state.epoch == epoch);
-        state.and_then(|state| state.owner).is_some_and(|owner| owner.node == self.inner.config.node)
+        state
+            .and_then(|state| state.owner)
+            .is_some_and(|owner| owner.node == self.inner.config.node)
     }
 
     /// The connection ended; `sent` is the highest offset that it or an earlier one sent, by shard. Not waited for by anybody but the caller.
@@ -155,8 +172,16 @@ impl Cluster {
         expiry: Option<u32>,
         sent: Option<Vec<Offset>>,
     ) -> Result<(), MetaError> {
-        let operation = MetaOp::Detach { session, epoch, expiry, sent };
-        self.inner.change_meta("disconnect", &[operation], OPERATION_MAX).await.map(|_| ())
+        let operation = MetaOp::Detach {
+            session,
+            epoch,
+            expiry,
+            sent,
+        };
+        self.inner
+            .change_meta("disconnect", &[operation], OPERATION_MAX)
+            .await
+            .map(|_| ())
     }
 
     /// Subscribes a durable session. When this returns, every Up node matches publishes against it (P4).
@@ -169,7 +194,11 @@ impl Cluster {
         epoch: SessionEpoch,
         subscriptions: Vec<Subscription>,
     ) -> Result<(), MetaError> {
-        let operation = MetaOp::Subscribe { session, epoch, subscriptions };
+        let operation = MetaOp::Subscribe {
+            session,
+            epoch,
+            subscriptions,
+        };
         let (index, replies) = self.inner.change_meta("subscribe", &[operation], OPERATION_MAX).await?;
         if replies.first() != Some(&MetaReply::Done) {
             return Err(MetaError::Stale);
@@ -187,8 +216,15 @@ impl Cluster {
         epoch: SessionEpoch,
         filters: Vec<Box<str>>,
     ) -> Result<Vec<bool>, MetaError> {
-        let operation = MetaOp::Unsubscribe { session, epoch, filters };
-        let (index, replies) = self.inner.change_meta("unsubscribe", &[operation], OPERATION_MAX).await?;
+        let operation = MetaOp::Unsubscribe {
+            session,
+            epoch,
+            filters,
+        };
+        let (index, replies) = self
+            .inner
+            .change_meta("unsubscribe", &[operation], OPERATION_MAX)
+            .await?;
         let Some(MetaReply::Unsubscribed { existed }) = replies.into_iter().next() else {
             return Err(MetaError::Stale);
         };
@@ -203,7 +239,12 @@ impl Cluster {
     /// The control plane did not answer; the counts stand, and must be taken back by [`Cluster::remove_routes`].
     pub async fn add_routes(&self, filters: &[Box<str>]) -> Result<(), MetaError> {
         {
-            let mut counts = self.inner.node_routes.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut counts = self
+                .inner
+                .node_routes
+                .counts
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             for filter in filters {
                 *counts.entry(filter.clone()).or_default() += 1;
             }
@@ -215,7 +256,12 @@ impl Cluster {
     pub fn remove_routes(&self, filters: Vec<Box<str>>) {
         let mut unused = Vec::new();
         {
-            let mut counts = self.inner.node_routes.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut counts = self
+                .inner
+                .node_routes
+                .counts
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             for filter in filters {
                 if let Some(count) = counts.get_mut(&filter) {
                     *count -= 1;
@@ -248,16 +294,36 @@ impl Cluster {
             self.inner.local.completed(vec![(ticket, Outcome::DiskLow)]);
             return;
         }
-        self.send(shard, ShardRequest::Publish { message, recipients, route_version, ticket });
+        self.send(
+            shard,
+            ShardRequest::Publish {
+                message,
+                recipients,
+                route_version,
+                ticket,
+            },
+        );
     }
 
     /// A client acknowledged a message: its entry leaves the session's queue. The outcome frees the Packet Identifier.
     pub fn settle(&self, shard: ShardId, session: SessionId, offset: Offset, ticket: Ticket) {
-        self.send(shard, ShardRequest::Settle { session, offset, ticket });
+        self.send(
+            shard,
+            ShardRequest::Settle {
+                session,
+                offset,
+                ticket,
+            },
+        );
     }
 
     fn send(&self, shard: ShardId, request: ShardRequest) {
-        if let Some(sender) = self.inner.senders.get().and_then(|senders| senders.get(usize::from(shard.0))) {
+        if let Some(sender) = self
+            .inner
+            .senders
+            .get()
+            .and_then(|senders| senders.get(usize::from(shard.0)))
+        {
             sender.send(request);
         }
     }
@@ -313,7 +379,9 @@ impl Cluster {
                 Some(shard) => self.inner.shards.replicas(shard).collect(),
                 None => self.inner.config.members.keys().copied().collect(),
             };
-            let heir = heirs.into_iter().find(|node| *node != self.node() && self.inner.is_linked(*node));
+            let heir = heirs
+                .into_iter()
+                .find(|node| *node != self.node() && self.inner.is_linked(*node));
             if let Some(heir) = heir.filter(|_| group.is_leader()) {
                 let group = group.clone();
                 moves.spawn(async move { group.transfer(heir, limit).await });
@@ -331,7 +399,10 @@ impl Inner {
             let incarnation = self.lease.incarnation();
             if published.incarnation != incarnation {
                 // The routes of the old incarnation went with it.
-                *published = Published { incarnation, filters: BTreeMap::new() };
+                *published = Published {
+                    incarnation,
+                    filters: BTreeMap::new(),
+                };
             }
             let (mut add, mut remove) = (Vec::new(), Vec::new());
             {
@@ -349,14 +420,23 @@ impl Inner {
                     published.filters.remove(filter);
                 }
                 let node = self.config.node;
-                let operation = MetaOp::NodeRoutes { node, incarnation, add: add.clone(), remove };
+                let operation = MetaOp::NodeRoutes {
+                    node,
+                    incarnation,
+                    add: add.clone(),
+                    remove,
+                };
                 let (index, replies) = self.change_meta("subscribe", &[operation], OPERATION_MAX).await?;
                 if replies.first() != Some(&MetaReply::Done) {
                     return Err(MetaError::Stale);
                 }
                 published.filters.extend(add.into_iter().map(|filter| (filter, index)));
             }
-            filters.iter().filter_map(|filter| published.filters.get(filter)).max().copied()
+            filters
+                .iter()
+                .filter_map(|filter| published.filters.get(filter))
+                .max()
+                .copied()
         };
         match visible_at {
             // Also for a filter that another connection added: its entry may not be everywhere yet.

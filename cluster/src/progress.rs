@@ -12,7 +12,9 @@ pub struct Progress {
 
 impl Default for Progress {
     fn default() -> Self {
-        Progress { sender: watch::Sender::new(0) }
+        Progress {
+            sender: watch::Sender::new(0),
+        }
     }
 }
 

@@ -33,9 +33,18 @@ use crate::metrics::ClusterMetrics;
 /// Something for a shard.
 pub enum ShardRequest {
     /// A publish on the durable path. `message` is encoded once, here it is only moved.
-    Publish { message: Bytes, recipients: Arc<[Recipient]>, route_version: u64, ticket: Ticket },
+    Publish {
+        message: Bytes,
+        recipients: Arc<[Recipient]>,
+        route_version: u64,
+        ticket: Ticket,
+    },
     /// A client acknowledged a message.
-    Settle { session: SessionId, offset: Offset, ticket: Ticket },
+    Settle {
+        session: SessionId,
+        offset: Offset,
+        ticket: Ticket,
+    },
     /// The incarnation changed: what is unanswered ends as unknown, numbers begin anew.
     Incarnation(Incarnation),
 }
@@ -149,7 +158,10 @@ impl Sender {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let settle = self.oldest_settle.filter(|_| self.window.len() < WINDOW).map(|since| since + SETTLE_WAIT_MAX);
+        let settle = self
+            .oldest_settle
+            .filter(|_| self.window.len() < WINDOW)
+            .map(|since| since + SETTLE_WAIT_MAX);
         [settle, self.retry_at].into_iter().flatten().min()
     }
 
@@ -175,8 +187,15 @@ impl Sender {
             ShardRequest::Publish { ticket, .. } | ShardRequest::Settle { ticket, .. } => Some(ticket),
             ShardRequest::Incarnation(_) => None,
         });
-        let in_flight = self.window.drain(..).filter(|batch| !batch.answered).flat_map(|batch| batch.publishes.into_iter().chain(batch.settlements));
-        let outcomes = in_flight.chain(waiting).map(|ticket| (ticket, Outcome::Unknown)).collect();
+        let in_flight = self
+            .window
+            .drain(..)
+            .filter(|batch| !batch.answered)
+            .flat_map(|batch| batch.publishes.into_iter().chain(batch.settlements));
+        let outcomes = in_flight
+            .chain(waiting)
+            .map(|ticket| (ticket, Outcome::Unknown))
+            .collect();
         self.local.completed(outcomes);
         self.publishes = 0;
         self.settlements = 0;
@@ -204,7 +223,9 @@ impl Sender {
     fn is_worth_sending(&self) -> bool {
         self.publishes > 0
             || self.queue.len() >= BATCH_OPERATIONS
-            || self.oldest_settle.is_some_and(|since| since.elapsed() >= SETTLE_WAIT_MAX)
+            || self
+                .oldest_settle
+                .is_some_and(|since| since.elapsed() >= SETTLE_WAIT_MAX)
     }
 
     fn take_batch(&mut self) -> InFlight {
@@ -215,7 +236,12 @@ impl Sender {
         while bytes < BATCH_BYTES && operations.len() < BATCH_OPERATIONS {
             match self.queue.pop_front() {
                 None => break,
-                Some(ShardRequest::Publish { message, recipients, route_version: matched_at, ticket }) => {
+                Some(ShardRequest::Publish {
+                    message,
+                    recipients,
+                    route_version: matched_at,
+                    ticket,
+                }) => {
                     self.publishes -= 1;
                     route_version = route_version.min(matched_at);
                     bytes += message.len();
@@ -224,10 +250,17 @@ impl Sender {
                     operations.push(ShardOperation::Append { message, recipients });
                     publishes.push(ticket);
                 }
-                Some(ShardRequest::Settle { session, offset, ticket }) => {
+                Some(ShardRequest::Settle {
+                    session,
+                    offset,
+                    ticket,
+                }) => {
                     self.settlements -= 1;
                     let at = *settled.entry(session).or_insert_with(|| {
-                        operations.push(ShardOperation::Ack { session, offsets: Vec::new() });
+                        operations.push(ShardOperation::Ack {
+                            session,
+                            offsets: Vec::new(),
+                        });
                         operations.len() - 1
                     });
                     if let ShardOperation::Ack { offsets, .. } = &mut operations[at] {
@@ -251,7 +284,13 @@ impl Sender {
             recipient_sets: sets.sets,
             operations,
         };
-        InFlight { sequence, bundle: batch.encode(), publishes, settlements, answered: false }
+        InFlight {
+            sequence,
+            bundle: batch.encode(),
+            publishes,
+            settlements,
+            answered: false,
+        }
     }
 
     fn send(&self, batch: &InFlight) -> Answer {
@@ -279,7 +318,11 @@ impl Sender {
             Some(BatchReply::Applied { first, .. }) => self.settle(sequence, first),
             // The fence is apply's: meta tells the same soon, and ends this incarnation here too.
             Some(BatchReply::DeadIncarnation | BatchReply::Forgotten) => {
-                tracing::warn!(shard = self.shard.0, sequence, "the shard no longer takes batches of this incarnation");
+                tracing::warn!(
+                    shard = self.shard.0,
+                    sequence,
+                    "the shard no longer takes batches of this incarnation"
+                );
                 self.retry_later(round);
             }
             Some(BatchReply::Gap { .. }) | None => self.retry_later(round),
@@ -287,7 +330,11 @@ impl Sender {
     }
 
     fn settle(&mut self, sequence: u64, first: Offset) {
-        let Some(batch) = self.window.iter_mut().find(|batch| batch.sequence == sequence && !batch.answered) else {
+        let Some(batch) = self
+            .window
+            .iter_mut()
+            .find(|batch| batch.sequence == sequence && !batch.answered)
+        else {
             return;
         };
         batch.answered = true;
@@ -295,7 +342,9 @@ impl Sender {
             .into_iter()
             .enumerate()
             .map(|(n, ticket)| (ticket, Outcome::Stored(Offset(first.0 + n as u64))));
-        let settled = std::mem::take(&mut batch.settlements).into_iter().map(|ticket| (ticket, Outcome::Done));
+        let settled = std::mem::take(&mut batch.settlements)
+            .into_iter()
+            .map(|ticket| (ticket, Outcome::Done));
         let outcomes = stored.chain(settled).collect();
         while self.window.front().is_some_and(|batch| batch.answered) {
             self.window.pop_front();
@@ -333,7 +382,11 @@ struct RecipientSets {
 impl RecipientSets {
     /// Index of the set, and the bytes that it adds.
     fn index_of(&mut self, recipients: &Arc<[Recipient]>) -> (u32, usize) {
-        let key = if recipients.is_empty() { std::ptr::null() } else { recipients.as_ptr() };
+        let key = if recipients.is_empty() {
+            std::ptr::null()
+        } else {
+            recipients.as_ptr()
+        };
         if let Some(index) = self.known.get(&key) {
             return (*index, 0);
         }

@@ -41,7 +41,9 @@ impl Inner {
                 Some(leader) => {
                     if let Some(links) = self.links.get() {
                         let ask = requests::encode_number(group.0 as u64);
-                        let asked = links.request(leader, Lane::Control, requests::READ_INDEX, ask, ASK_MAX).await;
+                        let asked = links
+                            .request(leader, Lane::Control, requests::READ_INDEX, ask, ASK_MAX)
+                            .await;
                         match asked.ok().and_then(|bytes| requests::decode_read_index(&bytes).ok()) {
                             Some(Ok(index)) => return index,
                             Some(Err(crate::group::ReadIndexError::NotLeader { leader })) => {
@@ -92,22 +94,35 @@ impl Inner {
 
     /// `None` if this replica has not applied so far in time.
     pub(crate) async fn read_local_page(&self, request: &PageRequest) -> std::io::Result<Option<Page>> {
-        let Some(group) = self.groups.get(&request.shard) else { return Ok(None) };
+        let Some(group) = self.groups.get(&request.shard) else {
+            return Ok(None);
+        };
         if !group.applied.reach(request.applied, ASK_MAX).await {
             return Ok(None);
         }
         let entries_max = request.entries_max as usize;
-        let page =
-            read_page(&group.tables, request.session, request.after, entries_max, request.bytes_max as usize)?;
+        let page = read_page(
+            &group.tables,
+            request.session,
+            request.after,
+            entries_max,
+            request.bytes_max as usize,
+        )?;
         Ok(Some(page))
     }
 
     async fn read_remote_page(&self, request: &PageRequest) -> Option<Page> {
         let links = self.links.get()?;
-        let replicas: Vec<NodeId> =
-            self.shards.replicas(request.shard).filter(|replica| links.is_up(*replica)).collect();
+        let replicas: Vec<NodeId> = self
+            .shards
+            .replicas(request.shard)
+            .filter(|replica| links.is_up(*replica))
+            .collect();
         let replica = *replicas.get(Instant::now().elapsed().subsec_nanos() as usize % replicas.len().max(1))?;
-        let asked = links.request(replica, Lane::Data, requests::READ_PAGE, request.encode(), PAGE_MAX).await.ok()?;
+        let asked = links
+            .request(replica, Lane::Data, requests::READ_PAGE, request.encode(), PAGE_MAX)
+            .await
+            .ok()?;
         Page::decode(&asked).ok()
     }
 }

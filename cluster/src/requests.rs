@@ -57,8 +57,13 @@ pub fn encode_proposed(result: &Result<Proposed, ProposeError>) -> Bytes {
 pub fn decode_proposed(payload: &Bytes) -> Result<Result<Proposed, ProposeError>, DecodeError> {
     let mut reader = Reader::new("proposal result", payload);
     Ok(match reader.u8()? {
-        0 => Ok(Proposed { index: reader.var()?, reply: reader.rest() }),
-        1 => Err(ProposeError::NotLeader { leader: Some(reader.var()?).filter(|leader| *leader != 0) }),
+        0 => Ok(Proposed {
+            index: reader.var()?,
+            reply: reader.rest(),
+        }),
+        1 => Err(ProposeError::NotLeader {
+            leader: Some(reader.var()?).filter(|leader| *leader != 0),
+        }),
         2 => Err(ProposeError::Busy),
         3 => Err(ProposeError::Unknown),
         _ => return Err(reader.error()),
@@ -107,7 +112,13 @@ impl Report {
         for _ in 0..reader.count()? {
             offsets.push(Offset(reader.var()?));
         }
-        Ok(Report { incarnation, applied, leads, offsets, disk_low })
+        Ok(Report {
+            incarnation,
+            applied,
+            leads,
+            offsets,
+            disk_low,
+        })
     }
 }
 
@@ -122,14 +133,19 @@ pub enum Renewal {
     },
     /// The incarnation is not Up: it must be admitted anew.
     NotUp,
-    NotLeader { leader: Option<NodeId> },
+    NotLeader {
+        leader: Option<NodeId>,
+    },
 }
 
 impl Renewal {
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(64);
         match self {
-            Renewal::Granted { applied_everywhere, disk_low } => {
+            Renewal::Granted {
+                applied_everywhere,
+                disk_low,
+            } => {
                 writer.u8(0).var(applied_everywhere.len() as u64);
                 for offset in applied_everywhere {
                     writer.var(offset.0);
@@ -161,10 +177,15 @@ impl Renewal {
                 for _ in 0..reader.count()? {
                     disk_low.push(ShardId(reader.var16()?));
                 }
-                Renewal::Granted { applied_everywhere, disk_low }
+                Renewal::Granted {
+                    applied_everywhere,
+                    disk_low,
+                }
             }
             1 => Renewal::NotUp,
-            2 => Renewal::NotLeader { leader: Some(reader.var()?).filter(|leader| *leader != 0) },
+            2 => Renewal::NotLeader {
+                leader: Some(reader.var()?).filter(|leader| *leader != 0),
+            },
             _ => return Err(reader.error()),
         })
     }
@@ -194,7 +215,9 @@ pub fn decode_read_index(payload: &Bytes) -> Result<Result<u64, ReadIndexError>,
     let mut reader = Reader::new("read index", payload);
     Ok(match (reader.u8()?, reader.var()?) {
         (0, index) => Ok(index),
-        (1, leader) => Err(ReadIndexError::NotLeader { leader: Some(leader).filter(|leader| *leader != 0) }),
+        (1, leader) => Err(ReadIndexError::NotLeader {
+            leader: Some(leader).filter(|leader| *leader != 0),
+        }),
         (2, _) => Err(ReadIndexError::NoQuorum),
         _ => return Err(reader.error()),
     })
@@ -214,7 +237,11 @@ pub struct PageRequest {
 impl PageRequest {
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(32);
-        writer.var(self.shard.0 as u64).var(self.session.0).var(self.after.0).var(self.applied);
+        writer
+            .var(self.shard.0 as u64)
+            .var(self.session.0)
+            .var(self.after.0)
+            .var(self.applied);
         writer.var(self.entries_max as u64).var(self.bytes_max as u64);
         writer.finish()
     }
@@ -247,7 +274,10 @@ mod tests {
         };
         assert_eq!(Report::decode(&report.encode()).unwrap(), report);
         for renewal in [
-            Renewal::Granted { applied_everywhere: vec![Offset(4)], disk_low: vec![ShardId(1)] },
+            Renewal::Granted {
+                applied_everywhere: vec![Offset(4)],
+                disk_low: vec![ShardId(1)],
+            },
             Renewal::NotUp,
             Renewal::NotLeader { leader: Some(2) },
             Renewal::NotLeader { leader: None },
@@ -255,14 +285,21 @@ mod tests {
             assert_eq!(Renewal::decode(&renewal.encode()).unwrap(), renewal);
         }
         for result in [
-            Ok(Proposed { index: 5, reply: Bytes::from_static(b"r") }),
+            Ok(Proposed {
+                index: 5,
+                reply: Bytes::from_static(b"r"),
+            }),
             Err(ProposeError::NotLeader { leader: None }),
             Err(ProposeError::Busy),
             Err(ProposeError::Unknown),
         ] {
             assert_eq!(decode_proposed(&encode_proposed(&result)).unwrap(), result);
         }
-        for result in [Ok(8), Err(ReadIndexError::NoQuorum), Err(ReadIndexError::NotLeader { leader: Some(1) })] {
+        for result in [
+            Ok(8),
+            Err(ReadIndexError::NoQuorum),
+            Err(ReadIndexError::NotLeader { leader: Some(1) }),
+        ] {
             assert_eq!(decode_read_index(&encode_read_index(&result)).unwrap(), result);
         }
     }

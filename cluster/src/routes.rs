@@ -26,10 +26,18 @@ pub struct TopicMatch {
 
 impl TopicMatch {
     pub fn new(topic: &str, shard: ShardId, matched: Matched) -> Self {
-        let any_no_local =
-            matched.sessions.iter().any(|session| session.subscriptions.iter().any(|options| options.no_local));
+        let any_no_local = matched
+            .sessions
+            .iter()
+            .any(|session| session.subscriptions.iter().any(|options| options.no_local));
         let shared = recipients(&matched, 1, false, SessionId(0));
-        TopicMatch { topic: topic.into(), shard, matched, any_no_local, shared: shared.into() }
+        TopicMatch {
+            topic: topic.into(),
+            shard,
+            matched,
+            any_no_local,
+            shared: shared.into(),
+        }
     }
 
     /// Durable sessions that get a publish at QoS 1 or 2, with what each was granted.
@@ -55,16 +63,28 @@ impl TopicMatch {
 }
 
 fn effective_qos(session: &MatchedSession, qos: u8) -> u8 {
-    session.subscriptions.iter().map(|options| options.qos.min(qos)).max().unwrap_or(0)
+    session
+        .subscriptions
+        .iter()
+        .map(|options| options.qos.min(qos))
+        .max()
+        .unwrap_or(0)
 }
 
 fn recipients(matched: &Matched, qos: u8, retain: bool, publisher: SessionId) -> Vec<Recipient> {
     let mut recipients = Vec::new();
     for session in &matched.sessions {
         // No Local [MQTT-3.8.3-3] takes out the subscription, not the session.
-        let heard = session.subscriptions.iter().filter(|options| !(options.no_local && session.session == publisher));
-        let mut recipient =
-            Recipient { session: session.session, qos: 0, retain: false, subscription_identifiers: Vec::new() };
+        let heard = session
+            .subscriptions
+            .iter()
+            .filter(|options| !(options.no_local && session.session == publisher));
+        let mut recipient = Recipient {
+            session: session.session,
+            qos: 0,
+            retain: false,
+            subscription_identifiers: Vec::new(),
+        };
         for options in heard {
             recipient.qos = recipient.qos.max(options.qos.min(qos));
             recipient.retain |= retain && options.retain_as_published;
@@ -87,7 +107,12 @@ pub struct RouteCache {
 
 impl RouteCache {
     pub fn new(view: MetaView, shards: ShardMap) -> Self {
-        RouteCache { view, shards, entries: HashMap::new(), version: 0 }
+        RouteCache {
+            view,
+            shards,
+            entries: HashMap::new(),
+            version: 0,
+        }
     }
 
     /// The match of `topic` as of every meta entry applied so far.
@@ -101,7 +126,11 @@ impl RouteCache {
         if let Some(found) = self.entries.get(topic) {
             return found.clone();
         }
-        let matched = Arc::new(TopicMatch::new(topic, self.shards.shard_of(topic), state.match_topic(topic)));
+        let matched = Arc::new(TopicMatch::new(
+            topic,
+            self.shards.shard_of(topic),
+            state.match_topic(topic),
+        ));
         drop(state);
         self.entries.insert(topic.into(), matched.clone());
         matched
@@ -118,20 +147,44 @@ mod tests {
     use super::*;
 
     fn options(qos: u8, no_local: bool, retain_as_published: bool, identifier: u32) -> SubscriptionOptions {
-        SubscriptionOptions { qos, no_local, retain_as_published, identifier: Some(identifier) }
+        SubscriptionOptions {
+            qos,
+            no_local,
+            retain_as_published,
+            identifier: Some(identifier),
+        }
     }
 
     fn session(session: u64, owner: Option<NodeId>, subscriptions: Vec<SubscriptionOptions>) -> MatchedSession {
-        MatchedSession { session: SessionId(session), owner, subscriptions }
+        MatchedSession {
+            session: SessionId(session),
+            owner,
+            subscriptions,
+        }
     }
 
     fn topic_match(sessions: Vec<MatchedSession>, nodes: Vec<NodeId>) -> TopicMatch {
-        TopicMatch::new("t", ShardId(0), Matched { route_version: 1, sessions, nodes })
+        TopicMatch::new(
+            "t",
+            ShardId(0),
+            Matched {
+                route_version: 1,
+                sessions,
+                nodes,
+            },
+        )
     }
 
     #[test]
     fn overlapping_subscriptions_give_one_recipient_with_all_identifiers() {
-        let both = topic_match(vec![session(1, None, vec![options(0, false, true, 5), options(2, false, false, 6)])], vec![]);
+        let both = topic_match(
+            vec![session(
+                1,
+                None,
+                vec![options(0, false, true, 5), options(2, false, false, 6)],
+            )],
+            vec![],
+        );
         let recipients = both.recipients(1, true, SessionId(9));
         assert_eq!(recipients.len(), 1);
         assert_eq!(recipients[0].qos, 1);
@@ -156,7 +209,15 @@ mod tests {
             ],
             vec![3],
         );
-        assert_eq!(mixed.nodes(0), [3, 1, 2], "QoS 0 reaches connected durable sessions too");
-        assert_eq!(mixed.nodes(1), [3, 2], "a durable QoS 1 recipient gets it from its shard");
+        assert_eq!(
+            mixed.nodes(0),
+            [3, 1, 2],
+            "QoS 0 reaches connected durable sessions too"
+        );
+        assert_eq!(
+            mixed.nodes(1),
+            [3, 2],
+            "a durable QoS 1 recipient gets it from its shard"
+        );
     }
 }

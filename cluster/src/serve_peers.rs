@@ -49,8 +49,7 @@ impl PeerHandler for ServePeers {
             requests::BARRIER => spawn(async move {
                 if let Ok(index) = requests::decode_number(&payload) {
                     let deadline = Instant::now() + ASK_MAX.mul_f64(0.9);
-                    let reached =
-                        inner.meta.is_leader() && inner.wait_barrier(MetaIndex(index), deadline).await;
+                    let reached = inner.meta.is_leader() && inner.wait_barrier(MetaIndex(index), deadline).await;
                     reply.send(requests::encode_number(u64::from(reached)));
                 }
             }),
@@ -72,7 +71,9 @@ impl PeerHandler for ServePeers {
             }),
             requests::TRANSFER => spawn(async move {
                 if let Ok(ask) = requests::decode_number(&payload) {
-                    let moved = inner.transfer(ShardId((ask >> 32) as u16), ask & u64::from(u32::MAX)).await;
+                    let moved = inner
+                        .transfer(ShardId((ask >> 32) as u16), ask & u64::from(u32::MAX))
+                        .await;
                     reply.send(requests::encode_number(u64::from(moved)));
                 }
             }),
@@ -103,7 +104,9 @@ impl PeerHandler for ServePeers {
 
     /// Fast election: followers of a leader that is gone need not wait for its silence.
     fn link_changed(&self, peer: NodeId, up: bool) {
-        let Some(inner) = self.inner().filter(|_| !up) else { return };
+        let Some(inner) = self.inner().filter(|_| !up) else {
+            return;
+        };
         for group in std::iter::once(&inner.meta).chain(inner.groups.values()) {
             if group.leader() != Some(peer) {
                 continue;
@@ -122,9 +125,14 @@ impl PeerHandler for ServePeers {
 }
 
 fn propose(inner: &Arc<Inner>, payload: &Bytes, reply: ReplySender) {
-    let Ok((group, bundle)) = requests::decode_propose(payload) else { return };
+    let Ok((group, bundle)) = requests::decode_propose(payload) else {
+        return;
+    };
     match inner.group(group) {
-        Some(local) => local.propose(bundle, Box::new(move |result| reply.send(requests::encode_proposed(&result)))),
+        Some(local) => local.propose(
+            bundle,
+            Box::new(move |result| reply.send(requests::encode_proposed(&result))),
+        ),
         None => {
             let result = Err(crate::group::ProposeError::NotLeader { leader: None });
             reply.send(requests::encode_proposed(&result));

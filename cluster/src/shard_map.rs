@@ -15,7 +15,11 @@ impl ShardMap {
     /// `nodes` in ascending order; at most `replication_factor` of them hold a shard.
     pub fn new(nodes: Vec<NodeId>, shards: u16, replication_factor: u16) -> Self {
         let replicas = usize::from(replication_factor).clamp(1, nodes.len().max(1));
-        ShardMap { nodes, shards, replicas }
+        ShardMap {
+            nodes,
+            shards,
+            replicas,
+        }
     }
 
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
@@ -68,7 +72,10 @@ mod tests {
                     *held.entry(node).or_default() += 1;
                 }
             }
-            assert!(held.values().all(|count| *count == 15 * expected / nodes as usize), "{held:?}");
+            assert!(
+                held.values().all(|count| *count == 15 * expected / nodes as usize),
+                "{held:?}"
+            );
         }
     }
 }

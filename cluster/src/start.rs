@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use lontra_storage::{GroupState, Storage};
 use lontra_storage::ids::{GroupId, NodeId, ShardId};
 use lontra_storage::meta::{Meta, MetaView};
+use lontra_storage::{GroupState, Storage};
 
 use lontra_storage::shard::{Shard, read_head};
 use tokio::sync::{Notify, mpsc};
@@ -66,7 +66,11 @@ impl Cluster {
             let machine = Meta::new(meta_view.clone(), Arc::new(sink));
             let stored = storage.group(GroupId::META, Box::new(machine))?;
             clock.observe(meta_view.read().log_time());
-            let parts = GroupParts { id: GroupId::META, clock, applied };
+            let parts = GroupParts {
+                id: GroupId::META,
+                clock,
+                applied,
+            };
             Group::start(parts, config.node, meta_config, network(GroupId::META), stored).await?
         };
         rafts.insert(GroupId::META, meta.raft.clone());
@@ -115,7 +119,10 @@ impl Cluster {
         start_senders(&inner);
         form_groups(&inner).await?;
         let tasks = start_tasks(&inner, event_receiver);
-        Ok(Cluster { inner, tasks: Arc::new(Mutex::new(tasks)) })
+        Ok(Cluster {
+            inner,
+            tasks: Arc::new(Mutex::new(tasks)),
+        })
     }
 
     /// Stops serving, ends the links and the groups. What was acknowledged is on disk already.
@@ -147,7 +154,11 @@ async fn start_shard(
     let (offset, log_time) = read_head(&stored.2)?;
     view.offset.advance(offset.0);
     view.clock.observe(log_time);
-    let parts = GroupParts { id, clock: view.clock.clone(), applied };
+    let parts = GroupParts {
+        id,
+        clock: view.clock.clone(),
+        applied,
+    };
     Group::start(parts, config.node, raft_config, network(id), stored).await
 }
 
@@ -157,12 +168,18 @@ async fn start_links(
     metrics: LinkMetrics,
 ) -> Result<(), ClusterError> {
     let config = &inner.config;
-    let peers: BTreeMap<NodeId, String> =
-        config.members.iter().filter(|(node, _)| **node != config.node).map(|(n, a)| (*n, a.clone())).collect();
+    let peers: BTreeMap<NodeId, String> = config
+        .members
+        .iter()
+        .filter(|(node, _)| **node != config.node)
+        .map(|(n, a)| (*n, a.clone()))
+        .collect();
     if peers.is_empty() {
         return Ok(());
     }
-    let tls = config.tls.clone().ok_or(ClusterError::NoCertificates { members: config.members.len() })?;
+    let tls = config.tls.clone().ok_or(ClusterError::NoCertificates {
+        members: config.members.len(),
+    })?;
     for peer in peers.keys() {
         inner.metrics.add_peer(*peer);
     }
@@ -187,7 +204,10 @@ fn start_senders(inner: &Arc<Inner>) {
         .shards
         .shards()
         .map(|shard| {
-            let propose = Arc::new(ProposeToShard { inner: Arc::downgrade(inner), shard });
+            let propose = Arc::new(ProposeToShard {
+                inner: Arc::downgrade(inner),
+                shard,
+            });
             let answer_max = inner.config.shard_election();
             ShardSender::start(
                 inner.config.node,

@@ -78,17 +78,38 @@ impl Hub {
         for _ in 0..workers {
             let (sender, receiver) = mpsc::unbounded_channel();
             let queued = Arc::new(AtomicUsize::new(0));
-            handles.push(Worker { events: sender, queued: queued.clone() });
-            queues.push(WorkerQueue { events: receiver, queued });
+            handles.push(Worker {
+                events: sender,
+                queued: queued.clone(),
+            });
+            queues.push(WorkerQueue {
+                events: receiver,
+                queued,
+            });
         }
-        (Arc::new(Hub { workers: handles, sessions: Mutex::default(), metrics }), queues)
+        (
+            Arc::new(Hub {
+                workers: handles,
+                sessions: Mutex::default(),
+                metrics,
+            }),
+            queues,
+        )
     }
 
     /// From here on a later Connect of the same client id sets the fence.
     pub fn register(&self, session: SessionId, epoch: SessionEpoch, worker: u16, connection: u64) -> Arc<Fence> {
         let fence = Arc::new(Fence::default());
-        let fenced = Fenced { epoch, fence: fence.clone(), worker, connection };
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(session, fenced);
+        let fenced = Fenced {
+            epoch,
+            fence: fence.clone(),
+            worker,
+            connection,
+        };
+        self.sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(session, fenced);
         fence
     }
 
@@ -117,7 +138,11 @@ impl Hub {
 
 impl Local for Hub {
     fn applied(&self, applied: Arc<Applied>) {
-        let bytes = applied.appended.iter().map(|appended| appended.message.size() + 64).sum();
+        let bytes = applied
+            .appended
+            .iter()
+            .map(|appended| appended.message.size() + 64)
+            .sum();
         let (shard, upto) = (applied.shard, applied.upto);
         self.broadcast(
             bytes,
@@ -145,7 +170,9 @@ impl Local for Hub {
             }
             worker.queued.fetch_add(bytes, Ordering::Relaxed);
             self.metrics.worker_queue(bytes as i64);
-            let _ = worker.events.send(WorkerEvent::Ephemeral(message.clone(), guard.clone(), bytes));
+            let _ = worker
+                .events
+                .send(WorkerEvent::Ephemeral(message.clone(), guard.clone(), bytes));
         }
     }
 
@@ -169,7 +196,9 @@ impl Local for Hub {
             && let Some(fenced) = sessions.remove(&session)
         {
             fenced.fence.0.store(true, Ordering::Release);
-            let _ = self.workers[usize::from(fenced.worker)].events.send(WorkerEvent::Displaced(fenced.connection));
+            let _ = self.workers[usize::from(fenced.worker)]
+                .events
+                .send(WorkerEvent::Displaced(fenced.connection));
         }
     }
 

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
 
 use crate::protocol::codec::ReasonCode;
 
@@ -59,10 +57,18 @@ impl NodeMetrics {
         let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a valid metric name");
         // 50 µs to 26 s.
         let buckets = exponential_buckets(0.00005, 2.0, 20).expect("valid buckets");
-        let publish_ack = HistogramOpts::new("lontra_publish_ack_seconds", "From a PUBLISH to its PUBACK.").buckets(buckets);
+        let publish_ack =
+            HistogramOpts::new("lontra_publish_ack_seconds", "From a PUBLISH to its PUBACK.").buckets(buckets);
         let metrics = NodeMetrics {
-            connections: gauge("lontra_connections", "Network connections of clients, accepted and not yet closed."),
-            connects: counters("lontra_connects_total", "CONNECT packets answered, by reason code.", "reason"),
+            connections: gauge(
+                "lontra_connections",
+                "Network connections of clients, accepted and not yet closed.",
+            ),
+            connects: counters(
+                "lontra_connects_total",
+                "CONNECT packets answered, by reason code.",
+                "reason",
+            ),
             disconnects: counters(
                 "lontra_disconnects_total",
                 "Connections ended, by the reason code that tells why.",

@@ -31,7 +31,10 @@ impl Probe for NodeProbe {
             reasons.push(format!("{} has no leader", group.group));
         }
         reasons.extend(self.failed.borrow().clone());
-        Readiness { ready: reasons.is_empty(), reasons }
+        Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+        }
     }
 
     fn status(&self) -> Value {

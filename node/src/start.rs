@@ -146,7 +146,10 @@ async fn drain(
 
 /// One listener per worker on the same port (SO_REUSEPORT): the kernel spreads connections.
 fn listen(address: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, ServeError> {
-    let failed = |source| ServeError::Listen { listen: address, source };
+    let failed = |source| ServeError::Listen {
+        listen: address,
+        source,
+    };
     // SO_REUSEPORT would share the port with another process of this user: a plain bind finds that out.
     drop(bind(address, false).map_err(failed)?);
     (0..workers).map(|_| bind(address, true).map_err(failed)).collect()
@@ -168,7 +171,9 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 fn members(config: &Config) -> BTreeMap<u64, String> {
     let seeds = config.cluster.seeds.iter().map(|seed| (seed.id, seed.address.clone()));
     let mut members: BTreeMap<u64, String> = seeds.collect();
-    members.entry(config.node.id).or_insert_with(|| config.cluster.listen.to_string());
+    members
+        .entry(config.node.id)
+        .or_insert_with(|| config.cluster.listen.to_string());
     members
 }
 

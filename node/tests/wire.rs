@@ -1033,7 +1033,7 @@ async fn outage_under_load(cluster: &Cluster) {
     // One at a time, and so one log entry each: more than is kept and purged at once, in the log of one shard.
     let mut steady = Client::open(&cluster.node(a).mqtt, Version::V5, "metrics-steady").await;
     steady
-        .publish_all("metrics/durable/steady", &numbered(0..2_500), 1)
+        .publish_all("metrics/durable/steady", &numbered(0..1_500), 1)
         .await;
     let checkpoints = cluster.all_metrics().await.sum("lontra_storage_checkpoint_seconds");
     eventually("checkpoints while a node is away", START, || async {

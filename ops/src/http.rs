@@ -147,7 +147,11 @@ async fn show_status(State(shown): State<Shown>) -> Response {
 async fn show_session(State(shown): State<Shown>, Path(client_id): Path<String>) -> Response {
     match shown.probe.session(&client_id) {
         Some(session) => Json(session).into_response(),
-        None => (StatusCode::NOT_FOUND, Json(json!({ "error": "no session of this client id" }))).into_response(),
+        None => (
+            StatusCode::NOT_FOUND,
+            Json(json!({ "error": "no session of this client id" })),
+        )
+            .into_response(),
     }
 }
 

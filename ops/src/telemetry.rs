@@ -64,8 +64,9 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     {
         return Err(refused(None));
     }
-    // openraft tells every vote at info; whoever wants that says `openraft=info`.
-    EnvFilter::try_new(format!("openraft=warn,{level}")).map_err(|source| refused(Some(source)))
+    // openraft tells every vote at info and every attempt to reach a peer that is down at warn, for each group; the
+    // links tell the latter once. Whoever wants it says `openraft=info`.
+    EnvFilter::try_new(format!("openraft=error,{level}")).map_err(|source| refused(Some(source)))
 }
 
 fn subscriber<W>(

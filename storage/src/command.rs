@@ -94,7 +94,11 @@ const BATCH_VERSION: u8 = 1;
 impl NodeBatch {
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(256);
-        writer.u8(BATCH_VERSION).var(self.node).var(self.incarnation.0).var(self.sequence);
+        writer
+            .u8(BATCH_VERSION)
+            .var(self.node)
+            .var(self.incarnation.0)
+            .var(self.sequence);
         writer.var(self.route_version.0);
         writer.var(self.recipient_sets.len() as u64);
         for set in &self.recipient_sets {
@@ -147,7 +151,10 @@ impl NodeBatch {
                     if recipients as usize >= recipient_sets.len() {
                         return Err(reader.error());
                     }
-                    ShardOperation::Append { recipients, message: reader.bytes()? }
+                    ShardOperation::Append {
+                        recipients,
+                        message: reader.bytes()?,
+                    }
                 }
                 1 => {
                     let session = SessionId(reader.var()?);
@@ -161,7 +168,14 @@ impl NodeBatch {
             });
         }
         reader.end()?;
-        Ok(NodeBatch { node, incarnation, sequence, route_version, recipient_sets, operations })
+        Ok(NodeBatch {
+            node,
+            incarnation,
+            sequence,
+            route_version,
+            recipient_sets,
+            operations,
+        })
     }
 }
 
@@ -190,8 +204,13 @@ impl BatchReply {
     pub fn decode(bytes: &Bytes) -> Result<BatchReply, DecodeError> {
         let mut reader = Reader::new("batch reply", bytes);
         Ok(match reader.u8()? {
-            0 => BatchReply::Applied { first: Offset(reader.var()?), count: reader.var32()? },
-            1 => BatchReply::Gap { expected: reader.var()? },
+            0 => BatchReply::Applied {
+                first: Offset(reader.var()?),
+                count: reader.var32()?,
+            },
+            1 => BatchReply::Gap {
+                expected: reader.var()?,
+            },
             2 => BatchReply::Forgotten,
             3 => BatchReply::DeadIncarnation,
             _ => return Err(reader.error()),
@@ -231,12 +250,30 @@ pub enum MetaOp {
     },
     /// The connection of `epoch` ended. `expiry` if DISCONNECT changed it; `sent` is the highest offset that was ever
     /// sent, by shard; `None` if the connection does not know what earlier ones sent. An ephemeral session ends with it.
-    Detach { session: SessionId, epoch: SessionEpoch, expiry: Option<u32>, sent: Option<Vec<Offset>> },
+    Detach {
+        session: SessionId,
+        epoch: SessionEpoch,
+        expiry: Option<u32>,
+        sent: Option<Vec<Offset>>,
+    },
     /// Subscriptions of a durable session; replaces those with an equal filter. [MQTT-3.8.4-3]
-    Subscribe { session: SessionId, epoch: SessionEpoch, subscriptions: Vec<Subscription> },
-    Unsubscribe { session: SessionId, epoch: SessionEpoch, filters: Vec<Box<str>> },
+    Subscribe {
+        session: SessionId,
+        epoch: SessionEpoch,
+        subscriptions: Vec<Subscription>,
+    },
+    Unsubscribe {
+        session: SessionId,
+        epoch: SessionEpoch,
+        filters: Vec<Box<str>>,
+    },
     /// Filters with the first (`add`) or without any more connected ephemeral subscribers on a node.
-    NodeRoutes { node: NodeId, incarnation: Incarnation, add: Vec<Box<str>>, remove: Vec<Box<str>> },
+    NodeRoutes {
+        node: NodeId,
+        incarnation: Incarnation,
+        add: Vec<Box<str>>,
+        remove: Vec<Box<str>>,
+    },
     /// Ends at most `limit` sessions whose expiry has passed in log time.
     ExpireSessions { limit: u32 },
 }
@@ -252,7 +289,9 @@ pub struct Owner {
 pub enum MetaReply {
     Done,
     /// NodeUp.
-    Admitted { incarnation: Incarnation },
+    Admitted {
+        incarnation: Incarnation,
+    },
     /// Connect. `previous` was serving the client id until this entry.
     Connected {
         session: SessionId,
@@ -262,11 +301,15 @@ pub enum MetaReply {
         previous: Option<Owner>,
     },
     /// Unsubscribe: whether each filter was subscribed.
-    Unsubscribed { existed: Vec<bool> },
+    Unsubscribed {
+        existed: Vec<bool>,
+    },
     /// The epoch, session or incarnation named is not current: the operation is void.
     Stale,
     /// ExpireSessions.
-    Expired { count: u32 },
+    Expired {
+        count: u32,
+    },
 }
 
 const META_OP_VERSION: u8 = 1;
@@ -289,27 +332,58 @@ fn write_meta_op(writer: &mut Writer, operation: &MetaOp) {
         MetaOp::NodeDown { node, incarnation } => {
             writer.u8(1).var(*node).var(incarnation.0);
         }
-        MetaOp::Connect { client_id, clean_start, expiry, node, incarnation, request } => {
-            writer.u8(2).str(client_id).bool(*clean_start).var(*expiry as u64).var(*node).var(incarnation.0);
+        MetaOp::Connect {
+            client_id,
+            clean_start,
+            expiry,
+            node,
+            incarnation,
+            request,
+        } => {
+            writer
+                .u8(2)
+                .str(client_id)
+                .bool(*clean_start)
+                .var(*expiry as u64)
+                .var(*node)
+                .var(incarnation.0);
             writer.var(*request);
         }
-        MetaOp::Detach { session, epoch, expiry, sent } => {
+        MetaOp::Detach {
+            session,
+            epoch,
+            expiry,
+            sent,
+        } => {
             writer.u8(3).var(session.0).var(epoch.0).option(*expiry, |w, seconds| {
                 w.var(seconds as u64);
             });
             writer.option(sent.as_deref(), write_offsets);
         }
-        MetaOp::Subscribe { session, epoch, subscriptions } => {
+        MetaOp::Subscribe {
+            session,
+            epoch,
+            subscriptions,
+        } => {
             writer.u8(4).var(session.0).var(epoch.0).var(subscriptions.len() as u64);
             for subscription in subscriptions {
                 subscription.write(writer);
             }
         }
-        MetaOp::Unsubscribe { session, epoch, filters } => {
+        MetaOp::Unsubscribe {
+            session,
+            epoch,
+            filters,
+        } => {
             writer.u8(5).var(session.0).var(epoch.0);
             write_strings(writer, filters);
         }
-        MetaOp::NodeRoutes { node, incarnation, add, remove } => {
+        MetaOp::NodeRoutes {
+            node,
+            incarnation,
+            add,
+            remove,
+        } => {
             writer.u8(6).var(*node).var(incarnation.0);
             write_strings(writer, add);
             write_strings(writer, remove);
@@ -337,8 +411,14 @@ pub fn decode_meta_ops(bytes: &Bytes) -> Result<Vec<MetaOp>, DecodeError> {
 
 fn read_meta_op(reader: &mut Reader<'_>) -> Result<MetaOp, DecodeError> {
     Ok(match reader.u8()? {
-        0 => MetaOp::NodeUp { node: reader.var()?, start: reader.u64()? },
-        1 => MetaOp::NodeDown { node: reader.var()?, incarnation: Incarnation(reader.var()?) },
+        0 => MetaOp::NodeUp {
+            node: reader.var()?,
+            start: reader.u64()?,
+        },
+        1 => MetaOp::NodeDown {
+            node: reader.var()?,
+            incarnation: Incarnation(reader.var()?),
+        },
         2 => MetaOp::Connect {
             client_id: reader.str()?.into(),
             clean_start: reader.bool()?,
@@ -359,7 +439,11 @@ fn read_meta_op(reader: &mut Reader<'_>) -> Result<MetaOp, DecodeError> {
             for _ in 0..reader.count()? {
                 subscriptions.push(Subscription::read(reader)?);
             }
-            MetaOp::Subscribe { session, epoch, subscriptions }
+            MetaOp::Subscribe {
+                session,
+                epoch,
+                subscriptions,
+            }
         }
         5 => MetaOp::Unsubscribe {
             session: SessionId(reader.var()?),
@@ -410,7 +494,10 @@ fn read_strings(reader: &mut Reader<'_>) -> Result<Vec<Box<str>>, DecodeError> {
 impl Subscription {
     pub fn write(&self, writer: &mut Writer) {
         let flags = self.qos | (self.no_local as u8) << 2 | (self.retain_as_published as u8) << 3;
-        writer.str(&self.filter).u8(flags).var(self.identifier.unwrap_or(0) as u64);
+        writer
+            .str(&self.filter)
+            .u8(flags)
+            .var(self.identifier.unwrap_or(0) as u64);
     }
 
     /// # Errors
@@ -441,7 +528,13 @@ pub fn encode_meta_replies(replies: &[MetaReply]) -> Bytes {
             MetaReply::Admitted { incarnation } => {
                 writer.u8(1).var(incarnation.0);
             }
-            MetaReply::Connected { session, epoch, present, durable, previous } => {
+            MetaReply::Connected {
+                session,
+                epoch,
+                present,
+                durable,
+                previous,
+            } => {
                 writer.u8(2).var(session.0).var(epoch.0).bool(*present).bool(*durable);
                 writer.option(*previous, |w, owner| {
                     w.var(owner.node).var(owner.incarnation.0);
@@ -472,14 +565,20 @@ pub fn decode_meta_replies(bytes: &Bytes) -> Result<Vec<MetaReply>, DecodeError>
     for _ in 0..reader.count()? {
         replies.push(match reader.u8()? {
             0 => MetaReply::Done,
-            1 => MetaReply::Admitted { incarnation: Incarnation(reader.var()?) },
+            1 => MetaReply::Admitted {
+                incarnation: Incarnation(reader.var()?),
+            },
             2 => MetaReply::Connected {
                 session: SessionId(reader.var()?),
                 epoch: SessionEpoch(reader.var()?),
                 present: reader.bool()?,
                 durable: reader.bool()?,
-                previous: reader
-                    .option(|r| Ok(Owner { node: r.var()?, incarnation: Incarnation(r.var()?) }))?,
+                previous: reader.option(|r| {
+                    Ok(Owner {
+                        node: r.var()?,
+                        incarnation: Incarnation(r.var()?),
+                    })
+                })?,
             },
             3 => {
                 let mut existed = Vec::new();
@@ -515,8 +614,14 @@ mod tests {
                 subscription_identifiers: vec![7, 70_000],
             }]],
             operations: vec![
-                ShardOperation::Append { message: Bytes::from_static(b"m"), recipients: 0 },
-                ShardOperation::Ack { session: SessionId(5), offsets: vec![Offset(1), Offset(200)] },
+                ShardOperation::Append {
+                    message: Bytes::from_static(b"m"),
+                    recipients: 0,
+                },
+                ShardOperation::Ack {
+                    session: SessionId(5),
+                    offsets: vec![Offset(1), Offset(200)],
+                },
             ],
         };
         let bytes = batch.encode();
@@ -536,7 +641,10 @@ mod tests {
             sequence: 1,
             route_version: MetaIndex(0),
             recipient_sets: vec![],
-            operations: vec![ShardOperation::Append { message: Bytes::new(), recipients: 0 }],
+            operations: vec![ShardOperation::Append {
+                message: Bytes::new(),
+                recipients: 0,
+            }],
         };
         assert!(NodeBatch::decode(&batch.encode()).is_err());
     }
@@ -544,8 +652,14 @@ mod tests {
     #[test]
     fn meta_operations_survive_encoding() {
         let operations = vec![
-            MetaOp::NodeUp { node: 1, start: u64::MAX },
-            MetaOp::NodeDown { node: 1, incarnation: Incarnation(4) },
+            MetaOp::NodeUp {
+                node: 1,
+                start: u64::MAX,
+            },
+            MetaOp::NodeDown {
+                node: 1,
+                incarnation: Incarnation(4),
+            },
             MetaOp::Connect {
                 client_id: "c".into(),
                 clean_start: true,
@@ -554,7 +668,12 @@ mod tests {
                 incarnation: Incarnation(8),
                 request: 5,
             },
-            MetaOp::Detach { session: SessionId(1), epoch: SessionEpoch(2), expiry: Some(0), sent: Some(vec![Offset(3)]) },
+            MetaOp::Detach {
+                session: SessionId(1),
+                epoch: SessionEpoch(2),
+                expiry: Some(0),
+                sent: Some(vec![Offset(3)]),
+            },
             MetaOp::Subscribe {
                 session: SessionId(1),
                 epoch: SessionEpoch(2),
@@ -566,22 +685,38 @@ mod tests {
                     identifier: Some(5),
                 }],
             },
-            MetaOp::Unsubscribe { session: SessionId(1), epoch: SessionEpoch(2), filters: vec!["a/#".into()] },
-            MetaOp::NodeRoutes { node: 1, incarnation: Incarnation(4), add: vec!["x".into()], remove: vec![] },
+            MetaOp::Unsubscribe {
+                session: SessionId(1),
+                epoch: SessionEpoch(2),
+                filters: vec!["a/#".into()],
+            },
+            MetaOp::NodeRoutes {
+                node: 1,
+                incarnation: Incarnation(4),
+                add: vec!["x".into()],
+                remove: vec![],
+            },
             MetaOp::ExpireSessions { limit: 10 },
         ];
         assert_eq!(decode_meta_ops(&encode_meta_ops(&operations)).unwrap(), operations);
         let replies = vec![
             MetaReply::Done,
-            MetaReply::Admitted { incarnation: Incarnation(1) },
+            MetaReply::Admitted {
+                incarnation: Incarnation(1),
+            },
             MetaReply::Connected {
                 session: SessionId(1),
                 epoch: SessionEpoch(2),
                 present: true,
                 durable: false,
-                previous: Some(Owner { node: 1, incarnation: Incarnation(3) }),
+                previous: Some(Owner {
+                    node: 1,
+                    incarnation: Incarnation(3),
+                }),
             },
-            MetaReply::Unsubscribed { existed: vec![true, false] },
+            MetaReply::Unsubscribed {
+                existed: vec![true, false],
+            },
             MetaReply::Stale,
             MetaReply::Expired { count: 3 },
         ];
@@ -592,7 +727,11 @@ mod tests {
     fn an_envelope_survives_encoding() {
         let bundles = vec![Bytes::from_static(b"one"), Bytes::new()];
         let command = encode_envelope(LogTime(12), &bundles);
-        assert_eq!(command.0[..], b"\x01\x0c\x02\x03one\x00"[..], "golden: readable-forever");
+        assert_eq!(
+            command.0[..],
+            b"\x01\x0c\x02\x03one\x00"[..],
+            "golden: readable-forever"
+        );
         assert_eq!(decode_envelope(&command.0).unwrap(), (LogTime(12), bundles));
     }
 }

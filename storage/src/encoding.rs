@@ -33,7 +33,9 @@ impl Writer {
     }
 
     pub fn with_capacity(capacity: usize) -> Self {
-        Writer { buffer: BytesMut::with_capacity(capacity) }
+        Writer {
+            buffer: BytesMut::with_capacity(capacity),
+        }
     }
 
     pub fn u8(&mut self, value: u8) -> &mut Self {
@@ -125,7 +127,10 @@ impl<'a> Reader<'a> {
     }
 
     pub fn error(&self) -> DecodeError {
-        DecodeError { what: self.what, at: self.at }
+        DecodeError {
+            what: self.what,
+            at: self.at,
+        }
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
@@ -233,7 +238,15 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let mut writer = Writer::new();
-        writer.u8(7).u32(1 << 31).u64(u64::MAX - 1).var(0).var(127).var(128).var(u64::MAX).bool(true);
+        writer
+            .u8(7)
+            .u32(1 << 31)
+            .u64(u64::MAX - 1)
+            .var(0)
+            .var(127)
+            .var(128)
+            .var(u64::MAX)
+            .bool(true);
         writer.bytes(b"abc").str("é").option(Some(5u64), |w, v| {
             w.var(v);
         });
@@ -264,7 +277,10 @@ mod tests {
         for length in 0..bytes.len() {
             let cut = bytes.slice(..length);
             let mut reader = Reader::new("test", &cut);
-            let read = reader.u64().and_then(|_| reader.bytes()).and_then(|_| reader.str().map(str::len));
+            let read = reader
+                .u64()
+                .and_then(|_| reader.bytes())
+                .and_then(|_| reader.str().map(str::len));
             assert!(read.is_err(), "prefix of {length} bytes");
         }
     }

@@ -25,11 +25,11 @@ mod rocks;
 pub mod shard;
 pub mod snapshot;
 pub mod storage;
-pub mod topic;
-pub mod topic_tree;
 #[doc(hidden)]
 pub mod testing;
 #[cfg(test)]
 mod tests;
+pub mod topic;
+pub mod topic_tree;
 
 pub use storage::{FreeSpace, GroupLog, GroupState, Identity, OpenError, Storage, StorageConfig, StorageMetrics};

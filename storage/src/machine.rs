@@ -29,8 +29,13 @@ pub trait Machine: Send + Sync + 'static {
     ///
     /// # Errors
     /// Only what stops the node: a read that fails, a command that does not decode.
-    fn apply(&mut self, tables: &Tables, batch: &mut TableBatch<'_>, at: EntryPosition, command: &Bytes)
-    -> io::Result<Reply>;
+    fn apply(
+        &mut self,
+        tables: &Tables,
+        batch: &mut TableBatch<'_>,
+        at: EntryPosition,
+        command: &Bytes,
+    ) -> io::Result<Reply>;
 
     /// Called for every entry (blank and membership entries too) after its batch has been written: hands the effects
     /// of the last `apply` to whoever listens. Must not block.
@@ -57,7 +62,11 @@ pub struct Tables {
 impl Tables {
     /// `generation` is shared with the adapter that switches it when a snapshot is installed.
     pub fn new(engine: Arc<dyn StateEngine>, group: GroupId, generation: Arc<std::sync::atomic::AtomicU32>) -> Self {
-        Tables { engine, group, generation }
+        Tables {
+            engine,
+            group,
+            generation,
+        }
     }
 
     pub fn group(&self) -> GroupId {

@@ -38,7 +38,10 @@ const MESSAGE_VERSION: u8 = 1;
 impl Message {
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(self.topic.len() + self.payload.len() + self.properties.len() + 32);
-        writer.u8(MESSAGE_VERSION).u8(self.qos | (self.retain as u8) << 2).var(self.publisher.0);
+        writer
+            .u8(MESSAGE_VERSION)
+            .u8(self.qos | (self.retain as u8) << 2)
+            .var(self.publisher.0);
         writer.option(self.expiry_interval, |w, seconds| {
             w.var(seconds as u64);
         });
@@ -108,7 +111,12 @@ impl Recipient {
         for _ in 0..reader.count()? {
             subscription_identifiers.push(reader.var32()?);
         }
-        Ok(Recipient { session, qos: flags & 3, retain: flags & 4 != 0, subscription_identifiers })
+        Ok(Recipient {
+            session,
+            qos: flags & 3,
+            retain: flags & 4 != 0,
+            subscription_identifiers,
+        })
     }
 }
 
@@ -128,7 +136,11 @@ mod tests {
             properties: Bytes::from_static(&[1, 1]),
         };
         let bytes = message.encode();
-        assert_eq!(&bytes[..], b"\x01\x05\x4d\x01\x3c\x03a/b\x02\x01\x01hello", "golden: readable-forever");
+        assert_eq!(
+            &bytes[..],
+            b"\x01\x05\x4d\x01\x3c\x03a/b\x02\x01\x01hello",
+            "golden: readable-forever"
+        );
         assert_eq!(Message::decode(&bytes).unwrap(), message);
     }
 }

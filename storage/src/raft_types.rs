@@ -62,17 +62,29 @@ pub fn write_log_id(writer: &mut Writer, id: &LogId) {
 }
 
 pub fn read_log_id(reader: &mut Reader<'_>) -> Result<LogId, DecodeError> {
-    let leader_id = LeaderId { term: reader.var()?, node_id: reader.var()? };
+    let leader_id = LeaderId {
+        term: reader.var()?,
+        node_id: reader.var()?,
+    };
     Ok(LogId::new(leader_id, reader.var()?))
 }
 
 pub fn write_vote(writer: &mut Writer, vote: &Vote) {
-    writer.var(vote.leader_id.term).var(vote.leader_id.node_id).bool(vote.committed);
+    writer
+        .var(vote.leader_id.term)
+        .var(vote.leader_id.node_id)
+        .bool(vote.committed);
 }
 
 pub fn read_vote(reader: &mut Reader<'_>) -> Result<Vote, DecodeError> {
-    let leader_id = LeaderId { term: reader.var()?, node_id: reader.var()? };
-    Ok(Vote { leader_id, committed: reader.bool()? })
+    let leader_id = LeaderId {
+        term: reader.var()?,
+        node_id: reader.var()?,
+    };
+    Ok(Vote {
+        leader_id,
+        committed: reader.bool()?,
+    })
 }
 
 /// A vote as stored.
@@ -144,7 +156,10 @@ pub fn decode_snapshot_meta(bytes: &Bytes) -> Result<SnapshotMeta, DecodeError> 
     let membership_id = reader.option(read_log_id)?;
     let membership = read_membership(&mut reader)?;
     reader.end()?;
-    Ok(SnapshotMeta { last_log_id, last_membership: StoredMembership::new(membership_id, membership) })
+    Ok(SnapshotMeta {
+        last_log_id,
+        last_membership: StoredMembership::new(membership_id, membership),
+    })
 }
 
 /// An entry as it stands in the log and in append frames.
@@ -188,7 +203,11 @@ pub fn decode_entry(bytes: &Bytes) -> Result<Entry, DecodeError> {
 }
 
 fn expect_version(reader: &mut Reader<'_>, version: u8) -> Result<(), DecodeError> {
-    if reader.u8()? == version { Ok(()) } else { Err(reader.error()) }
+    if reader.u8()? == version {
+        Ok(())
+    } else {
+        Err(reader.error())
+    }
 }
 
 #[cfg(test)]
@@ -214,8 +233,14 @@ mod tests {
             assert_eq!(decode_entry(&bytes).unwrap(), entry);
         };
         check(EntryPayload::Blank, "01ac0202f0a20400");
-        check(EntryPayload::Normal(Command(Bytes::from_static(b"abc"))), "01ac0202f0a20401616263");
-        check(EntryPayload::Membership(membership.clone()), "01ac0202f0a204020103010203040102 0304".replace(' ', "").as_str());
+        check(
+            EntryPayload::Normal(Command(Bytes::from_static(b"abc"))),
+            "01ac0202f0a20401616263",
+        );
+        check(
+            EntryPayload::Membership(membership.clone()),
+            "01ac0202f0a204020103010203040102 0304".replace(' ', "").as_str(),
+        );
 
         let vote = Vote::new_committed(9, 3);
         assert_eq!(hex(&encode_vote(&vote)), "01090301");

@@ -65,13 +65,18 @@ mod tests {
 
     #[test]
     fn the_shard_of_a_topic_never_changes() {
-        let shards: Vec<u16> = ["", "a", "a/b", "sensors/17/temperature", "é"].map(|t| shard_of(t, 12).0).to_vec();
+        let shards: Vec<u16> = ["", "a", "a/b", "sensors/17/temperature", "é"]
+            .map(|t| shard_of(t, 12).0)
+            .to_vec();
         assert_eq!(shards, GOLDEN_SHARDS, "golden: readable-forever");
         let mut counts = [0u32; 12];
         for n in 0..12_000 {
             counts[shard_of(&format!("sensors/{n}/temperature"), 12).0 as usize] += 1;
         }
-        assert!(counts.iter().all(|count| (800..1200).contains(count)), "spread: {counts:?}");
+        assert!(
+            counts.iter().all(|count| (800..1200).contains(count)),
+            "spread: {counts:?}"
+        );
     }
 
     const GOLDEN_SHARDS: [u16; 5] = [3, 6, 8, 6, 8];

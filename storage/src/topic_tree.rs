@@ -19,13 +19,19 @@ struct Node<V> {
 
 impl<V> Default for Node<V> {
     fn default() -> Self {
-        Node { children: HashMap::new(), value: None }
+        Node {
+            children: HashMap::new(),
+            value: None,
+        }
     }
 }
 
 impl<V> Default for TopicTree<V> {
     fn default() -> Self {
-        TopicTree { root: Node::default(), filters: 0 }
+        TopicTree {
+            root: Node::default(),
+            filters: 0,
+        }
     }
 }
 
@@ -83,7 +89,9 @@ impl<V> TopicTree<V> {
             node.value = None;
             return true;
         };
-        let Some(child) = node.children.get_mut(*level) else { return false };
+        let Some(child) = node.children.get_mut(*level) else {
+            return false;
+        };
         let removed = Self::update_below(child, rest, change);
         if removed && child.value.is_none() && child.children.is_empty() {
             node.children.remove(*level);
@@ -126,7 +134,8 @@ mod tests {
     use crate::topic::matches;
 
     const FILTERS: [&str; 17] = [
-        "#", "+", "+/+", "a", "a/#", "a/+", "a/b", "a/b/#", "a/+/c", "/", "/+", "+/b/#", "$SYS/#", "$SYS/+", "a//b", "é/+", "a/b/c/d",
+        "#", "+", "+/+", "a", "a/#", "a/+", "a/b", "a/b/#", "a/+/c", "/", "/+", "+/b/#", "$SYS/#", "$SYS/+", "a//b",
+        "é/+", "a/b/c/d",
     ];
     const TOPICS: [&str; 15] = [
         "a", "a/b", "a/b/c", "b", "/", "//", "/a", "$SYS/x", "$SYS", "a//b", "é/x", "é", "a/b/c/d", "x/b/y", "a/",

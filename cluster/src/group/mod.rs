@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use lontra_storage::ids::{GroupId, NodeId};
 use lontra_storage::machine::Tables;
-use lontra_storage::{GroupLog, GroupState};
 use lontra_storage::raft_types::TypeConfig;
+use lontra_storage::{GroupLog, GroupState};
 use openraft::async_runtime::WatchReceiver;
 use openraft::impls::EmptyNode;
 
@@ -65,7 +65,10 @@ impl Group {
         let GroupParts { id, clock, applied } = parts;
         let raft = Raft::new(node, config, network, log, state)
             .await
-            .map_err(|source| ClusterError::Recover { group: id, source: Box::new(source) })?;
+            .map_err(|source| ClusterError::Recover {
+                group: id,
+                source: Box::new(source),
+            })?;
         Ok(Group {
             id,
             tables,
@@ -87,7 +90,10 @@ impl Group {
             Ok(()) => Ok(()),
             // Formed before, or another member was faster.
             Err(openraft::errors::RaftError::APIError(_)) => Ok(()),
-            Err(source) => Err(ClusterError::Recover { group: self.id, source: Box::new(source) }),
+            Err(source) => Err(ClusterError::Recover {
+                group: self.id,
+                source: Box::new(source),
+            }),
         }
     }
 
@@ -131,7 +137,9 @@ impl Group {
 
 /// Whether `to` matches the leader's log; also true once this node no longer leads.
 fn has_whole_log(metrics: &openraft::RaftMetrics<TypeConfig>, to: NodeId) -> bool {
-    let Some(replication) = &metrics.replication else { return true };
+    let Some(replication) = &metrics.replication else {
+        return true;
+    };
     let matched = replication.get(&to).and_then(|id| id.as_ref());
     matched.map(|id| id.index) >= metrics.last_log_index
 }
@@ -157,12 +165,15 @@ pub fn raft_config(heartbeat: Duration, election: Duration) -> Result<Arc<openra
         snapshot_policy: openraft::SnapshotPolicy::Never,
         // Entries of up to 256 KiB: a follower that was away for longer than a checkpoint gets a snapshot instead; one
         // that lags but lives delays the purge anyway.
-        max_in_snapshot_log_to_keep: 100,
-        purge_batch_size: 1024,
+        max_in_snapshot_log_to_keep: 64,
+        // Purges come with checkpoints, so seldom anyway.
+        purge_batch_size: 64,
         install_snapshot_timeout: 600_000,
         replication_lag_threshold: 1000,
         enable_leader_restore: Some(false),
         ..openraft::Config::default()
     };
-    config.validate().map(Arc::new).map_err(|source| ClusterError::Timing { what: source.to_string() })
+    config.validate().map(Arc::new).map_err(|source| ClusterError::Timing {
+        what: source.to_string(),
+    })
 }

@@ -119,7 +119,12 @@ async fn answer(complete: Written, replies: Vec<ProposeSender>) {
             }
         }
         Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
-            fail(replies, &ProposeError::NotLeader { leader: forward.leader_id });
+            fail(
+                replies,
+                &ProposeError::NotLeader {
+                    leader: forward.leader_id,
+                },
+            );
         }
         Ok(Err(_)) | Err(_) => fail(replies, &ProposeError::Unknown),
     }

@@ -66,7 +66,9 @@ async fn round(raft: &Raft) -> Result<u64, ReadIndexError> {
     match tokio::time::timeout(ROUND_MAX, read).await {
         Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
         Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-            Err(ReadIndexError::NotLeader { leader: forward.leader_id })
+            Err(ReadIndexError::NotLeader {
+                leader: forward.leader_id,
+            })
         }
         Ok(Err(_)) | Err(_) => Err(ReadIndexError::NoQuorum),
     }

@@ -246,7 +246,15 @@ impl RaftNetworkV2<TypeConfig> for RaftNetwork {
         }
         Box::pin(async move {
             let open = Open::Append { group: self.group };
-            let (writer, reader) = self.open(open, Traffic::Raft, APPEND_PRIORITY).await?;
+            let (writer, reader) = match self.open(open, Traffic::Raft, APPEND_PRIORITY).await {
+                Ok(stream) => stream,
+                // openraft's own backoff sits in `input`, which is not polled before there is a stream: without this
+                // wait its replication task spins while a peer is down.
+                Err(error) => {
+                    tokio::time::sleep(UNREACHABLE_WAIT).await;
+                    return Err(error);
+                }
+            };
             let timeout = self.timeout(RPCTypes::AppendEntries, self.answer_max);
             let session = AppendSession {
                 input,
@@ -499,6 +507,8 @@ fn snapshot_result(frame: Result<Option<Frame>, LinkError>) -> Result<SnapshotRe
     }
 }
 
+/// Between two attempts to open an append stream to a peer that is not there.
+const UNREACHABLE_WAIT: Duration = Duration::from_millis(100);
 /// More in flight only makes smaller batches (notes/raft.md §2.4).
 const IN_FLIGHT_MAX: usize = 8;
 const APPEND_PRIORITY: i32 = 0;

@@ -21,7 +21,10 @@ impl Local for Outcomes {
     fn jumped(&self, _: ShardId, _: Offset) {}
     fn ephemeral(&self, _: Arc<Message>, _: Guard) {}
     fn completed(&self, outcomes: Vec<(Ticket, Outcome)>) {
-        self.told.lock().unwrap().extend(outcomes.iter().map(|(ticket, outcome)| (ticket.token, *outcome)));
+        self.told
+            .lock()
+            .unwrap()
+            .extend(outcomes.iter().map(|(ticket, outcome)| (ticket.token, *outcome)));
         self.changed.notify_waiters();
     }
     fn displaced(&self, _: SessionId, _: SessionEpoch) {}
@@ -36,7 +39,9 @@ impl Outcomes {
             if told.len() >= count {
                 return told;
             }
-            tokio::time::timeout(Duration::from_secs(60), changed).await.expect("outcomes arrive");
+            tokio::time::timeout(Duration::from_secs(60), changed)
+                .await
+                .expect("outcomes arrive");
         }
     }
 }
@@ -53,16 +58,23 @@ impl Shard {
         let batch = NodeBatch::decode(bundle).unwrap();
         let mut applied = self.applied.lock().unwrap();
         if batch.sequence > applied.0 + 1 {
-            return BatchReply::Gap { expected: applied.0 + 1 };
+            return BatchReply::Gap {
+                expected: applied.0 + 1,
+            };
         }
         if batch.sequence == applied.0 + 1 {
             applied.0 += 1;
-            applied.1.extend(batch.operations.iter().filter_map(|operation| match operation {
-                ShardOperation::Append { message, .. } => Some(message.clone()),
-                ShardOperation::Ack { .. } => None,
-            }));
+            applied
+                .1
+                .extend(batch.operations.iter().filter_map(|operation| match operation {
+                    ShardOperation::Append { message, .. } => Some(message.clone()),
+                    ShardOperation::Ack { .. } => None,
+                }));
         }
-        BatchReply::Applied { first: Offset(1), count: 0 }
+        BatchReply::Applied {
+            first: Offset(1),
+            count: 0,
+        }
     }
 }
 
@@ -82,14 +94,21 @@ impl Propose for Flaky {
                 }
                 // Neither applied nor answered.
                 5 => std::future::pending().await,
-                _ => Ok(Proposed { index: 1, reply: shard.apply(&bundle).encode() }),
+                _ => Ok(Proposed {
+                    index: 1,
+                    reply: shard.apply(&bundle).encode(),
+                }),
             }
         })
     }
 }
 
 fn ticket(token: u64) -> Ticket {
-    Ticket { worker: 0, connection: 0, token }
+    Ticket {
+        worker: 0,
+        connection: 0,
+        token,
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,13 +116,24 @@ async fn retries_neither_lose_nor_repeat_nor_reorder() {
     let (local, shard) = (Arc::new(Outcomes::default()), Arc::new(Shard::default()));
     let metrics = ClusterMetrics::new(&prometheus::Registry::new());
     let propose = Arc::new(Flaky(shard.clone()));
-    let sender = ShardSender::start(1, ShardId(0), propose, local.clone(), metrics, Duration::from_millis(500));
+    let sender = ShardSender::start(
+        1,
+        ShardId(0),
+        propose,
+        local.clone(),
+        metrics,
+        Duration::from_millis(500),
+    );
     sender.send(ShardRequest::Incarnation(Incarnation(5)));
     let set: Arc<[Recipient]> = Arc::from(vec![]);
     for token in 0..2_000u64 {
         let message = Bytes::copy_from_slice(&token.to_be_bytes());
-        let request =
-            ShardRequest::Publish { message, recipients: set.clone(), route_version: 1, ticket: ticket(token) };
+        let request = ShardRequest::Publish {
+            message,
+            recipients: set.clone(),
+            route_version: 1,
+            ticket: ticket(token),
+        };
         sender.send(request);
         if token % 10 == 0 {
             tokio::task::yield_now().await;
@@ -113,9 +143,16 @@ async fn retries_neither_lose_nor_repeat_nor_reorder() {
     assert_eq!(told.len(), 2_000, "each outcome once");
     assert!(told.iter().all(|(_, outcome)| matches!(outcome, Outcome::Stored(_))));
     let applied = shard.applied.lock().unwrap();
-    let tokens: Vec<u64> = applied.1.iter().map(|bytes| u64::from_be_bytes(bytes[..].try_into().unwrap())).collect();
+    let tokens: Vec<u64> = applied
+        .1
+        .iter()
+        .map(|bytes| u64::from_be_bytes(bytes[..].try_into().unwrap()))
+        .collect();
     assert_eq!(tokens, (0..2_000).collect::<Vec<u64>>());
-    assert!(shard.calls.load(Ordering::Relaxed) > applied.0, "something was sent again");
+    assert!(
+        shard.calls.load(Ordering::Relaxed) > applied.0,
+        "something was sent again"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,10 +165,20 @@ async fn a_new_incarnation_ends_what_is_unanswered_as_unknown() {
     }
     let local = Arc::new(Outcomes::default());
     let metrics = ClusterMetrics::new(&prometheus::Registry::new());
-    let sender =
-        ShardSender::start(1, ShardId(0), Arc::new(Silent), local.clone(), metrics, Duration::from_millis(500));
+    let sender = ShardSender::start(
+        1,
+        ShardId(0),
+        Arc::new(Silent),
+        local.clone(),
+        metrics,
+        Duration::from_millis(500),
+    );
     sender.send(ShardRequest::Incarnation(Incarnation(5)));
-    sender.send(ShardRequest::Settle { session: SessionId(1), offset: Offset(1), ticket: ticket(7) });
+    sender.send(ShardRequest::Settle {
+        session: SessionId(1),
+        offset: Offset(1),
+        ticket: ticket(7),
+    });
     tokio::time::sleep(Duration::from_millis(100)).await;
     sender.send(ShardRequest::Incarnation(Incarnation(6)));
     assert_eq!(local.wait_for(1).await, [(7, Outcome::Unknown)]);

@@ -33,7 +33,11 @@ pub async fn run(worker: Rc<Worker>, stream: TcpStream) {
                     break;
                 }
                 let deadline = *flush_deadline.get_or_insert_with(|| Instant::now() + FLUSH_MAX);
-                Wait { read: false, write: true, deadline: Some(deadline) }
+                Wait {
+                    read: false,
+                    write: true,
+                    deadline: Some(deadline),
+                }
             } else {
                 Wait {
                     read: connection.wants_packets() && received.len() < RECEIVED_MAX,

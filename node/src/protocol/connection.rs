@@ -33,11 +33,21 @@ pub enum Output {
     /// Attach the session.
     Connect(Box<Accepted>),
     /// Publish; `token` for QoS 1.
-    Publish { publish: Publish, token: Option<u64> },
+    Publish {
+        publish: Publish,
+        token: Option<u64>,
+    },
     /// Subscribe, then call [`Connection::subscribed`].
-    Subscribe { packet_id: NonZeroU16, subscriptions: Vec<Subscription>, reasons: Vec<ReasonCode> },
+    Subscribe {
+        packet_id: NonZeroU16,
+        subscriptions: Vec<Subscription>,
+        reasons: Vec<ReasonCode>,
+    },
     /// Unsubscribe, then call [`Connection::unsubscribed`].
-    Unsubscribe { packet_id: NonZeroU16, filters: Vec<Box<str>> },
+    Unsubscribe {
+        packet_id: NonZeroU16,
+        filters: Vec<Box<str>>,
+    },
     Wish(Wish),
 }
 
@@ -60,7 +70,11 @@ pub struct Ending {
 }
 
 /// Why a connection closes without being asked.
-pub const LOST: Ending = Ending { reason: ReasonCode::UNSPECIFIED_ERROR, discard_will: false, expiry: None };
+pub const LOST: Ending = Ending {
+    reason: ReasonCode::UNSPECIFIED_ERROR,
+    discard_will: false,
+    expiry: None,
+};
 
 enum State {
     AwaitConnect,
@@ -180,14 +194,15 @@ impl Connection {
             Packet::Disconnect(disconnect) => self.disconnect(&disconnect),
             // The client was told Maximum QoS 1, and is sent none of QoS 2.
             Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
-                self.close(ReasonCode::PROTOCOL_ERROR, Some("QoS 2 is not in use on this connection"));
+                self.close(
+                    ReasonCode::PROTOCOL_ERROR,
+                    Some("QoS 2 is not in use on this connection"),
+                );
             }
             Packet::Auth(_) => self.close(ReasonCode::PROTOCOL_ERROR, Some("no authentication method is in use")),
-            Packet::Connect(_)
-            | Packet::ConnAck(_)
-            | Packet::SubAck(_)
-            | Packet::UnsubAck(_)
-            | Packet::PingResp => self.close(ReasonCode::PROTOCOL_ERROR, None),
+            Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                self.close(ReasonCode::PROTOCOL_ERROR, None)
+            }
         }
     }
 
@@ -234,7 +249,11 @@ impl Connection {
             };
             reasons.push(reason);
         }
-        self.outputs.push(Output::Subscribe { packet_id: subscribe.packet_id, subscriptions, reasons });
+        self.outputs.push(Output::Subscribe {
+            packet_id: subscribe.packet_id,
+            subscriptions,
+            reasons,
+        });
     }
 
     /// Every Up node matches against the subscriptions now; or they failed as a whole.
@@ -247,7 +266,10 @@ impl Connection {
 
     fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
         let filters = unsubscribe.filters.into_iter().map(Into::into).collect();
-        self.outputs.push(Output::Unsubscribe { packet_id: unsubscribe.packet_id, filters });
+        self.outputs.push(Output::Unsubscribe {
+            packet_id: unsubscribe.packet_id,
+            filters,
+        });
     }
 
     pub fn unsubscribed(&mut self, packet_id: NonZeroU16, reasons: Vec<ReasonCode>) {
@@ -271,13 +293,17 @@ impl Connection {
         self.state = State::Closing(Ending {
             reason: disconnect.reason,
             discard_will: disconnect.reason == ReasonCode::SUCCESS,
-            expiry: disconnect.session_expiry_interval.map(|expiry| expiry.min(self.policy.session_expiry_max)),
+            expiry: disconnect
+                .session_expiry_interval
+                .map(|expiry| expiry.min(self.policy.session_expiry_max)),
         });
     }
 
     /// The session is attached: CONNACK, and packets may come.
     pub fn attached(&mut self, accepted: Box<Accepted>, served: Served, shards: u16, durable: bool, now: Instant) {
-        let (State::Attaching, Some(version)) = (&self.state, self.version) else { return };
+        let (State::Attaching, Some(version)) = (&self.state, self.version) else {
+            return;
+        };
         let connack = handshake::connack(&accepted, served.present, &self.policy);
         self.outbound = Outbound::new(version, accepted.outbound.clone(), shards, durable);
         self.inbound = Inbound::new(version, self.policy.receive_maximum);
@@ -348,7 +374,10 @@ impl Connection {
         if !self.outbound.is_overfull() {
             self.overfull_since = None;
         } else if self.outbound.is_hopeless() {
-            self.close(ReasonCode::QUOTA_EXCEEDED, Some("the client does not read its messages"));
+            self.close(
+                ReasonCode::QUOTA_EXCEEDED,
+                Some("the client does not read its messages"),
+            );
         } else {
             self.overfull_since.get_or_insert(now);
         }
@@ -378,8 +407,14 @@ impl Connection {
             State::Connected => {
                 if self.keep_alive_deadline().is_some_and(|at| now >= at) {
                     self.close(ReasonCode::KEEP_ALIVE_TIMEOUT, None);
-                } else if self.overfull_since.is_some_and(|since| now >= since + self.outbox_wait_max) {
-                    self.close(ReasonCode::QUOTA_EXCEEDED, Some("the client does not read its messages"));
+                } else if self
+                    .overfull_since
+                    .is_some_and(|since| now >= since + self.outbox_wait_max)
+                {
+                    self.close(
+                        ReasonCode::QUOTA_EXCEEDED,
+                        Some("the client does not read its messages"),
+                    );
                 }
             }
             State::AwaitConnect | State::Attaching | State::Closing(_) => {}

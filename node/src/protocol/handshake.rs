@@ -37,7 +37,11 @@ pub struct Accepted {
 ///
 /// # Errors
 /// The reason code of the CONNACK that refuses it.
-pub fn accept(connect: &mut Connect, policy: &Policy, fresh_id: impl FnOnce() -> String) -> Result<Accepted, ReasonCode> {
+pub fn accept(
+    connect: &mut Connect,
+    policy: &Policy,
+    fresh_id: impl FnOnce() -> String,
+) -> Result<Accepted, ReasonCode> {
     if connect.properties.authentication_method.is_some() {
         // No method is configured. [MQTT-4.12.0-1]
         return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
@@ -51,7 +55,11 @@ pub fn accept(connect: &mut Connect, policy: &Policy, fresh_id: impl FnOnce() ->
         }
     }
     let assigned = connect.client_id.is_empty();
-    let client_id = if assigned { fresh_id().into() } else { std::mem::take(&mut connect.client_id).into() };
+    let client_id = if assigned {
+        fresh_id().into()
+    } else {
+        std::mem::take(&mut connect.client_id).into()
+    };
     let expiry_requested = match (connect.version.is_v5(), connect.clean_start) {
         (true, _) => connect.properties.session_expiry_interval.unwrap_or(0),
         // Clean Session 1 in 3.x ends with the connection, 0 never.
@@ -72,8 +80,15 @@ pub fn accept(connect: &mut Connect, policy: &Policy, fresh_id: impl FnOnce() ->
         keep_alive: NonZeroU16::new(granted),
         keep_alive_imposed: granted != asked,
         outbound: OutboundLimits {
-            receive_maximum: connect.properties.receive_maximum.unwrap_or(DEFAULT_RECEIVE_MAXIMUM).min(IN_FLIGHT_MAX),
-            maximum_packet_size: connect.properties.maximum_packet_size.map_or(usize::MAX, |bytes| bytes as usize),
+            receive_maximum: connect
+                .properties
+                .receive_maximum
+                .unwrap_or(DEFAULT_RECEIVE_MAXIMUM)
+                .min(IN_FLIGHT_MAX),
+            maximum_packet_size: connect
+                .properties
+                .maximum_packet_size
+                .map_or(usize::MAX, |bytes| bytes as usize),
             bytes_max: policy.outbox_bytes_max,
             messages_max: policy.outbox_messages_max,
         },
@@ -107,7 +122,10 @@ pub fn refusal(reason: ReasonCode, reason_string: Option<String>) -> ConnAck {
     ConnAck {
         session_present: false, // [MQTT-3.2.2-6]
         reason,
-        properties: ConnAckProperties { reason_string, ..ConnAckProperties::default() },
+        properties: ConnAckProperties {
+            reason_string,
+            ..ConnAckProperties::default()
+        },
     }
 }
 
@@ -199,7 +217,15 @@ mod tests {
         let mut slow = connect(Version::V5);
         slow.keep_alive_seconds = 0;
         let accepted_slow = accepted(slow).unwrap();
-        assert_eq!(connack(&accepted_slow, false, &policy()).properties.server_keep_alive, Some(60));
-        assert_eq!(connack(&accepted(connect(Version::V5)).unwrap(), false, &policy()).properties.server_keep_alive, None);
+        assert_eq!(
+            connack(&accepted_slow, false, &policy()).properties.server_keep_alive,
+            Some(60)
+        );
+        assert_eq!(
+            connack(&accepted(connect(Version::V5)).unwrap(), false, &policy())
+                .properties
+                .server_keep_alive,
+            None
+        );
     }
 }

@@ -42,7 +42,12 @@ pub struct Acknowledged {
 
 impl Inbound {
     pub fn new(version: Version, receive_maximum: u16) -> Self {
-        Inbound { version, receive_maximum, first_token: 0, waiting: VecDeque::new() }
+        Inbound {
+            version,
+            receive_maximum,
+            first_token: 0,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// Whether one more may come.
@@ -56,14 +61,20 @@ impl Inbound {
 
     /// A QoS 1 PUBLISH came; returns the token under which its outcome is told.
     pub fn publish(&mut self, packet_id: NonZeroU16, now: Instant) -> u64 {
-        self.waiting.push_back(Waiting { packet_id, since: now, decided: None });
+        self.waiting.push_back(Waiting {
+            packet_id,
+            since: now,
+            decided: None,
+        });
         self.first_token + self.waiting.len() as u64 - 1
     }
 
     /// The outcome of `token`. Writes every PUBACK that may leave now.
     pub fn decide(&mut self, token: u64, reason: ReasonCode, out: &mut BytesMut) -> Acknowledged {
         let mut acknowledged = Acknowledged::default();
-        let at = token.checked_sub(self.first_token).and_then(|at| usize::try_from(at).ok());
+        let at = token
+            .checked_sub(self.first_token)
+            .and_then(|at| usize::try_from(at).ok());
         if let Some(waiting) = at.and_then(|at| self.waiting.get_mut(at)) {
             waiting.decided = Some(reason);
         }
@@ -96,7 +107,10 @@ mod tests {
         let mut inbound = Inbound::new(Version::V3_1_1, 10);
         let mut out = BytesMut::new();
         let now = Instant::now();
-        let tokens: Vec<u64> = [7, 8, 9].into_iter().map(|packet| inbound.publish(id(packet), now)).collect();
+        let tokens: Vec<u64> = [7, 8, 9]
+            .into_iter()
+            .map(|packet| inbound.publish(id(packet), now))
+            .collect();
         inbound.decide(tokens[2], ReasonCode::SUCCESS, &mut out);
         inbound.decide(tokens[1], ReasonCode::SUCCESS, &mut out);
         assert!(out.is_empty(), "ack-after-commit");
@@ -114,7 +128,10 @@ mod tests {
         assert_eq!(out[..], [0x40, 3, 0, 7, 0x97]);
         out.clear();
         let mut three = Inbound::new(Version::V3_1_1, 10);
-        let tokens: Vec<u64> = [7, 8].into_iter().map(|packet| three.publish(id(packet), Instant::now())).collect();
+        let tokens: Vec<u64> = [7, 8]
+            .into_iter()
+            .map(|packet| three.publish(id(packet), Instant::now()))
+            .collect();
         three.decide(tokens[1], ReasonCode::SUCCESS, &mut out);
         let acknowledged = three.decide(tokens[0], ReasonCode::QUOTA_EXCEEDED, &mut out);
         assert_eq!(acknowledged.close, Some(ReasonCode::QUOTA_EXCEEDED));

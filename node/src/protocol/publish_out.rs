@@ -176,7 +176,9 @@ impl Outbound {
 
     /// The log index that pages of the shard must have applied.
     pub fn attached_at(&self, shard: ShardId) -> u64 {
-        self.shards.get(usize::from(shard.0)).map_or(0, |queue| queue.attached_at)
+        self.shards
+            .get(usize::from(shard.0))
+            .map_or(0, |queue| queue.attached_at)
     }
 
     /// What earlier connections sent, by shard; `None` if that is not known.
@@ -216,7 +218,11 @@ impl Outbound {
             }
         }
         queue.cursor = queue.cursor.max(page.upto);
-        queue.state = if page.more || queue.missed > queue.cursor { View::Behind } else { View::Live };
+        queue.state = if page.more || queue.missed > queue.cursor {
+            View::Behind
+        } else {
+            View::Live
+        };
         queue.sent_unknown &= queue.state != View::Live;
         self.read_more(shard, effects);
     }
@@ -317,7 +323,8 @@ impl Outbound {
     }
 
     fn has_quota(&self, out: &BytesMut) -> bool {
-        self.in_flight.len() < usize::from(self.limits.receive_maximum) && out.len() < OUT_HIGH.min(self.limits.bytes_max)
+        self.in_flight.len() < usize::from(self.limits.receive_maximum)
+            && out.len() < OUT_HIGH.min(self.limits.bytes_max)
     }
 
     /// Sends what may be sent now: in turns, the ephemeral queue and each shard.
@@ -336,7 +343,11 @@ impl Outbound {
         while idle < count && self.has_quota(out) {
             let shard = ShardId(self.turn as u16);
             self.turn = (self.turn + 1) % count;
-            if self.send_next(shard, now(shard), &mut frames, out, effects) { idle = 0 } else { idle += 1 }
+            if self.send_next(shard, now(shard), &mut frames, out, effects) {
+                idle = 0
+            } else {
+                idle += 1
+            }
         }
         for shard in 0..count {
             self.read_more(ShardId(shard as u16), effects);
@@ -353,12 +364,16 @@ impl Outbound {
         effects: &mut Effects,
     ) -> bool {
         let at = usize::from(shard.0);
-        let Some(offset) = self.shards[at].ready.front().map(|entry| entry.offset) else { return false };
+        let Some(offset) = self.shards[at].ready.front().map(|entry| entry.offset) else {
+            return false;
+        };
         let id = self.packet_id(shard, offset);
         if self.in_flight.contains_key(&id) || self.settling.contains(&id) {
             return false;
         }
-        let Some(entry) = self.shards[at].ready.pop_front() else { return false };
+        let Some(entry) = self.shards[at].ready.pop_front() else {
+            return false;
+        };
         let maybe_sent = offset <= self.shards[at].maybe_sent;
         let left = remaining_expiry(&entry.message, Some(entry.appended_at), now);
         let reason = match left {
@@ -439,14 +454,27 @@ impl Outbound {
 }
 
 fn delivery_of(entry: &PendingEntry) -> Delivery {
-    let Recipient { qos, retain, subscription_identifiers, .. } = entry.granted.clone();
-    Delivery { message: entry.message.clone(), qos, retain, subscription_identifiers, age: Some(entry.appended_at) }
+    let Recipient {
+        qos,
+        retain,
+        subscription_identifiers,
+        ..
+    } = entry.granted.clone();
+    Delivery {
+        message: entry.message.clone(),
+        qos,
+        retain,
+        subscription_identifiers,
+        age: Some(entry.appended_at),
+    }
 }
 
 /// What is left of the Message Expiry Interval, in whole seconds rounded up; 0 when it has passed. [MQTT-3.3.2-6]
 fn remaining_expiry(message: &Message, appended_at: Option<LogTime>, now: LogTime) -> Option<u32> {
     let interval = message.expiry_interval?;
-    let Some(appended_at) = appended_at else { return Some(interval) };
+    let Some(appended_at) = appended_at else {
+        return Some(interval);
+    };
     let left = appended_at.plus_seconds(interval).0.saturating_sub(now.0);
     Some(left.div_ceil(1000) as u32)
 }

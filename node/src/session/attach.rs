@@ -53,7 +53,11 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
     let shards = worker.cluster.shards().shard_count();
     {
         let mut connection = client.connection.borrow_mut();
-        let served = Served { session, epoch, present: attached.present };
+        let served = Served {
+            session,
+            epoch,
+            present: attached.present,
+        };
         connection.attached(accepted, served, shards, attached.durable, Instant::now());
         connection.outbound.resume(attached.sent.as_deref());
         if attached.durable && !attached.present {
@@ -93,7 +97,13 @@ fn attach_shard(worker: &Rc<Worker>, client: &Rc<Client>, shard: ShardId) {
     let (worker, client) = (worker.clone(), client.clone());
     tokio::task::spawn_local(async move {
         let cluster = worker.cluster.clone();
-        let Ok(index) = worker.runtime.spawn(async move { cluster.read_index(shard).await }).await else { return };
+        let Ok(index) = worker
+            .runtime
+            .spawn(async move { cluster.read_index(shard).await })
+            .await
+        else {
+            return;
+        };
         {
             let mut connection = client.connection.borrow_mut();
             let protocol = &mut *connection;
@@ -113,7 +123,10 @@ pub fn read_page(worker: &Rc<Worker>, client: &Rc<Client>, shard: ShardId, after
     let (worker, client) = (worker.clone(), client.clone());
     tokio::task::spawn_local(async move {
         let cluster = worker.cluster.clone();
-        let limits = PageLimits { entries: PAGE_ENTRIES, bytes: PAGE_BYTES };
+        let limits = PageLimits {
+            entries: PAGE_ENTRIES,
+            bytes: PAGE_BYTES,
+        };
         let reading = worker
             .runtime
             .spawn(async move { cluster.read_page(shard, served.session, after, applied, limits).await });
@@ -125,7 +138,10 @@ pub fn read_page(worker: &Rc<Worker>, client: &Rc<Client>, shard: ShardId, after
             }
             Ok(Err(error)) => {
                 tracing::error!(shard = shard.0, %error, "a session's queue cannot be read");
-                client.connection.borrow_mut().close(ReasonCode::UNSPECIFIED_ERROR, None);
+                client
+                    .connection
+                    .borrow_mut()
+                    .close(ReasonCode::UNSPECIFIED_ERROR, None);
             }
             // The runtime is shutting down.
             Err(_) => return,

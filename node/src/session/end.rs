@@ -30,8 +30,9 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
     }
     let cluster = worker.cluster.clone();
     let sent = client.connection.borrow().outbound.highest_sent();
-    let detached =
-        worker.runtime.spawn(async move { cluster.detach(served.session, served.epoch, ending.expiry, sent).await });
+    let detached = worker
+        .runtime
+        .spawn(async move { cluster.detach(served.session, served.epoch, ending.expiry, sent).await });
     // After DISCONNECT 0x00 the socket closes only when that is committed: a will must not follow it. [P7]
     if ending.discard_will && tokio::time::timeout(DETACH_MAX, detached).await.is_err() {
         tracing::debug!("a detach takes long; its session is settled by the next Connect or by NodeDown");
@@ -53,7 +54,8 @@ fn due_will(worker: &Rc<Worker>, client: &Rc<Client>, will: Will, served: Served
         tokio::time::sleep(delay).await;
         let resumed = {
             let meta = worker.cluster.meta().read();
-            meta.session(served.session).is_some_and(|session| session.epoch != served.epoch)
+            meta.session(served.session)
+                .is_some_and(|session| session.epoch != served.epoch)
         };
         if !resumed {
             publish_will(&worker, &client, &will, served.session);

@@ -25,7 +25,9 @@ pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
             let mut connection = client.connection.borrow_mut();
             count(&worker.metrics, &mut connection.effects);
             let connection = &mut *connection;
-            connection.outputs.extend(connection.effects.wishes.drain(..).map(Output::Wish));
+            connection
+                .outputs
+                .extend(connection.effects.wishes.drain(..).map(Output::Wish));
             std::mem::take(&mut connection.outputs)
         };
         if outputs.is_empty() {
@@ -35,8 +37,19 @@ pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
             match output {
                 Output::Connect(accepted) => attach::begin(worker, client, accepted),
                 Output::Publish { publish: packet, token } => publish(worker, client, packet, token),
-                Output::Subscribe { packet_id, subscriptions, reasons } => {
-                    worker.operate(client, Operation::Subscribe { packet_id, subscriptions, reasons });
+                Output::Subscribe {
+                    packet_id,
+                    subscriptions,
+                    reasons,
+                } => {
+                    worker.operate(
+                        client,
+                        Operation::Subscribe {
+                            packet_id,
+                            subscriptions,
+                            reasons,
+                        },
+                    );
                 }
                 Output::Unsubscribe { packet_id, filters } => {
                     worker.operate(client, Operation::Unsubscribe { packet_id, filters });
@@ -67,12 +80,18 @@ fn count(metrics: &NodeMetrics, effects: &mut Effects) {
 }
 
 fn ticket(worker: &Worker, client: &Client, token: u64) -> Ticket {
-    Ticket { worker: worker.id, connection: client.id, token }
+    Ticket {
+        worker: worker.id,
+        connection: client.id,
+        token,
+    }
 }
 
 fn publish(worker: &Rc<Worker>, client: &Rc<Client>, packet: Publish, token: Option<u64>) {
     worker.metrics.message_received(packet.qos() as u8);
-    let Some(served) = client.connection.borrow().served else { return };
+    let Some(served) = client.connection.borrow().served else {
+        return;
+    };
     let Some(message) = message_of(&packet, served.session) else {
         client.connection.borrow_mut().close(ReasonCode::MALFORMED_PACKET, None);
         return;
@@ -101,7 +120,9 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Message, packet: Pub
         drop(publishes);
         let ticket = ticket(worker, client, token);
         let version = matched.matched.route_version;
-        worker.cluster.publish_durable(matched.shard, message.encode(), recipients, version, ticket);
+        worker
+            .cluster
+            .publish_durable(matched.shard, message.encode(), recipients, version, ticket);
         return;
     }
     let nodes = matched.nodes(message.qos);
@@ -112,13 +133,19 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Message, packet: Pub
     }
     publishes.begin(token, &matched, Path::Ephemeral, lease);
     drop(publishes);
-    worker.cluster.publish_ephemeral(Arc::new(message), &nodes, Some(ticket(worker, client, token)));
+    worker
+        .cluster
+        .publish_ephemeral(Arc::new(message), &nodes, Some(ticket(worker, client, token)));
 }
 
 /// The outcome of something that this connection started.
 pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: Outcome) {
     if token & SETTLEMENT != 0 {
-        client.connection.borrow_mut().outbound.settled((token & !SETTLEMENT) as u16);
+        client
+            .connection
+            .borrow_mut()
+            .outbound
+            .settled((token & !SETTLEMENT) as u16);
         return;
     }
     let offset = match outcome {
@@ -131,7 +158,10 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
         Outcome::DiskLow => decide(worker, client, token, ReasonCode::QUOTA_EXCEEDED),
         // It may have been stored: neither acknowledge nor reject. The client asks again on its next connection.
         Outcome::Unknown => {
-            client.connection.borrow_mut().close(ReasonCode::SERVER_BUSY, Some("the outcome of a publish is not known"));
+            client
+                .connection
+                .borrow_mut()
+                .close(ReasonCode::SERVER_BUSY, Some("the outcome of a publish is not known"));
         }
     }
     let ready = client.publishes.borrow_mut().take_ready();
@@ -179,7 +209,9 @@ fn message_of(packet: &Publish, publisher: SessionId) -> Option<Message> {
 
 /// The Will Message of a connection that ended without DISCONNECT 0x00. [MQTT-3.1.2-8]
 pub fn publish_will(worker: &Rc<Worker>, client: &Rc<Client>, will: &Will, publisher: SessionId) {
-    let Ok(properties) = will.publish_properties() else { return };
+    let Ok(properties) = will.publish_properties() else {
+        return;
+    };
     let message = Message {
         topic: will.topic.as_str().into(),
         payload: will.payload.clone(),
@@ -197,7 +229,9 @@ pub fn publish_will(worker: &Rc<Worker>, client: &Rc<Client>, will: &Will, publi
     if !recipients.is_empty() {
         let ticket = ticket(worker, client, WILL);
         let version = matched.matched.route_version;
-        worker.cluster.publish_durable(matched.shard, message.encode(), recipients, version, ticket);
+        worker
+            .cluster
+            .publish_durable(matched.shard, message.encode(), recipients, version, ticket);
         return;
     }
     let nodes = matched.nodes(message.qos);

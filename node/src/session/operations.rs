@@ -24,8 +24,15 @@ pub struct Operations {
 
 pub enum Operation {
     /// `reasons` has one per filter of the packet; those of `subscriptions` are below 0x80.
-    Subscribe { packet_id: NonZeroU16, subscriptions: Vec<Subscription>, reasons: Vec<ReasonCode> },
-    Unsubscribe { packet_id: NonZeroU16, filters: Vec<Box<str>> },
+    Subscribe {
+        packet_id: NonZeroU16,
+        subscriptions: Vec<Subscription>,
+        reasons: Vec<ReasonCode>,
+    },
+    Unsubscribe {
+        packet_id: NonZeroU16,
+        filters: Vec<Box<str>>,
+    },
 }
 
 impl Worker {
@@ -49,10 +56,17 @@ impl Worker {
 
     async fn run_operation(&self, client: &Rc<Client>, operation: Operation) {
         match operation {
-            Operation::Subscribe { packet_id, subscriptions, mut reasons } => {
+            Operation::Subscribe {
+                packet_id,
+                subscriptions,
+                mut reasons,
+            } => {
                 if let Err(error) = self.subscribe(client, subscriptions).await {
                     if error == MetaError::Stale {
-                        return client.connection.borrow_mut().close(ReasonCode::SESSION_TAKEN_OVER, None);
+                        return client
+                            .connection
+                            .borrow_mut()
+                            .close(ReasonCode::SESSION_TAKEN_OVER, None);
                     }
                     for reason in reasons.iter_mut().filter(|reason| !reason.is_error()) {
                         *reason = ReasonCode::UNSPECIFIED_ERROR;
@@ -69,10 +83,16 @@ impl Worker {
                     let reasons = existed.into_iter().map(reason).collect();
                     client.connection.borrow_mut().unsubscribed(packet_id, reasons);
                 }
-                Err(MetaError::Stale) => client.connection.borrow_mut().close(ReasonCode::SESSION_TAKEN_OVER, None),
+                Err(MetaError::Stale) => client
+                    .connection
+                    .borrow_mut()
+                    .close(ReasonCode::SESSION_TAKEN_OVER, None),
                 // 3.x has no way to say that it failed; the client asks again after it reconnected.
                 Err(MetaError::Unavailable { what }) => {
-                    client.connection.borrow_mut().close(ReasonCode::SERVER_BUSY, Some(what));
+                    client
+                        .connection
+                        .borrow_mut()
+                        .close(ReasonCode::SERVER_BUSY, Some(what));
                 }
             },
         }
@@ -82,7 +102,9 @@ impl Worker {
         if subscriptions.is_empty() {
             return Ok(());
         }
-        let Some(served) = client.connection.borrow().served else { return Err(MetaError::Stale) };
+        let Some(served) = client.connection.borrow().served else {
+            return Err(MetaError::Stale);
+        };
         let mut fresh = Vec::new();
         for subscription in &subscriptions {
             if !client.subscriptions.borrow().contains_key(&subscription.filter) {
@@ -91,7 +113,9 @@ impl Worker {
             self.add_filter(client, &subscription.filter, SubscriptionOptions::of(subscription));
         }
         let result = if client.is_durable() {
-            self.cluster.subscribe(served.session, served.epoch, subscriptions).await
+            self.cluster
+                .subscribe(served.session, served.epoch, subscriptions)
+                .await
         } else {
             let added = self.cluster.add_routes(&fresh).await;
             if added.is_err() {
@@ -108,17 +132,29 @@ impl Worker {
     }
 
     async fn unsubscribe(&self, client: &Rc<Client>, filters: Vec<Box<str>>) -> Result<Vec<bool>, MetaError> {
-        let Some(served) = client.connection.borrow().served else { return Err(MetaError::Stale) };
+        let Some(served) = client.connection.borrow().served else {
+            return Err(MetaError::Stale);
+        };
         if client.is_durable() {
-            let existed = self.cluster.unsubscribe(served.session, served.epoch, filters.clone()).await?;
+            let existed = self
+                .cluster
+                .unsubscribe(served.session, served.epoch, filters.clone())
+                .await?;
             for filter in &filters {
                 self.remove_filter(client, filter);
             }
             return Ok(existed);
         }
         // Nothing is delivered for it from here on; the other nodes stop sending when they hear of it.
-        let existed: Vec<bool> = filters.iter().map(|filter| self.remove_filter(client, filter)).collect();
-        let gone = filters.into_iter().zip(&existed).filter(|(_, existed)| **existed).map(|(filter, _)| filter);
+        let existed: Vec<bool> = filters
+            .iter()
+            .map(|filter| self.remove_filter(client, filter))
+            .collect();
+        let gone = filters
+            .into_iter()
+            .zip(&existed)
+            .filter(|(_, existed)| **existed)
+            .map(|(filter, _)| filter);
         self.cluster.remove_routes(gone.collect());
         Ok(existed)
     }

@@ -60,7 +60,9 @@ impl Publishes {
 
     /// Whether earlier durable publishes on the topic keep later ones on that path.
     pub fn keeps_durable(&mut self, topic: &str, lease: &Lease) -> bool {
-        let Some(durable) = self.durable.get(topic) else { return false };
+        let Some(durable) = self.durable.get(topic) else {
+            return false;
+        };
         if durable.under_way > 0 || !lease.is_applied_everywhere(durable.shard, durable.highest) {
             return true;
         }
@@ -85,7 +87,11 @@ impl Publishes {
                 if let Some(durable) = self.durable.get_mut(&matched.topic) {
                     durable.under_way += 1;
                 } else {
-                    let durable = Durable { shard, under_way: 1, highest: Offset(0) };
+                    let durable = Durable {
+                        shard,
+                        under_way: 1,
+                        highest: Offset(0),
+                    };
                     self.durable.insert(matched.topic.clone(), durable);
                 }
             }
@@ -96,7 +102,9 @@ impl Publishes {
 
     /// Its outcome came; `offset` where it was stored.
     pub fn end(&mut self, token: u64, offset: Option<Offset>) {
-        let Some((matched, path)) = self.waiting.remove(&token) else { return };
+        let Some((matched, path)) = self.waiting.remove(&token) else {
+            return;
+        };
         match path {
             Path::Durable => {
                 if let Some(durable) = self.durable.get_mut(&matched.topic) {

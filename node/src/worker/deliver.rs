@@ -12,7 +12,7 @@ use lontra_cluster::local::Guard;
 use lontra_storage::ids::{Offset, SessionId, ShardId};
 use lontra_storage::message::{LogTime, Message, Recipient};
 use lontra_storage::meta::SubscriptionOptions;
-use lontra_storage::shard::{Applied, Appended, PendingEntry};
+use lontra_storage::shard::{Appended, Applied, PendingEntry};
 
 use super::{Client, Worker};
 use crate::protocol::codec::ReasonCode;
@@ -47,22 +47,32 @@ impl Worker {
         frames: &mut FrameCache,
     ) {
         let mut matched = BTreeMap::<u64, Vec<SubscriptionOptions>>::new();
-        self.filters.borrow().matches(&message.topic, &mut |clients: &BTreeMap<u64, SubscriptionOptions>| {
-            for (client, options) in clients {
-                matched.entry(*client).or_default().push(*options);
-            }
-        });
+        self.filters
+            .borrow()
+            .matches(&message.topic, &mut |clients: &BTreeMap<u64, SubscriptionOptions>| {
+                for (client, options) in clients {
+                    matched.entry(*client).or_default().push(*options);
+                }
+            });
         for (connection, subscriptions) in matched {
-            let Some(client) = self.client(connection) else { continue };
+            let Some(client) = self.client(connection) else {
+                continue;
+            };
             let mut protocol = client.connection.borrow_mut();
-            let Some(served) = protocol.served.filter(|_| protocol.is_connected()) else { continue };
-            let Some(delivery) = grant(message, served.session, &subscriptions, appended_at) else { continue };
+            let Some(served) = protocol.served.filter(|_| protocol.is_connected()) else {
+                continue;
+            };
+            let Some(delivery) = grant(message, served.session, &subscriptions, appended_at) else {
+                continue;
+            };
             // What a durable session gets at QoS 1 comes from its shard.
             if protocol.outbound.is_durable() && (delivery.qos > 0 || is_recipient(served.session)) {
                 continue;
             }
             let connection = &mut *protocol;
-            connection.outbound.deliver(delivery, guard, frames, &mut connection.out, &mut connection.effects);
+            connection
+                .outbound
+                .deliver(delivery, guard, frames, &mut connection.out, &mut connection.effects);
             drop(protocol);
             client.wake.notify_one();
         }
@@ -95,7 +105,11 @@ fn push(client: &Client, shard: ShardId, appended: &Appended, recipient: &Recipi
         granted: recipient.clone(),
         message: appended.message.clone(),
     };
-    client.connection.borrow_mut().outbound.push(shard, entry, appended.offset);
+    client
+        .connection
+        .borrow_mut()
+        .outbound
+        .push(shard, entry, appended.offset);
 }
 
 /// What overlapping subscriptions of one session grant together. [MQTT-3.3.4-2] [MQTT-3.3.4-3]

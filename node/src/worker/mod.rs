@@ -92,7 +92,10 @@ impl Client {
 ///
 /// # Errors
 /// The thread or its runtime cannot be started.
-#[allow(clippy::too_many_arguments, reason = "the wiring of one thread, called from one place")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the wiring of one thread, called from one place"
+)]
 pub fn spawn(
     id: u16,
     config: WorkerConfig,
@@ -105,24 +108,26 @@ pub fn spawn(
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     let main = tokio::runtime::Handle::current();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(format!("lontra-worker-{id}")).spawn(move || {
-        let local = tokio::task::LocalSet::new();
-        let worker = Rc::new(Worker {
-            id,
-            config,
-            routes: RefCell::new(cluster.route_cache()),
-            cluster,
-            hub,
-            metrics,
-            runtime: main,
-            connections: RefCell::default(),
-            sessions: RefCell::default(),
-            filters: RefCell::default(),
-            next_connection: Cell::new(1),
-            stopping: Cell::new(false),
-        });
-        local.block_on(&runtime, run(worker, listener, queue, stop));
-    })
+    std::thread::Builder::new()
+        .name(format!("lontra-worker-{id}"))
+        .spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            let worker = Rc::new(Worker {
+                id,
+                config,
+                routes: RefCell::new(cluster.route_cache()),
+                cluster,
+                hub,
+                metrics,
+                runtime: main,
+                connections: RefCell::default(),
+                sessions: RefCell::default(),
+                filters: RefCell::default(),
+                next_connection: Cell::new(1),
+                stopping: Cell::new(false),
+            });
+            local.block_on(&runtime, run(worker, listener, queue, stop));
+        })
 }
 
 async fn run(
@@ -183,7 +188,12 @@ impl Worker {
     pub fn open(&self, now: Instant) -> Rc<Client> {
         let id = self.next_connection.get();
         self.next_connection.set(id + 1);
-        let WorkerConfig { policy, connect_timeout, outbox_wait_max, .. } = &self.config;
+        let WorkerConfig {
+            policy,
+            connect_timeout,
+            outbox_wait_max,
+            ..
+        } = &self.config;
         let client = Rc::new(Client {
             id,
             connection: RefCell::new(Connection::new(policy.clone(), *connect_timeout, *outbox_wait_max, now)),
@@ -230,7 +240,10 @@ impl Worker {
     /// `one-owner`, `lease-before-match`: looked at after the read and before every packet.
     fn may_go_on(&self, client: &Rc<Client>) -> bool {
         if client.is_displaced() {
-            client.connection.borrow_mut().close(ReasonCode::SESSION_TAKEN_OVER, None);
+            client
+                .connection
+                .borrow_mut()
+                .close(ReasonCode::SESSION_TAKEN_OVER, None);
         }
         let connection = client.connection.borrow();
         if !connection.wants_packets() || client.publishes.borrow().is_stalled() {
@@ -242,7 +255,10 @@ impl Worker {
         let lease = self.cluster.lease();
         if client.incarnation.get() != lease.incarnation() {
             drop(connection);
-            client.connection.borrow_mut().close(ReasonCode::SERVER_BUSY, Some("the node was cut off from its cluster"));
+            client
+                .connection
+                .borrow_mut()
+                .close(ReasonCode::SERVER_BUSY, Some("the node was cut off from its cluster"));
             return false;
         }
         lease.is_valid()
@@ -250,14 +266,23 @@ impl Worker {
 
     /// Sends what may be sent, and does what the connection asks for.
     pub fn pump(self: &Rc<Self>, client: &Rc<Client>) {
-        client.connection.borrow_mut().pump(|shard| self.cluster.log_time(shard), Instant::now());
+        client
+            .connection
+            .borrow_mut()
+            .pump(|shard| self.cluster.log_time(shard), Instant::now());
         execute::outputs(self, client);
     }
 
     /// Unique in the cluster: incarnations are.
     fn fresh_client_id(&self, client: &Client) -> String {
         let incarnation = self.cluster.lease().incarnation();
-        format!("lontra-{}-{}-{}-{}", self.cluster.node(), incarnation, self.id, client.id)
+        format!(
+            "lontra-{}-{}-{}-{}",
+            self.cluster.node(),
+            incarnation,
+            self.id,
+            client.id
+        )
     }
 
     fn event(self: &Rc<Self>, event: WorkerEvent, queue: &WorkerQueue) {
@@ -274,7 +299,10 @@ impl Worker {
             WorkerEvent::Completed(outcomes) => self.completed(outcomes),
             WorkerEvent::Displaced(connection) => {
                 if let Some(client) = self.client(connection) {
-                    client.connection.borrow_mut().close(ReasonCode::SESSION_TAKEN_OVER, None); // [MQTT-3.1.4-3]
+                    client
+                        .connection
+                        .borrow_mut()
+                        .close(ReasonCode::SESSION_TAKEN_OVER, None); // [MQTT-3.1.4-3]
                     client.wake.notify_one();
                 }
             }
@@ -370,7 +398,10 @@ impl Worker {
         }
         if let Some(served) = client.connection.borrow().served {
             let mut sessions = self.sessions.borrow_mut();
-            if sessions.get(&served.session).is_some_and(|current| current.id == client.id) {
+            if sessions
+                .get(&served.session)
+                .is_some_and(|current| current.id == client.id)
+            {
                 sessions.remove(&served.session);
             }
         }

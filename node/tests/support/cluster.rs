@@ -393,7 +393,12 @@ fn keep_after_panic(cluster: &'static Cluster) {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
-        if std::thread::panicking() && File::create(self.dir.join(KEEP)).is_ok() {
+        // The directory of `start_in` is its caller's.
+        let ours = self
+            .dir
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("lontra-wire-"));
+        if ours && std::thread::panicking() && File::create(self.dir.join(KEEP)).is_ok() {
             eprintln!("logs and data stay in {}", self.dir.display());
         }
         // The end of the pipe: it kills whatever this value did not know of, and removes the directory.

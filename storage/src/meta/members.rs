@@ -24,14 +24,18 @@ impl MetaState {
 
     /// Whether `owner` is Up under this very incarnation.
     pub fn is_live(&self, owner: Owner) -> bool {
-        self.nodes.get(&owner.node).is_some_and(|record| record.up && record.incarnation == owner.incarnation)
+        self.nodes
+            .get(&owner.node)
+            .is_some_and(|record| record.up && record.incarnation == owner.incarnation)
     }
 
     /// A repeat of the same process start that is still Up gets the same incarnation.
     pub(super) fn node_up(&mut self, node: NodeId, start: u64, change: &mut Change<'_, '_>) -> MetaReply {
         if let Some(record) = self.nodes.get(&node) {
             if record.up && record.start == start {
-                return MetaReply::Admitted { incarnation: record.incarnation };
+                return MetaReply::Admitted {
+                    incarnation: record.incarnation,
+                };
             }
             if record.up {
                 let incarnation = record.incarnation;
@@ -39,7 +43,11 @@ impl MetaState {
             }
         }
         let incarnation = Incarnation(change.fresh_id());
-        let record = NodeRecord { incarnation, start, up: true };
+        let record = NodeRecord {
+            incarnation,
+            start,
+            up: true,
+        };
         rows::put_node(change.batch, node, &record);
         self.nodes.insert(node, record);
         change.events.push(MetaEvent::NodeUp { node, incarnation });
@@ -53,7 +61,10 @@ impl MetaState {
         incarnation: Incarnation,
         change: &mut Change<'_, '_>,
     ) -> MetaReply {
-        let Some(record) = self.nodes.get_mut(&node).filter(|record| record.up && record.incarnation == incarnation)
+        let Some(record) = self
+            .nodes
+            .get_mut(&node)
+            .filter(|record| record.up && record.incarnation == incarnation)
         else {
             return MetaReply::Stale;
         };

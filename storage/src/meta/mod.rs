@@ -37,11 +37,24 @@ use routes::Route;
 pub enum MetaEvent {
     /// The connection that served `session` under `epoch` is no longer its owner: it must stop before this index
     /// counts as applied on its node.
-    Displaced { session: SessionId, epoch: SessionEpoch, owner: Owner },
+    Displaced {
+        session: SessionId,
+        epoch: SessionEpoch,
+        owner: Owner,
+    },
     /// The session is gone for good.
-    SessionEnded { session: SessionId, durable: bool },
-    NodeUp { node: NodeId, incarnation: Incarnation },
-    NodeDown { node: NodeId, incarnation: Incarnation },
+    SessionEnded {
+        session: SessionId,
+        durable: bool,
+    },
+    NodeUp {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
+    NodeDown {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
 }
 
 /// Hears of applied meta entries, in log order, on the group's apply task. Must not block.
@@ -109,18 +122,48 @@ impl MetaState {
         match operation {
             MetaOp::NodeUp { node, start } => self.node_up(node, start, change),
             MetaOp::NodeDown { node, incarnation } => self.node_down(node, incarnation, change),
-            MetaOp::Connect { client_id, clean_start, expiry, node, incarnation, request } => {
+            MetaOp::Connect {
+                client_id,
+                clean_start,
+                expiry,
+                node,
+                incarnation,
+                request,
+            } => {
                 let owner = Owner { node, incarnation };
-                self.connect(sessions::Connect { client_id, clean_start, expiry, owner, request }, change)
+                self.connect(
+                    sessions::Connect {
+                        client_id,
+                        clean_start,
+                        expiry,
+                        owner,
+                        request,
+                    },
+                    change,
+                )
             }
-            MetaOp::Detach { session, epoch, expiry, sent } => self.detach(session, epoch, expiry, sent, change),
-            MetaOp::Subscribe { session, epoch, subscriptions } => {
-                self.subscribe(session, epoch, subscriptions, change)
-            }
-            MetaOp::Unsubscribe { session, epoch, filters } => self.unsubscribe(session, epoch, filters, change),
-            MetaOp::NodeRoutes { node, incarnation, add, remove } => {
-                self.node_routes(Owner { node, incarnation }, add, remove, change)
-            }
+            MetaOp::Detach {
+                session,
+                epoch,
+                expiry,
+                sent,
+            } => self.detach(session, epoch, expiry, sent, change),
+            MetaOp::Subscribe {
+                session,
+                epoch,
+                subscriptions,
+            } => self.subscribe(session, epoch, subscriptions, change),
+            MetaOp::Unsubscribe {
+                session,
+                epoch,
+                filters,
+            } => self.unsubscribe(session, epoch, filters, change),
+            MetaOp::NodeRoutes {
+                node,
+                incarnation,
+                add,
+                remove,
+            } => self.node_routes(Owner { node, incarnation }, add, remove, change),
             MetaOp::ExpireSessions { limit } => self.expire_sessions(limit, change),
         }
     }
@@ -154,7 +197,11 @@ pub struct Meta {
 
 impl Meta {
     pub fn new(view: MetaView, sink: Arc<dyn MetaSink>) -> Self {
-        Meta { view, sink, events: Vec::new() }
+        Meta {
+            view,
+            sink,
+            events: Vec::new(),
+        }
     }
 }
 
@@ -185,12 +232,19 @@ impl Machine for Meta {
         let bundles: Vec<Vec<MetaOp>> = bundles.iter().map(decode_meta_ops).collect::<Result<_, _>>()?;
         let mut state = self.view.write();
         state.log_time = state.log_time.max(now);
-        let mut change = Change { at, ids: 0, batch, events: &mut self.events };
+        let mut change = Change {
+            at,
+            ids: 0,
+            batch,
+            events: &mut self.events,
+        };
         let replies = bundles
             .into_iter()
             .map(|operations| {
-                let replies: Vec<MetaReply> =
-                    operations.into_iter().map(|operation| state.apply(operation, &mut change)).collect();
+                let replies: Vec<MetaReply> = operations
+                    .into_iter()
+                    .map(|operation| state.apply(operation, &mut change))
+                    .collect();
                 encode_meta_replies(&replies)
             })
             .collect();

@@ -72,11 +72,23 @@ impl MetaState {
         let sessions = sessions
             .into_iter()
             .map(|(session, subscriptions)| {
-                let owner = self.sessions.get(&session).and_then(|session| session.owner).map(|owner| owner.node);
-                MatchedSession { session, owner, subscriptions }
+                let owner = self
+                    .sessions
+                    .get(&session)
+                    .and_then(|session| session.owner)
+                    .map(|owner| owner.node);
+                MatchedSession {
+                    session,
+                    owner,
+                    subscriptions,
+                }
             })
             .collect();
-        Matched { route_version: self.route_version, sessions, nodes: nodes.into_iter().collect() }
+        Matched {
+            route_version: self.route_version,
+            sessions,
+            nodes: nodes.into_iter().collect(),
+        }
     }
 
     /// Number of filters in the route table.

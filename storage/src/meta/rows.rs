@@ -20,13 +20,21 @@ pub(super) fn put_head(batch: &mut TableBatch<'_>, log_time: LogTime) {
 
 pub(super) fn put_node(batch: &mut TableBatch<'_>, node: NodeId, record: &NodeRecord) {
     let mut writer = Writer::new();
-    writer.u8(ROW_VERSION).bool(record.up).var(record.incarnation.0).u64(record.start);
+    writer
+        .u8(ROW_VERSION)
+        .bool(record.up)
+        .var(record.incarnation.0)
+        .u64(record.start);
     batch.put(&keys::number(keys::NODE, node), &writer.finish());
 }
 
 pub(super) fn put_session(batch: &mut TableBatch<'_>, id: SessionId, session: &Session) {
     let mut writer = Writer::new();
-    writer.u8(ROW_VERSION).str(&session.client_id).var(session.epoch.0).bool(session.durable);
+    writer
+        .u8(ROW_VERSION)
+        .str(&session.client_id)
+        .var(session.epoch.0)
+        .bool(session.durable);
     writer.var(session.expiry as u64);
     writer.option(session.owner, |w, owner| {
         w.var(owner.node).var(owner.incarnation.0);
@@ -35,7 +43,12 @@ pub(super) fn put_session(batch: &mut TableBatch<'_>, id: SessionId, session: &S
         w.var(at.0);
     });
     writer.option(session.sent.as_deref(), write_offsets);
-    let Connected { incarnation, request, present, previous } = session.connected;
+    let Connected {
+        incarnation,
+        request,
+        present,
+        previous,
+    } = session.connected;
     writer.var(incarnation.0).var(request).bool(present);
     writer.option(previous, |w, owner| {
         w.var(owner.node).var(owner.incarnation.0);
@@ -119,7 +132,11 @@ fn split_key(key: &bytes::Bytes) -> Result<(u64, &str), DecodeError> {
 
 fn read_node(row: &bytes::Bytes) -> Result<NodeRecord, DecodeError> {
     let mut reader = versioned("node", row)?;
-    Ok(NodeRecord { up: reader.bool()?, incarnation: Incarnation(reader.var()?), start: reader.u64()? })
+    Ok(NodeRecord {
+        up: reader.bool()?,
+        incarnation: Incarnation(reader.var()?),
+        start: reader.u64()?,
+    })
 }
 
 fn read_session(row: &bytes::Bytes) -> Result<Session, DecodeError> {
@@ -143,10 +160,17 @@ fn read_session(row: &bytes::Bytes) -> Result<Session, DecodeError> {
 }
 
 fn read_owner(reader: &mut Reader<'_>) -> Result<Owner, DecodeError> {
-    Ok(Owner { node: reader.var()?, incarnation: Incarnation(reader.var()?) })
+    Ok(Owner {
+        node: reader.var()?,
+        incarnation: Incarnation(reader.var()?),
+    })
 }
 
 fn versioned<'a>(what: &'static str, row: &'a bytes::Bytes) -> Result<Reader<'a>, DecodeError> {
     let mut reader = Reader::new(what, row);
-    if reader.u8()? == ROW_VERSION { Ok(reader) } else { Err(reader.error()) }
+    if reader.u8()? == ROW_VERSION {
+        Ok(reader)
+    } else {
+        Err(reader.error())
+    }
 }

@@ -53,7 +53,13 @@ pub(super) struct Connect {
 impl Session {
     fn answer(&self, id: SessionId) -> MetaReply {
         let Connected { present, previous, .. } = self.connected;
-        MetaReply::Connected { session: id, epoch: self.epoch, present, durable: self.durable, previous }
+        MetaReply::Connected {
+            session: id,
+            epoch: self.epoch,
+            present,
+            durable: self.durable,
+            previous,
+        }
     }
 }
 
@@ -73,7 +79,10 @@ impl MetaState {
 
     /// Number of sessions: (all, durable).
     pub fn session_counts(&self) -> (usize, usize) {
-        (self.sessions.len(), self.sessions.values().filter(|session| session.durable).count())
+        (
+            self.sessions.len(),
+            self.sessions.values().filter(|session| session.durable).count(),
+        )
     }
 
     pub(super) fn connect(&mut self, connect: Connect, change: &mut Change<'_, '_>) -> MetaReply {
@@ -93,7 +102,11 @@ impl MetaState {
             }
             connected.previous = session.owner;
             if let Some(owner) = session.owner {
-                change.events.push(MetaEvent::Displaced { session: id, epoch: session.epoch, owner });
+                change.events.push(MetaEvent::Displaced {
+                    session: id,
+                    epoch: session.epoch,
+                    owner,
+                });
             }
             let expired = session.expires_at.is_some_and(|at| at <= self.log_time);
             if session.durable && !connect.clean_start && !expired {
@@ -131,7 +144,9 @@ impl MetaState {
         change: &mut Change<'_, '_>,
     ) -> MetaReply {
         self.unserve(id);
-        let Some(session) = self.sessions.get_mut(&id) else { return MetaReply::Stale };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return MetaReply::Stale;
+        };
         session.epoch.0 += 1;
         session.expiry = expiry;
         session.owner = Some(owner);
@@ -150,7 +165,9 @@ impl MetaState {
 
     /// Takes a session out of the indexes by owner and by expiry.
     fn unserve(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         if let Some(owner) = session.owner.take()
             && let Some(owned) = self.owned.get_mut(&owner.node)
         {
@@ -186,7 +203,9 @@ impl MetaState {
     pub(super) fn owner_gone(&mut self, id: SessionId, sent: Option<Vec<Offset>>, change: &mut Change<'_, '_>) {
         self.unserve(id);
         let now = self.log_time;
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         if !session.durable || session.expiry == 0 {
             self.end_session(id, change);
             return;
@@ -204,7 +223,9 @@ impl MetaState {
 
     pub(super) fn end_session(&mut self, id: SessionId, change: &mut Change<'_, '_>) {
         self.unserve(id);
-        let Some(session) = self.sessions.remove(&id) else { return };
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
         for filter in session.subscriptions.keys() {
             self.remove_subscription(id, filter, change);
         }
@@ -212,7 +233,10 @@ impl MetaState {
             self.clients.remove(&session.client_id);
         }
         rows::delete_session(change.batch, id);
-        change.events.push(MetaEvent::SessionEnded { session: id, durable: session.durable });
+        change.events.push(MetaEvent::SessionEnded {
+            session: id,
+            durable: session.durable,
+        });
     }
 
     /// Ends what has expired in log time, oldest first.
@@ -244,7 +268,9 @@ impl MetaState {
             return MetaReply::Stale;
         };
         for subscription in &subscriptions {
-            session.subscriptions.insert(subscription.filter.clone(), SubscriptionOptions::of(subscription));
+            session
+                .subscriptions
+                .insert(subscription.filter.clone(), SubscriptionOptions::of(subscription));
         }
         for subscription in subscriptions {
             self.add_subscription(id, &subscription, change);
@@ -262,8 +288,10 @@ impl MetaState {
         let Some(session) = self.sessions.get_mut(&id).filter(|session| session.epoch == epoch) else {
             return MetaReply::Stale;
         };
-        let existed: Vec<bool> =
-            filters.iter().map(|filter| session.subscriptions.remove(filter).is_some()).collect();
+        let existed: Vec<bool> = filters
+            .iter()
+            .map(|filter| session.subscriptions.remove(filter).is_some())
+            .collect();
         for (filter, existed) in filters.iter().zip(&existed) {
             if *existed {
                 self.remove_subscription(id, filter, change);

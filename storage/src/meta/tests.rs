@@ -35,12 +35,23 @@ impl Fixture {
         let (view, sink) = (MetaView::default(), Arc::new(Recorder::default()));
         let mut meta = Meta::new(view.clone(), sink.clone());
         meta.load(&tables, false).unwrap();
-        Fixture { engine, tables, view, meta, sink, index: 0, now: 1_000 }
+        Fixture {
+            engine,
+            tables,
+            view,
+            meta,
+            sink,
+            index: 0,
+            now: 1_000,
+        }
     }
 
     fn apply(&mut self, operation: MetaOp) -> MetaReply {
         self.index += 1;
-        let at = EntryPosition { term: 1, index: self.index };
+        let at = EntryPosition {
+            term: 1,
+            index: self.index,
+        };
         let command = encode_envelope(LogTime(self.now), &[encode_meta_ops(&[operation])]);
         let mut state = StateBatch::default();
         let mut batch = TableBatch::new(&mut state, self.tables.prefix());
@@ -57,7 +68,13 @@ impl Fixture {
         }
     }
 
-    fn connect(&mut self, client: &str, clean_start: bool, expiry: u32, owner: Owner) -> (SessionId, SessionEpoch, bool, Option<Owner>) {
+    fn connect(
+        &mut self,
+        client: &str,
+        clean_start: bool,
+        expiry: u32,
+        owner: Owner,
+    ) -> (SessionId, SessionEpoch, bool, Option<Owner>) {
         let operation = MetaOp::Connect {
             client_id: client.into(),
             clean_start,
@@ -67,7 +84,13 @@ impl Fixture {
             request: self.index,
         };
         match self.apply(operation) {
-            MetaReply::Connected { session, epoch, present, previous, .. } => (session, epoch, present, previous),
+            MetaReply::Connected {
+                session,
+                epoch,
+                present,
+                previous,
+                ..
+            } => (session, epoch, present, previous),
             other => panic!("{other:?}"),
         }
     }
@@ -80,12 +103,23 @@ impl Fixture {
             retain_as_published: false,
             identifier: None,
         };
-        self.apply(MetaOp::Subscribe { session, epoch, subscriptions: vec![subscription] })
+        self.apply(MetaOp::Subscribe {
+            session,
+            epoch,
+            subscriptions: vec![subscription],
+        })
     }
 
     fn matched(&self, topic: &str) -> (Vec<(u64, Option<NodeId>)>, Vec<NodeId>) {
         let matched = self.view.read().match_topic(topic);
-        (matched.sessions.iter().map(|session| (session.session.0, session.owner)).collect(), matched.nodes)
+        (
+            matched
+                .sessions
+                .iter()
+                .map(|session| (session.session.0, session.owner))
+                .collect(),
+            matched.nodes,
+        )
     }
 
     fn events(&self) -> Vec<MetaEvent> {
@@ -94,7 +128,10 @@ impl Fixture {
 
     /// Rows apart from nodes and head.
     fn rows(&self) -> usize {
-        self.tables.scan(&[keys::SESSION], &[keys::META_HEAD], usize::MAX).unwrap().len()
+        self.tables
+            .scan(&[keys::SESSION], &[keys::META_HEAD], usize::MAX)
+            .unwrap()
+            .len()
     }
 
     fn reload(&mut self) {
@@ -107,19 +144,43 @@ impl Fixture {
 #[test]
 fn a_session_follows_its_client_to_another_node() {
     let mut fixture = Fixture::new();
-    let one = Owner { node: 1, incarnation: fixture.up(1, 100) };
-    let two = Owner { node: 2, incarnation: fixture.up(2, 200) };
+    let one = Owner {
+        node: 1,
+        incarnation: fixture.up(1, 100),
+    };
+    let two = Owner {
+        node: 2,
+        incarnation: fixture.up(2, 200),
+    };
     let (session, epoch, present, previous) = fixture.connect("c", false, 60, one);
     assert!(!present && previous.is_none());
     fixture.subscribe(session, epoch, "a/#");
     assert_eq!(fixture.matched("a/b").0, [(session.0, Some(1))]);
     fixture.events();
     let (again, next, present, previous) = fixture.connect("c", false, 60, two);
-    assert_eq!((again, next.0, present, previous), (session, epoch.0 + 1, true, Some(one)));
-    assert_eq!(fixture.events(), [MetaEvent::Displaced { session, epoch, owner: one }]);
+    assert_eq!(
+        (again, next.0, present, previous),
+        (session, epoch.0 + 1, true, Some(one))
+    );
+    assert_eq!(
+        fixture.events(),
+        [MetaEvent::Displaced {
+            session,
+            epoch,
+            owner: one
+        }]
+    );
     assert_eq!(fixture.matched("a/b").0, [(session.0, Some(2))]);
     // one-owner: the displaced connection can no longer change anything.
-    assert_eq!(fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(0), sent: Some(vec![]) }), MetaReply::Stale);
+    assert_eq!(
+        fixture.apply(MetaOp::Detach {
+            session,
+            epoch,
+            expiry: Some(0),
+            sent: Some(vec![])
+        }),
+        MetaReply::Stale
+    );
     assert_eq!(fixture.subscribe(session, epoch, "b"), MetaReply::Stale);
     fixture.reload();
     assert_eq!(fixture.matched("a/b").0, [(session.0, Some(2))]);
@@ -128,24 +189,43 @@ fn a_session_follows_its_client_to_another_node() {
 #[test]
 fn clean_start_and_expiry_leave_no_key_behind() {
     let mut fixture = Fixture::new();
-    let owner = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let owner = Owner {
+        node: 1,
+        incarnation: fixture.up(1, 100),
+    };
     let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
     fixture.subscribe(session, epoch, "a/#");
     let (other, _, present, _) = fixture.connect("c", true, 0, owner);
     assert!(!present && other != session);
     assert_eq!(fixture.matched("a/b").0, []);
-    fixture.apply(MetaOp::Detach { session: other, epoch: SessionEpoch(1), expiry: None, sent: Some(vec![]) });
+    fixture.apply(MetaOp::Detach {
+        session: other,
+        epoch: SessionEpoch(1),
+        expiry: None,
+        sent: Some(vec![]),
+    });
     assert_eq!(fixture.rows(), 0);
 
     let (session, epoch, ..) = fixture.connect("d", false, 60, owner);
     fixture.subscribe(session, epoch, "a/#");
-    fixture.apply(MetaOp::Detach { session, epoch, expiry: None, sent: Some(vec![]) });
+    fixture.apply(MetaOp::Detach {
+        session,
+        epoch,
+        expiry: None,
+        sent: Some(vec![]),
+    });
     assert_eq!(fixture.matched("a/b").0, [(session.0, None)]);
     fixture.reload();
     fixture.now += 59_000;
-    assert_eq!(fixture.apply(MetaOp::ExpireSessions { limit: 10 }), MetaReply::Expired { count: 0 });
+    assert_eq!(
+        fixture.apply(MetaOp::ExpireSessions { limit: 10 }),
+        MetaReply::Expired { count: 0 }
+    );
     fixture.now += 2_000;
-    assert_eq!(fixture.apply(MetaOp::ExpireSessions { limit: 10 }), MetaReply::Expired { count: 1 });
+    assert_eq!(
+        fixture.apply(MetaOp::ExpireSessions { limit: 10 }),
+        MetaReply::Expired { count: 1 }
+    );
     assert_eq!(fixture.rows(), 0);
     assert_eq!(fixture.view.read().route_count(), 0);
 }
@@ -153,12 +233,25 @@ fn clean_start_and_expiry_leave_no_key_behind() {
 #[test]
 fn session_expiry_may_be_changed_at_disconnect() {
     let mut fixture = Fixture::new();
-    let owner = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let owner = Owner {
+        node: 1,
+        incarnation: fixture.up(1, 100),
+    };
     let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
-    fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(0), sent: Some(vec![]) });
+    fixture.apply(MetaOp::Detach {
+        session,
+        epoch,
+        expiry: Some(0),
+        sent: Some(vec![]),
+    });
     assert!(fixture.view.read().session(session).is_none());
     let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
-    fixture.apply(MetaOp::Detach { session, epoch, expiry: Some(u32::MAX), sent: Some(vec![]) });
+    fixture.apply(MetaOp::Detach {
+        session,
+        epoch,
+        expiry: Some(u32::MAX),
+        sent: Some(vec![]),
+    });
     fixture.now += 1_000_000_000_000;
     fixture.apply(MetaOp::ExpireSessions { limit: 10 });
     assert!(fixture.view.read().session(session).is_some(), "never expires");
@@ -167,7 +260,10 @@ fn session_expiry_may_be_changed_at_disconnect() {
 #[test]
 fn a_node_that_goes_down_takes_its_connections_along() {
     let mut fixture = Fixture::new();
-    let one = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let one = Owner {
+        node: 1,
+        incarnation: fixture.up(1, 100),
+    };
     assert_eq!(fixture.up(1, 100), one.incarnation, "a repeat is recognised");
     let (durable, epoch, ..) = fixture.connect("durable", false, 60, one);
     fixture.subscribe(durable, epoch, "a");
@@ -190,27 +286,55 @@ fn a_node_that_goes_down_takes_its_connections_along() {
     assert_eq!(
         fixture.events(),
         [
-            MetaEvent::NodeDown { node: 1, incarnation: one.incarnation },
-            MetaEvent::SessionEnded { session: ephemeral, durable: false },
-            MetaEvent::NodeUp { node: 1, incarnation: again },
+            MetaEvent::NodeDown {
+                node: 1,
+                incarnation: one.incarnation
+            },
+            MetaEvent::SessionEnded {
+                session: ephemeral,
+                durable: false
+            },
+            MetaEvent::NodeUp {
+                node: 1,
+                incarnation: again
+            },
         ]
     );
     assert_eq!(fixture.matched("a"), (vec![(durable.0, None)], vec![]));
     assert_eq!(fixture.matched("b").1, Vec::<NodeId>::new());
-    assert_eq!(fixture.apply(routes(&["c"])), MetaReply::Stale, "a dead incarnation changes nothing");
-    let stale = MetaOp::NodeDown { node: 1, incarnation: one.incarnation };
+    assert_eq!(
+        fixture.apply(routes(&["c"])),
+        MetaReply::Stale,
+        "a dead incarnation changes nothing"
+    );
+    let stale = MetaOp::NodeDown {
+        node: 1,
+        incarnation: one.incarnation,
+    };
     assert_eq!(fixture.apply(stale), MetaReply::Stale);
 }
 
 #[test]
 fn unsubscribe_tells_what_existed() {
     let mut fixture = Fixture::new();
-    let owner = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let owner = Owner {
+        node: 1,
+        incarnation: fixture.up(1, 100),
+    };
     let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
     fixture.subscribe(session, epoch, "a");
     let before = fixture.view.read().route_version();
-    let reply = fixture.apply(MetaOp::Unsubscribe { session, epoch, filters: vec!["a".into(), "b".into()] });
-    assert_eq!(reply, MetaReply::Unsubscribed { existed: vec![true, false] });
+    let reply = fixture.apply(MetaOp::Unsubscribe {
+        session,
+        epoch,
+        filters: vec!["a".into(), "b".into()],
+    });
+    assert_eq!(
+        reply,
+        MetaReply::Unsubscribed {
+            existed: vec![true, false]
+        }
+    );
     assert!(fixture.view.read().route_version() > before);
     assert_eq!(fixture.matched("a").0, []);
 }
@@ -218,7 +342,10 @@ fn unsubscribe_tells_what_existed() {
 #[test]
 fn a_repeated_connect_hears_the_first_answer() {
     let mut fixture = Fixture::new();
-    let one = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let one = Owner {
+        node: 1,
+        incarnation: fixture.up(1, 100),
+    };
     let connect = |request| MetaOp::Connect {
         client_id: "c".into(),
         clean_start: false,
@@ -228,20 +355,44 @@ fn a_repeated_connect_hears_the_first_answer() {
         request,
     };
     let first = fixture.apply(connect(1));
-    assert!(matches!(first, MetaReply::Connected { present: false, previous: None, .. }));
+    assert!(matches!(
+        first,
+        MetaReply::Connected {
+            present: false,
+            previous: None,
+            ..
+        }
+    ));
     fixture.reload();
     assert_eq!(fixture.apply(connect(1)), first, "Session Present tells the truth");
-    assert!(matches!(fixture.apply(connect(2)), MetaReply::Connected { present: true, .. }));
+    assert!(matches!(
+        fixture.apply(connect(2)),
+        MetaReply::Connected { present: true, .. }
+    ));
 }
 
 #[test]
 fn what_was_sent_is_known_only_after_a_detach() {
     let mut fixture = Fixture::new();
-    let one = Owner { node: 1, incarnation: fixture.up(1, 100) };
+    let one = Owner {
+        node: 1,
+        incarnation: fixture.up(1, 100),
+    };
     let (session, epoch, ..) = fixture.connect("c", false, 60, one);
-    let sent = |fixture: &Fixture| fixture.view.read().session(session).and_then(|session| session.sent.clone());
+    let sent = |fixture: &Fixture| {
+        fixture
+            .view
+            .read()
+            .session(session)
+            .and_then(|session| session.sent.clone())
+    };
     assert_eq!(sent(&fixture), Some(vec![]));
-    fixture.apply(MetaOp::Detach { session, epoch, expiry: None, sent: Some(vec![Offset(4)]) });
+    fixture.apply(MetaOp::Detach {
+        session,
+        epoch,
+        expiry: None,
+        sent: Some(vec![Offset(4)]),
+    });
     fixture.reload();
     assert_eq!(sent(&fixture), Some(vec![Offset(4)]));
     fixture.connect("c", false, 60, one);

@@ -38,7 +38,10 @@ impl Counts {
         batch.put(&keys::message(offset), &body.finish());
         self.put_remaining(batch, offset, recipients.len() as u64);
         for recipient in recipients {
-            batch.put(&keys::pending(recipient.session, offset), &pending::encode_granted(recipient));
+            batch.put(
+                &keys::pending(recipient.session, offset),
+                &pending::encode_granted(recipient),
+            );
         }
     }
 
@@ -63,7 +66,10 @@ impl Counts {
             Some(remaining) => *remaining,
             None => read_remaining(tables, offset)?,
         };
-        debug_assert!(remaining > 0, "settle-once: offset {offset} has a pending entry but no count");
+        debug_assert!(
+            remaining > 0,
+            "settle-once: offset {offset} has a pending entry but no count"
+        );
         match remaining.saturating_sub(1) {
             0 => {
                 self.remaining.insert(offset, 0);
@@ -84,7 +90,9 @@ impl Counts {
 }
 
 fn read_remaining(tables: &Tables, offset: Offset) -> io::Result<u64> {
-    let Some(row) = tables.get(&keys::remaining(offset))? else { return Ok(0) };
+    let Some(row) = tables.get(&keys::remaining(offset))? else {
+        return Ok(0);
+    };
     Ok(Reader::new("remaining count", &row).var()?)
 }
 

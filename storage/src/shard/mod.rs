@@ -107,7 +107,8 @@ impl Shard {
             }
         }
         let reply = BatchReply::Applied { first, count };
-        self.senders.record(batch.node, batch.incarnation, batch.sequence, reply.clone(), rows.batch);
+        self.senders
+            .record(batch.node, batch.incarnation, batch.sequence, reply.clone(), rows.batch);
         Ok(reply)
     }
 
@@ -117,10 +118,16 @@ impl Shard {
         let offset = self.last_offset;
         // Without a pending entry nobody will read it from the tables: what is connected gets it from the effects.
         if !recipients.is_empty() {
-            rows.counts.store(rows.batch, offset, self.log_time, &encoded, &recipients);
+            rows.counts
+                .store(rows.batch, offset, self.log_time, &encoded, &recipients);
         }
         if let Some(effects) = &mut self.effects {
-            effects.appended.push(Appended { offset, message, encoded, recipients });
+            effects.appended.push(Appended {
+                offset,
+                message,
+                encoded,
+                recipients,
+            });
         }
         Ok(())
     }
@@ -162,7 +169,11 @@ impl Machine for Shard {
             now: self.log_time,
             appended: Vec::new(),
         });
-        let mut rows = Rows { tables, batch, counts: Counts::default() };
+        let mut rows = Rows {
+            tables,
+            batch,
+            counts: Counts::default(),
+        };
         let mut replies = Vec::with_capacity(bundles.len());
         for bundle in &bundles {
             let node_batch = NodeBatch::decode(bundle)?;
@@ -195,7 +206,9 @@ impl Machine for Shard {
 /// # Errors
 /// The engine cannot read, or the row is torn.
 pub fn read_head(tables: &Tables) -> io::Result<(Offset, LogTime)> {
-    let Some(row) = tables.get(&[keys::SHARD_HEAD])? else { return Ok((Offset(0), LogTime(0))) };
+    let Some(row) = tables.get(&[keys::SHARD_HEAD])? else {
+        return Ok((Offset(0), LogTime(0)));
+    };
     let mut reader = Reader::new("shard head", &row);
     Ok((Offset(reader.u64()?), LogTime(reader.u64()?)))
 }

@@ -61,14 +61,25 @@ pub fn read_page(
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a pending key is torn"))?;
         last = offset;
         // An entry that was settled between the two reads is gone: nothing to deliver.
-        let Some(body) = tables.get(&keys::message(offset))? else { continue };
+        let Some(body) = tables.get(&keys::message(offset))? else {
+            continue;
+        };
         let (appended_at, encoded) = messages::decode_body(&body)?;
         let message = Arc::new(Message::decode(&encoded)?);
         bytes += message.size();
-        entries.push(PendingEntry { offset, appended_at, granted: decode_granted(session, &value)?, message });
+        entries.push(PendingEntry {
+            offset,
+            appended_at,
+            granted: decode_granted(session, &value)?,
+            message,
+        });
     }
     let upto = if full { last } else { head.max(after) };
-    Ok(Page { entries, upto, more: full })
+    Ok(Page {
+        entries,
+        upto,
+        more: full,
+    })
 }
 
 impl Page {
@@ -105,11 +116,18 @@ impl Page {
 /// The value of a pending row: a recipient without its session, which stands in the key.
 pub(super) fn encode_granted(recipient: &Recipient) -> Bytes {
     let mut writer = Writer::with_capacity(8);
-    Recipient { session: SessionId(0), ..recipient.clone() }.write(&mut writer);
+    Recipient {
+        session: SessionId(0),
+        ..recipient.clone()
+    }
+    .write(&mut writer);
     writer.finish()
 }
 
 fn decode_granted(session: SessionId, value: &Bytes) -> Result<Recipient, DecodeError> {
     let mut reader = Reader::new("pending entry", value);
-    Ok(Recipient { session, ..Recipient::read(&mut reader)? })
+    Ok(Recipient {
+        session,
+        ..Recipient::read(&mut reader)?
+    })
 }

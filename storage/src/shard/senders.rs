@@ -48,7 +48,14 @@ impl Senders {
             for _ in 0..reader.count()? {
                 replies.push_back((Offset(reader.var()?), reader.var32()?));
             }
-            nodes.insert(node, Sender { incarnation, last, replies });
+            nodes.insert(
+                node,
+                Sender {
+                    incarnation,
+                    last,
+                    replies,
+                },
+            );
         }
         Ok(Senders { nodes })
     }
@@ -70,7 +77,10 @@ impl Senders {
         let back = (last - sequence) as usize;
         let kept = replies.and_then(|replies| replies.len().checked_sub(back + 1).and_then(|at| replies.get(at)));
         Sequenced::Answered(match kept {
-            Some((first, count)) => BatchReply::Applied { first: *first, count: *count },
+            Some((first, count)) => BatchReply::Applied {
+                first: *first,
+                count: *count,
+            },
             None => BatchReply::Forgotten,
         })
     }
@@ -84,11 +94,20 @@ impl Senders {
         reply: BatchReply,
         batch: &mut TableBatch<'_>,
     ) {
-        let BatchReply::Applied { first, count } = reply else { return };
-        let sender =
-            self.nodes.entry(node).or_insert_with(|| Sender { incarnation, last: 0, replies: VecDeque::new() });
+        let BatchReply::Applied { first, count } = reply else {
+            return;
+        };
+        let sender = self.nodes.entry(node).or_insert_with(|| Sender {
+            incarnation,
+            last: 0,
+            replies: VecDeque::new(),
+        });
         if sender.incarnation != incarnation {
-            *sender = Sender { incarnation, last: 0, replies: VecDeque::new() };
+            *sender = Sender {
+                incarnation,
+                last: 0,
+                replies: VecDeque::new(),
+            };
         }
         debug_assert_eq!(sequence, sender.last + 1, "batch-sequence");
         sender.last = sequence;
@@ -97,7 +116,10 @@ impl Senders {
             sender.replies.pop_front();
         }
         let mut writer = Writer::with_capacity(96);
-        writer.var(incarnation.0).var(sender.last).var(sender.replies.len() as u64);
+        writer
+            .var(incarnation.0)
+            .var(sender.last)
+            .var(sender.replies.len() as u64);
         for (first, count) in &sender.replies {
             writer.var(first.0).var(*count as u64);
         }

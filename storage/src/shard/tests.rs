@@ -34,14 +34,23 @@ impl Fixture {
         let sink = Arc::new(Recorder::default());
         let mut shard = Shard::new(ShardId(0), sink.clone());
         shard.load(&tables, false).unwrap();
-        Fixture { engine, tables, shard, sink, index: 0 }
+        Fixture {
+            engine,
+            tables,
+            shard,
+            sink,
+            index: 0,
+        }
     }
 
     fn apply(&mut self, batches: &[NodeBatch]) -> Vec<BatchReply> {
         self.index += 1;
         let bundles: Vec<Bytes> = batches.iter().map(NodeBatch::encode).collect();
         let command = encode_envelope(LogTime(self.index * 1000), &bundles);
-        let at = EntryPosition { term: 1, index: self.index };
+        let at = EntryPosition {
+            term: 1,
+            index: self.index,
+        };
         let mut state = StateBatch::default();
         let mut batch = TableBatch::new(&mut state, self.tables.prefix());
         let reply = self.shard.apply(&self.tables, &mut batch, at, &command.0).unwrap();
@@ -51,7 +60,10 @@ impl Fixture {
     }
 
     fn rows(&self) -> usize {
-        self.tables.scan(&[keys::MESSAGE], &[keys::SENDER], usize::MAX).unwrap().len()
+        self.tables
+            .scan(&[keys::MESSAGE], &[keys::SENDER], usize::MAX)
+            .unwrap()
+            .len()
     }
 
     fn queue(&self, session: u64) -> Vec<u64> {
@@ -74,7 +86,12 @@ fn message(topic: &str) -> Bytes {
 }
 
 fn recipient(session: u64) -> Recipient {
-    Recipient { session: SessionId(session), qos: 1, retain: false, subscription_identifiers: vec![] }
+    Recipient {
+        session: SessionId(session),
+        qos: 1,
+        retain: false,
+        subscription_identifiers: vec![],
+    }
 }
 
 fn batch(node: NodeId, incarnation: u64, sequence: u64, sessions: &[u64], appends: usize) -> NodeBatch {
@@ -85,7 +102,10 @@ fn batch(node: NodeId, incarnation: u64, sequence: u64, sessions: &[u64], append
         route_version: MetaIndex(0),
         recipient_sets: vec![sessions.iter().map(|session| recipient(*session)).collect()],
         operations: (0..appends)
-            .map(|_| ShardOperation::Append { message: message("a"), recipients: 0 })
+            .map(|_| ShardOperation::Append {
+                message: message("a"),
+                recipients: 0,
+            })
             .collect(),
     }
 }
@@ -101,7 +121,10 @@ fn ack(node: NodeId, incarnation: u64, sequence: u64, session: u64, offsets: &[u
 }
 
 fn applied(first: u64, count: u32) -> BatchReply {
-    BatchReply::Applied { first: Offset(first), count }
+    BatchReply::Applied {
+        first: Offset(first),
+        count,
+    }
 }
 
 #[test]
@@ -120,10 +143,16 @@ fn a_message_goes_with_its_last_pending_entry() {
 #[test]
 fn batches_are_applied_once_and_in_sequence() {
     let mut fixture = Fixture::new();
-    assert_eq!(fixture.apply(&[batch(1, 7, 2, &[10], 1)]), [BatchReply::Gap { expected: 1 }]);
+    assert_eq!(
+        fixture.apply(&[batch(1, 7, 2, &[10], 1)]),
+        [BatchReply::Gap { expected: 1 }]
+    );
     assert_eq!(fixture.apply(&[batch(1, 7, 1, &[10], 3)]), [applied(1, 3)]);
     let again = batch(1, 7, 1, &[10], 3);
-    assert_eq!(fixture.apply(&[again.clone(), batch(1, 7, 2, &[10], 1), again]), [applied(1, 3), applied(4, 1), applied(1, 3)]);
+    assert_eq!(
+        fixture.apply(&[again.clone(), batch(1, 7, 2, &[10], 1), again]),
+        [applied(1, 3), applied(4, 1), applied(1, 3)]
+    );
     assert_eq!(fixture.queue(10), [1, 2, 3, 4]);
     for sequence in 3..=30 {
         fixture.apply(&[batch(1, 7, sequence, &[], 0)]);
@@ -137,7 +166,10 @@ fn a_higher_incarnation_ends_the_lower() {
     let mut fixture = Fixture::new();
     fixture.apply(&[batch(1, 7, 1, &[10], 1)]);
     assert_eq!(fixture.apply(&[batch(1, 9, 1, &[10], 1)]), [applied(2, 1)]);
-    assert_eq!(fixture.apply(&[batch(1, 7, 2, &[10], 1)]), [BatchReply::DeadIncarnation]);
+    assert_eq!(
+        fixture.apply(&[batch(1, 7, 2, &[10], 1)]),
+        [BatchReply::DeadIncarnation]
+    );
     assert_eq!(fixture.queue(10), [1, 2]);
 }
 
@@ -159,11 +191,16 @@ fn effects_name_every_message_in_order() {
     let mut fixture = Fixture::new();
     fixture.apply(&[batch(1, 7, 1, &[10], 2), batch(2, 8, 1, &[], 1)]);
     let all = fixture.sink.applied.lock().unwrap();
-    let [one] = all.as_slice() else { panic!("one entry, one call") };
+    let [one] = all.as_slice() else {
+        panic!("one entry, one call")
+    };
     assert_eq!((one.after, one.upto), (Offset(0), Offset(3)));
     let offsets: Vec<u64> = one.appended.iter().map(|appended| appended.offset.0).collect();
     assert_eq!(offsets, [1, 2, 3]);
-    assert!(one.appended[2].recipients.is_empty(), "connected subscribers see it too");
+    assert!(
+        one.appended[2].recipients.is_empty(),
+        "connected subscribers see it too"
+    );
 }
 
 #[test]

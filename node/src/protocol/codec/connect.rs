@@ -96,7 +96,11 @@ fn version(reader: &mut Reader<'_>) -> Result<Version, Violation> {
     };
     let level = reader.u8()?;
     if versions == [(3, Version::V3_1)] && level > 3 {
-        return Err(Violation::new(UNSUPPORTED, "MQTT-3.1.2-1", "the protocol name does not go with the level"));
+        return Err(Violation::new(
+            UNSUPPORTED,
+            "MQTT-3.1.2-1",
+            "the protocol name does not go with the level",
+        ));
     }
     match versions.iter().find(|(known, _)| *known == level) {
         Some((_, version)) => Ok(*version),

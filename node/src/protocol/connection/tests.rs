@@ -35,24 +35,42 @@ impl Fixture {
             5 => fixture.send("100e00044d5154540502003c00000163"),
             _ => fixture.send("100d00044d5154540402003c000163"),
         }
-        let Some(Output::Connect(accepted)) = fixture.connection.outputs.pop() else { panic!("asks to be attached") };
-        let served = Served { session: SessionId(1), epoch: SessionEpoch(1), present: false };
+        let Some(Output::Connect(accepted)) = fixture.connection.outputs.pop() else {
+            panic!("asks to be attached")
+        };
+        let served = Served {
+            session: SessionId(1),
+            epoch: SessionEpoch(1),
+            present: false,
+        };
         fixture.connection.attached(accepted, served, 12, false, fixture.now);
         fixture
     }
 
     fn send(&mut self, hex: &str) {
-        let frame: Vec<u8> =
-            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        let frame: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+            .collect();
         let version = self.connection.version();
-        match codec::decode(Bytes::from(frame), version, Direction::ClientToServer, &Limits::default()) {
+        match codec::decode(
+            Bytes::from(frame),
+            version,
+            Direction::ClientToServer,
+            &Limits::default(),
+        ) {
             Ok(packet) => self.connection.packet(packet, self.now, || "fresh".into()),
             Err(violation) => self.connection.violation(&violation),
         }
     }
 
     fn sent(&mut self) -> String {
-        self.connection.out.split().iter().map(|byte| format!("{byte:02x}")).collect()
+        self.connection
+            .out
+            .split()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     fn reason(&self) -> Option<ReasonCode> {
@@ -65,7 +83,12 @@ fn connack_tells_what_is_granted() {
     assert_eq!(Fixture::connected(4).sent(), "20020000");
     let sent = Fixture::connected(5).sent();
     assert!(sent.starts_with("20"), "{sent}");
-    for (property, name) in [("2401", "Maximum QoS 1"), ("2500", "Retain Available 0"), ("2a00", "Shared 0"), ("210002", "Receive Maximum 2")] {
+    for (property, name) in [
+        ("2401", "Maximum QoS 1"),
+        ("2500", "Retain Available 0"),
+        ("2a00", "Shared 0"),
+        ("210002", "Receive Maximum 2"),
+    ] {
         assert!(sent.contains(property), "{name} in {sent}");
     }
 }
@@ -87,10 +110,14 @@ fn a_publish_waits_for_its_outcome() {
     let mut fixture = Fixture::connected(4);
     fixture.sent();
     fixture.send("320700036162630007");
-    let Some(Output::Publish { token: Some(token), .. }) = fixture.connection.outputs.pop() else { panic!("publish") };
+    let Some(Output::Publish { token: Some(token), .. }) = fixture.connection.outputs.pop() else {
+        panic!("publish")
+    };
     assert_eq!(fixture.sent(), "", "ack-after-commit");
     let connection = &mut fixture.connection;
-    connection.inbound.decide(token, ReasonCode::SUCCESS, &mut connection.out);
+    connection
+        .inbound
+        .decide(token, ReasonCode::SUCCESS, &mut connection.out);
     assert_eq!(fixture.sent(), "40020007");
 }
 
@@ -131,7 +158,9 @@ fn keep_alive_ends_the_connection_after_one_and_a_half_times() {
     let mut fixture = Fixture::connected(5);
     let deadline = fixture.connection.next_deadline().unwrap();
     assert_eq!(deadline - fixture.now, Duration::from_secs(90));
-    fixture.connection.deadline_passed(fixture.now + Duration::from_secs(89));
+    fixture
+        .connection
+        .deadline_passed(fixture.now + Duration::from_secs(89));
     assert_eq!(fixture.reason(), None);
     fixture.connection.deadline_passed(deadline);
     assert_eq!(fixture.reason(), Some(ReasonCode::KEEP_ALIVE_TIMEOUT));
@@ -151,7 +180,10 @@ fn a_shared_subscription_is_refused_by_filter() {
     frame.extend_from_slice(&body);
     let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
     fixture.send(&hex);
-    let Some(Output::Subscribe { subscriptions, reasons, .. }) = fixture.connection.outputs.pop() else {
+    let Some(Output::Subscribe {
+        subscriptions, reasons, ..
+    }) = fixture.connection.outputs.pop()
+    else {
         panic!("subscribe")
     };
     assert_eq!(reasons, [ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED, ReasonCode(1)]);
@@ -164,6 +196,9 @@ fn disconnect_discards_the_will_only_with_reason_0() {
     for (frame, discarded) in [("e000", true), ("e00104", false)] {
         let mut fixture = Fixture::connected(5);
         fixture.send(frame);
-        assert_eq!(fixture.connection.ending().map(|ending| ending.discard_will), Some(discarded));
+        assert_eq!(
+            fixture.connection.ending().map(|ending| ending.discard_will),
+            Some(discarded)
+        );
     }
 }

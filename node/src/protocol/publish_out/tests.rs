@@ -19,13 +19,22 @@ fn entry(offset: u64) -> PendingEntry {
     PendingEntry {
         offset: Offset(offset),
         appended_at: LogTime(1000),
-        granted: Recipient { session: SessionId(9), qos: 1, retain: false, subscription_identifiers: vec![] },
+        granted: Recipient {
+            session: SessionId(9),
+            qos: 1,
+            retain: false,
+            subscription_identifiers: vec![],
+        },
         message: message(&offset.to_string()),
     }
 }
 
 fn page(offsets: &[u64], upto: u64, more: bool) -> Page {
-    Page { entries: offsets.iter().map(|offset| entry(*offset)).collect(), upto: Offset(upto), more }
+    Page {
+        entries: offsets.iter().map(|offset| entry(*offset)).collect(),
+        upto: Offset(upto),
+        more,
+    }
 }
 
 struct Fixture {
@@ -77,7 +86,10 @@ impl Fixture {
     }
 
     fn ack(&mut self, id: u16) {
-        assert!(self.outbound.acknowledge(NonZeroU16::new(id).unwrap(), &mut self.effects));
+        assert!(
+            self.outbound
+                .acknowledge(NonZeroU16::new(id).unwrap(), &mut self.effects)
+        );
     }
 
     fn wishes(&mut self) -> Vec<Wish> {
@@ -130,7 +142,9 @@ fn a_session_that_falls_behind_reads_what_it_missed() {
                 Wish::Settle(_, _, id) => fixture.outbound.settled(id),
             }
         }
-        let Some((id, offset)) = sent.first().copied() else { break };
+        let Some((id, offset)) = sent.first().copied() else {
+            break;
+        };
         got.push(offset);
         fixture.ack(id);
     }
@@ -160,16 +174,27 @@ fn a_hole_makes_the_session_read() {
     fixture.push(10);
     assert_eq!(fixture.wishes(), [Wish::Page(S, Offset(3))]);
     fixture.page(&[8], 9, false);
-    assert_eq!(fixture.wishes(), [Wish::Page(S, Offset(9))], "10 was pushed while it read");
+    assert_eq!(
+        fixture.wishes(),
+        [Wish::Page(S, Offset(9))],
+        "10 was pushed while it read"
+    );
 }
 
 #[test]
 fn an_expired_entry_is_settled_unsent() {
     let mut fixture = Fixture::new(10);
     let mut expired = entry(1);
-    expired.message = Arc::new(Message { expiry_interval: Some(1), ..(*expired.message).clone() });
+    expired.message = Arc::new(Message {
+        expiry_interval: Some(1),
+        ..(*expired.message).clone()
+    });
     expired.appended_at = LogTime(0);
-    let page = Page { entries: vec![expired, entry(2)], upto: Offset(2), more: false };
+    let page = Page {
+        entries: vec![expired, entry(2)],
+        upto: Offset(2),
+        more: false,
+    };
     fixture.outbound.page(S, page, &mut fixture.effects);
     fixture.wishes();
     assert_eq!(fixture.pump().len(), 1);
@@ -183,8 +208,13 @@ fn a_full_ephemeral_queue_holds_the_acknowledgement() {
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let flag = done.clone();
     let guard = Guard::new(move || flag.store(true, std::sync::atomic::Ordering::SeqCst));
-    let delivery =
-        |n: u64| Delivery { message: message(&n.to_string()), qos: 1, retain: false, subscription_identifiers: vec![], age: None };
+    let delivery = |n: u64| Delivery {
+        message: message(&n.to_string()),
+        qos: 1,
+        retain: false,
+        subscription_identifiers: vec![],
+        age: None,
+    };
     let mut frames = FrameCache::default();
     for n in 1..=5 {
         let Fixture { outbound, out, effects } = &mut fixture;
@@ -206,7 +236,9 @@ fn dup_is_set_on_what_may_have_been_sent_and_on_nothing_else() {
         fixture.outbound.resume(sent);
         fixture.page(&[3, 5], 5, false);
         fixture.push(6);
-        fixture.outbound.pump(|_| LogTime(1000), &mut fixture.out, &mut fixture.effects);
+        fixture
+            .outbound
+            .pump(|_| LogTime(1000), &mut fixture.out, &mut fixture.effects);
         let mut dups = Vec::new();
         let mut rest = &fixture.out[..];
         while let [first, length, packet @ ..] = rest {
@@ -216,6 +248,9 @@ fn dup_is_set_on_what_may_have_been_sent_and_on_nothing_else() {
         (dups, fixture.outbound.highest_sent().map(|sent| sent[2].0))
     };
     assert_eq!(dup_of(Some(&[])), (vec![false, false, false], Some(6)));
-    assert_eq!(dup_of(Some(&[Offset(0), Offset(0), Offset(3)])), (vec![true, false, false], Some(6)));
+    assert_eq!(
+        dup_of(Some(&[Offset(0), Offset(0), Offset(3)])),
+        (vec![true, false, false], Some(6))
+    );
     assert_eq!(dup_of(None), (vec![true, true, false], None));
 }

@@ -169,8 +169,14 @@ fn the_version_of_a_refused_connect_is_known() {
         connect_version(&hex("100c00044d5154540400003c0000")),
         Some(Version::V3_1_1)
     );
-    assert_eq!(connect_version(&hex("100e00044d5154540602003c00000163")), Some(Version::V5));
-    assert_eq!(connect_version(&hex("100d00044d5154548402003c000163")), Some(Version::V3_1_1));
+    assert_eq!(
+        connect_version(&hex("100e00044d5154540602003c00000163")),
+        Some(Version::V5)
+    );
+    assert_eq!(
+        connect_version(&hex("100d00044d5154548402003c000163")),
+        Some(Version::V3_1_1)
+    );
     assert_eq!(connect_version(&hex("10")), None);
     assert_eq!(connect_version(&hex("30050003612f62")), None);
 }
