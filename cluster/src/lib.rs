@@ -31,6 +31,7 @@ pub mod routes;
 mod serve_peers;
 mod shard_map;
 mod start;
+mod sweep;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -45,6 +45,8 @@ pub enum ShardRequest {
         offset: Offset,
         ticket: Ticket,
     },
+    /// A session is gone for good: its entries leave, page by page.
+    Sweep { session: SessionId },
     /// The incarnation changed: what is unanswered ends as unknown, numbers begin anew.
     Incarnation(Incarnation),
 }
@@ -168,7 +170,7 @@ impl Sender {
     fn enqueue(&mut self, request: ShardRequest) {
         match &request {
             ShardRequest::Publish { .. } => self.publishes += 1,
-            ShardRequest::Settle { .. } => {
+            ShardRequest::Settle { .. } | ShardRequest::Sweep { .. } => {
                 self.settlements += 1;
                 self.oldest_settle.get_or_insert_with(Instant::now);
             }
@@ -185,7 +187,7 @@ impl Sender {
     fn begin(&mut self, incarnation: Incarnation) {
         let waiting = self.queue.drain(..).filter_map(|request| match request {
             ShardRequest::Publish { ticket, .. } | ShardRequest::Settle { ticket, .. } => Some(ticket),
-            ShardRequest::Incarnation(_) => None,
+            ShardRequest::Sweep { .. } | ShardRequest::Incarnation(_) => None,
         });
         let in_flight = self
             .window
@@ -268,6 +270,11 @@ impl Sender {
                     }
                     bytes += 5;
                     settlements.push(ticket);
+                }
+                Some(ShardRequest::Sweep { session }) => {
+                    self.settlements -= 1;
+                    bytes += 10;
+                    operations.push(ShardOperation::Sweep { session });
                 }
                 Some(ShardRequest::Incarnation(_)) => {}
             }

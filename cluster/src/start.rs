@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::publisher::{Propose, ShardSender};
 use crate::serve_peers::ServePeers;
 use crate::shard_map::ShardMap;
-use crate::{Cluster, Inner, control, follow, leader};
+use crate::{Cluster, Inner, control, follow, leader, sweep};
 
 impl Cluster {
     /// Starts every group that this node holds, links with the peers, and asks to be admitted. Returns before it is:
@@ -236,6 +236,7 @@ fn start_tasks(inner: &Arc<Inner>, events: mpsc::UnboundedReceiver<ControlEvent>
     tasks.spawn(control::watch_serving(inner.clone()));
     tasks.spawn(control::follow_meta(inner.clone(), events));
     tasks.spawn(leader::run(inner.clone()));
+    tasks.spawn(sweep::run(inner.clone()));
     tasks.spawn(checkpoint(inner.clone()));
     for shard in inner.shards.shards().filter(|shard| !inner.groups.contains_key(shard)) {
         tasks.spawn(follow::run(inner.clone(), shard));

@@ -72,6 +72,9 @@ pub struct NodeBatch {
 pub enum ShardOperation {
     /// Stores a message for the recipients of a set. `message` is an encoded [`crate::message::Message`].
     Append { message: Bytes, recipients: u32 },
+    /// The session is gone for good: at most [`crate::shard::SWEEP_PAGE`] of its entries leave. Repeated until none is
+    /// left.
+    Sweep { session: SessionId },
     /// PUBACK or PUBCOMP received: the entries leave the session's queue. Idempotent, true from any owner.
     Ack { session: SessionId, offsets: Vec<Offset> },
 }
@@ -112,6 +115,9 @@ impl NodeBatch {
             match operation {
                 ShardOperation::Append { message, recipients } => {
                     writer.u8(0).var(*recipients as u64).bytes(message);
+                }
+                ShardOperation::Sweep { session } => {
+                    writer.u8(2).var(session.0);
                 }
                 ShardOperation::Ack { session, offsets } => {
                     writer.u8(1).var(session.0).var(offsets.len() as u64);
@@ -156,6 +162,9 @@ impl NodeBatch {
                         message: reader.bytes()?,
                     }
                 }
+                2 => ShardOperation::Sweep {
+                    session: SessionId(reader.var()?),
+                },
                 1 => {
                     let session = SessionId(reader.var()?);
                     let mut offsets = Vec::new();

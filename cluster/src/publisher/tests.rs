@@ -68,7 +68,7 @@ impl Shard {
                 .1
                 .extend(batch.operations.iter().filter_map(|operation| match operation {
                     ShardOperation::Append { message, .. } => Some(message.clone()),
-                    ShardOperation::Ack { .. } => None,
+                    ShardOperation::Ack { .. } | ShardOperation::Sweep { .. } => None,
                 }));
         }
         BatchReply::Applied {

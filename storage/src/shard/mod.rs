@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use pending::{Page, PendingEntry, read_page};
+pub use pending::{Page, PendingEntry, next_session, read_page};
 
 use crate::command::{BatchReply, NodeBatch, Reply, ShardOperation, decode_envelope};
 use crate::encoding::{Reader, Writer};
@@ -98,6 +98,11 @@ impl Shard {
                     let recipients = recipient_sets[recipients as usize].clone();
                     self.append(message, recipients, rows)?;
                     count += 1;
+                }
+                ShardOperation::Sweep { session } => {
+                    for offset in pending::offsets(rows.tables, session, SWEEP_PAGE)? {
+                        rows.counts.settle(rows.tables, rows.batch, session, offset)?;
+                    }
                 }
                 ShardOperation::Ack { session, offsets } => {
                     for offset in offsets {
@@ -212,6 +217,9 @@ pub fn read_head(tables: &Tables) -> io::Result<(Offset, LogTime)> {
     let mut reader = Reader::new("shard head", &row);
     Ok((Offset(reader.u64()?), LogTime(reader.u64()?)))
 }
+
+/// Entries of a dead session that one operation removes: an entry of the log stays short in apply.
+pub const SWEEP_PAGE: usize = 1000;
 
 #[cfg(test)]
 mod tests;

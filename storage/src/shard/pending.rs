@@ -82,6 +82,34 @@ pub fn read_page(
     })
 }
 
+/// The first session behind `after` that has entries here: how a sweeper finds those that are gone.
+///
+/// # Errors
+/// The engine cannot read, or a key is torn.
+pub fn next_session(tables: &Tables, after: Option<SessionId>) -> io::Result<Option<SessionId>> {
+    let start = keys::pending(SessionId(after.map_or(0, |session| session.0 + 1)), Offset(0));
+    let (_, end) = keys::kind_range(keys::PENDING);
+    let Some((key, _)) = tables.scan(&start, &end, 1)?.into_iter().next() else {
+        return Ok(None);
+    };
+    let mut reader = Reader::new("pending key", &key);
+    reader.u8()?;
+    Ok(Some(SessionId(reader.u64()?)))
+}
+
+/// Offsets of a session's first `limit` entries.
+pub(super) fn offsets(tables: &Tables, session: SessionId, limit: usize) -> io::Result<Vec<Offset>> {
+    let (start, end) = (
+        keys::pending(session, Offset(0)),
+        keys::pending(session, Offset(u64::MAX)),
+    );
+    let rows = tables.scan(&start, &end, limit)?;
+    Ok(rows
+        .iter()
+        .filter_map(|(key, _)| keys::offset_of_pending(key))
+        .collect())
+}
+
 impl Page {
     /// As sent to a node that holds no replica.
     pub fn encode(&self) -> Bytes {

@@ -217,3 +217,25 @@ fn a_page_says_how_far_it_reaches() {
     assert_eq!(page(2, 10), (3, 6, false));
     assert_eq!(page(6, 10), (0, 6, false));
 }
+
+#[test]
+fn a_dead_session_is_swept_and_nothing_of_it_stays() {
+    let mut fixture = Fixture::new();
+    fixture.apply(&[batch(1, 7, 1, &[10, 12], 3)]);
+    assert_eq!(next_session(&fixture.tables, None).unwrap(), Some(SessionId(10)));
+    assert_eq!(
+        next_session(&fixture.tables, Some(SessionId(10))).unwrap(),
+        Some(SessionId(12))
+    );
+    assert_eq!(next_session(&fixture.tables, Some(SessionId(12))).unwrap(), None);
+    let sweep = |sequence, session| NodeBatch {
+        operations: vec![ShardOperation::Sweep {
+            session: SessionId(session),
+        }],
+        ..batch(1, 7, sequence, &[], 0)
+    };
+    fixture.apply(&[sweep(2, 10)]);
+    assert_eq!((fixture.queue(10), fixture.queue(12)), (vec![], vec![1, 2, 3]));
+    fixture.apply(&[sweep(3, 12)]);
+    assert_eq!(fixture.rows(), 0);
+}
