@@ -133,9 +133,10 @@ impl Inner {
             meta.nodes()
                 .all(|(peer, record)| peer == node || !record.up || self.is_linked(peer))
         };
-        if !reached_all {
+        if !reached_all || !self.has_caught_up().await {
             return false;
         }
+
         let up = MetaOp::NodeUp { node, start };
         let Ok((_, replies)) = self.change_meta("admission", &[up], ASK_MAX * 2).await else {
             return false;
@@ -151,6 +152,21 @@ impl Inner {
         true
     }
 
+    /// Whether every shard held here shows all that was committed when this was asked: what is replayed from the log
+    /// must not be taken for news by the subscribers that come once the node serves.
+    async fn has_caught_up(&self) -> bool {
+        let caught_up = self.groups.iter().map(|(shard, group)| async move {
+            match tokio::time::timeout(ASK_MAX, self.read_index(*shard)).await {
+                Ok(index) => group.applied.reach(index, ASK_MAX).await,
+                Err(_) => false,
+            }
+        });
+        futures_util::future::join_all(caught_up)
+            .await
+            .into_iter()
+            .all(|caught_up| caught_up)
+    }
+
     pub(crate) fn is_linked(&self, peer: NodeId) -> bool {
         self.links.get().is_some_and(|links| links.is_up(peer))
     }
@@ -162,6 +178,8 @@ pub(crate) async fn keep_lease(inner: Arc<Inner>) {
     let mut attempt = 0;
     loop {
         let started = Instant::now();
+        // Ended from below: the view of the control plane jumped.
+        admitted &= inner.lease.incarnation().0 != 0;
         if !admitted {
             attempt += 1;
             // Unique to this process and admission: a repeat under the same number would be answered with the old one.
@@ -169,15 +187,21 @@ pub(crate) async fn keep_lease(inner: Arc<Inner>) {
         }
         let mut wait = RETRY_WAIT;
         if admitted {
-            let sent_at = boot_time();
+            let (sent_at, incarnation) = (boot_time(), inner.lease.incarnation());
             match inner.renew().await {
                 Some(Renewal::Granted {
                     applied_everywhere,
                     disk_low,
                 }) => {
+                    let lapsed = !inner.lease.is_valid();
                     inner
                         .lease
-                        .grant(sent_at, inner.config.lease, applied_everywhere, disk_low);
+                        .grant(incarnation, sent_at, inner.config.lease, applied_everywhere, disk_low);
+                    if lapsed {
+                        // However short it was: packets that came meanwhile wait for this.
+                        inner.local.serving_changed();
+                    }
+
                     wait = RENEW_INTERVAL.saturating_sub(started.elapsed());
                 }
                 Some(Renewal::NotUp) => {

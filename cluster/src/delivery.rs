@@ -50,10 +50,11 @@ impl ShardSink for ShardDelivery {
         self.applied.advance(index);
     }
 
-    fn jumped(&self, shard: ShardId, upto: Offset) {
+    fn jumped(&self, shard: ShardId, upto: Offset, at: u64) {
         self.view.offset.advance(upto.0);
         self.followers.jumped();
         self.local.jumped(shard, upto);
+        self.applied.advance(at);
     }
 }
 
@@ -155,8 +156,6 @@ pub struct MetaDelivery {
 pub enum ControlEvent {
     Applied,
     NodeDown(NodeId),
-    /// This node's view of the control plane jumped: whom it displaced meanwhile is not known.
-    Jumped,
 }
 
 impl MetaSink for MetaDelivery {
@@ -182,9 +181,11 @@ impl MetaSink for MetaDelivery {
         let _ = self.events.send(ControlEvent::Applied);
     }
 
-    fn jumped(&self) {
-        self.lease.revoke();
+    fn jumped(&self, at: MetaIndex) {
+        // Whom it displaced meanwhile is not known: this incarnation ends before the index counts as applied.
+        self.lease.end_incarnation();
         self.local.serving_changed();
-        let _ = self.events.send(ControlEvent::Jumped);
+        self.applied.advance(at.0);
+        let _ = self.events.send(ControlEvent::Applied);
     }
 }

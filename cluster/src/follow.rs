@@ -160,6 +160,8 @@ pub(crate) async fn run(inner: Arc<Inner>, shard: ShardId) {
         {
             while let Ok(Some(frame)) = source.next().await {
                 match decode(&frame) {
+                    // A replica that lags repeats what another sent already.
+                    Ok(Followed::Applied(applied)) if applied.upto.0 <= view.offset.current() => {}
                     Ok(Followed::Applied(applied)) => {
                         view.clock.observe(applied.now);
                         let upto = applied.upto.0;

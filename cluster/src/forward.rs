@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use lontra_storage::command::Owner;
+
 use lontra_storage::encoding::{Reader, Writer};
 use lontra_storage::ids::{Incarnation, NodeId};
 use lontra_storage::message::Message;
@@ -28,7 +28,8 @@ impl Inner {
                 let (inner, overflow) = (Arc::downgrade(self), overflow.clone());
                 Guard::new(move || {
                     if let Some(inner) = inner.upgrade() {
-                        let same = inner.lease.incarnation() == incarnation;
+                        // A receiver refuses frames of an incarnation that is Down: with a valid lease it was not.
+                        let same = inner.lease.incarnation() == incarnation && inner.lease.is_valid();
                         let done = same && !overflow.load(Ordering::Acquire);
                         let outcome = if done { Outcome::Done } else { Outcome::Unknown };
                         inner.local.completed(vec![(ticket, outcome)]);
@@ -56,14 +57,16 @@ impl Inner {
     pub(crate) fn receive_forwarded(&self, from: NodeId, frame: &Bytes, done: ForwardDone) {
         self.metrics.ephemeral_received(from);
         let Ok((incarnation, message)) = decode_frame(frame) else {
+            // Unacknowledged: its publisher must not be told that it arrived.
             tracing::error!(from, "a forwarded frame does not decode");
-            return done.done();
+            return;
         };
-        // A node that is Down must not get its share acknowledged: it checks its incarnation when it hears of it.
-        if !self.meta_view.read().is_live(Owner {
-            node: from,
-            incarnation,
-        }) {
+        // Only what is known to be Down is refused; one that this node has not heard of yet is newer. The sender looks at
+        // its lease before it takes the acknowledgement for one.
+        let is_down = self.meta_view.read().node(from).is_some_and(|record| {
+            record.incarnation > incarnation || (record.incarnation == incarnation && !record.up)
+        });
+        if is_down {
             return done.done();
         }
         // Once: the guard's closure must be callable through a shared reference's drop.

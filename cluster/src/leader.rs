@@ -31,6 +31,13 @@ impl Inner {
         }
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = renewed.entry(node).or_default();
+        if entry.incarnation != report.incarnation {
+            *entry = Renewed {
+                incarnation: report.incarnation,
+                granted_at: boot_time(),
+                ..Renewed::default()
+            };
+        }
         entry.applied = entry.applied.max(report.applied);
         entry.leads = report.leads.clone();
         entry.offsets = report.offsets.clone();
@@ -59,13 +66,30 @@ impl Inner {
         if !is_up {
             return Renewal::NotUp;
         }
+        if self.lags_behind(report.applied) {
+            // What it does not apply it cannot keep; without a lease it is Down soon, and barriers go on without it.
+            return Renewal::NotLeader { leader: None };
+        }
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        renewed.entry(node).or_default().granted_at = boot_time();
+        let entry = renewed.entry(node).or_default();
+        if entry.condemned == Some(self.meta.term()) {
+            // Its NodeDown may be committed already, and barriers may have gone on without it.
+            return Renewal::NotLeader { leader: None };
+        }
+        entry.granted_at = boot_time();
+        // A node that has not reported under its current incarnation has applied nothing, as far as is known.
+        let nothing = Renewed::default();
         let up: Vec<&Renewed> = meta
             .nodes()
             .filter(|(_, record)| record.up)
-            .filter_map(|(node, _)| renewed.get(&node))
+            .map(|(node, record)| {
+                renewed
+                    .get(&node)
+                    .filter(|known| known.incarnation == record.incarnation)
+                    .unwrap_or(&nothing)
+            })
             .collect();
+
         let applied_everywhere = self
             .shards
             .shards()
@@ -104,7 +128,9 @@ impl Inner {
             .all(|(node, record)| {
                 // An incarnation that was admitted by a later entry applied this one before it served.
                 record.incarnation.0 > index.0 * lontra_storage::ids::SessionId::PER_ENTRY
-                    || renewed.get(&node).is_some_and(|renewed| renewed.applied >= index)
+                    || renewed
+                        .get(&node)
+                        .is_some_and(|known| known.incarnation == record.incarnation && known.applied >= index)
             })
     }
 
@@ -127,19 +153,47 @@ impl Inner {
         if now < leading_since + limit {
             return Vec::new();
         }
+        let term = self.meta.term();
         let meta = self.meta_view.read();
-        let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_silent = |node: &NodeId| {
-            let granted_at = renewed.get(node).map_or(Duration::ZERO, |renewed| renewed.granted_at);
-            now > granted_at.max(leading_since) + limit
-        };
-        meta.nodes()
-            .filter(|(node, record)| record.up && is_silent(node))
-            .map(|(node, record)| MetaOp::NodeDown {
-                node,
-                incarnation: record.incarnation,
-            })
-            .collect()
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut downs = Vec::new();
+        for (node, record) in meta.nodes().filter(|(_, record)| record.up) {
+            let entry = renewed.entry(node).or_default();
+            if entry.incarnation != record.incarnation {
+                *entry = Renewed {
+                    incarnation: record.incarnation,
+                    granted_at: now,
+                    ..Renewed::default()
+                };
+            }
+            if now > entry.granted_at.max(leading_since) + limit {
+                // Under the lock that grants look under: none may slip in between this and the commit.
+                entry.condemned = Some(term);
+                downs.push(MetaOp::NodeDown {
+                    node,
+                    incarnation: record.incarnation,
+                });
+            }
+        }
+        downs
+    }
+
+    /// Notes how far meta had come at this moment, for as long as a lease.
+    fn note_applied(&self) {
+        let now = boot_time();
+        let mut history = self.applied_history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.push_back((now, MetaIndex(self.meta.applied.current())));
+        while history.len() > 1 && history[1].0 + self.config.lease <= now {
+            history.pop_front();
+        }
+    }
+
+    /// Whether a node has not applied what this leader had applied a lease ago.
+    fn lags_behind(&self, applied: MetaIndex) -> bool {
+        let history = self.applied_history.lock().unwrap_or_else(PoisonError::into_inner);
+        history
+            .front()
+            .is_some_and(|(at, index)| *at + self.config.lease <= boot_time() && applied < *index)
     }
 }
 
@@ -150,6 +204,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut spread_at = Instant::now();
     loop {
         tokio::time::sleep(TICK).await;
+        inner.note_applied();
         if !inner.meta.is_leader() {
             leading_since = None;
             continue;

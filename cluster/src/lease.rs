@@ -58,8 +58,19 @@ impl Lease {
         self.incarnation.store(incarnation.0, Ordering::Release);
     }
 
-    /// A renewal that was sent at `sent_at` was granted for `length`.
-    pub fn grant(&self, sent_at: Duration, length: Duration, applied_everywhere: Vec<Offset>, disk_low: Vec<ShardId>) {
+    /// A renewal of `incarnation` that was sent at `sent_at` was granted for `length`. Void if that ended meanwhile.
+    pub fn grant(
+        &self,
+        incarnation: Incarnation,
+        sent_at: Duration,
+        length: Duration,
+        applied_everywhere: Vec<Offset>,
+        disk_low: Vec<ShardId>,
+    ) {
+        if incarnation != self.incarnation() {
+            return;
+        }
+
         let until = (sent_at + length).as_micros() as u64;
         self.until.fetch_max(until, Ordering::AcqRel);
         self.refuse_at
@@ -76,7 +87,13 @@ impl Lease {
         self.refuse_at.store(1, Ordering::Release);
     }
 
-    /// 0 before the first admission.
+    /// As [`Lease::revoke`], and no grant that is under way counts: the node must be admitted anew.
+    pub fn end_incarnation(&self) {
+        self.incarnation.store(0, Ordering::Release);
+        self.revoke();
+    }
+
+    /// 0 before the first admission, and after [`Lease::end_incarnation`].
     pub fn incarnation(&self) -> Incarnation {
         Incarnation(self.incarnation.load(Ordering::Acquire))
     }
@@ -119,8 +136,11 @@ impl Lease {
 /// What the meta leader knows of one node's renewals.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Renewed {
-    /// Boot time of the last grant.
+    pub incarnation: Incarnation,
+    /// Boot time of the last grant, or of when the incarnation was first seen.
     pub granted_at: Duration,
+    /// The term in which this leader proposed its NodeDown: it is granted nothing more in that term.
+    pub condemned: Option<u64>,
     pub applied: MetaIndex,
     pub leads: Vec<ShardId>,
     pub offsets: Vec<Offset>,
@@ -145,7 +165,13 @@ mod tests {
         lease.admit(Incarnation(4));
         assert_eq!(lease.serving(), Serving::Starting);
         let now = boot_time();
-        lease.grant(now, Duration::from_secs(20), vec![Offset(5)], vec![ShardId(0)]);
+        lease.grant(
+            Incarnation(4),
+            now,
+            Duration::from_secs(20),
+            vec![Offset(5)],
+            vec![ShardId(0)],
+        );
         assert!(lease.is_valid());
         assert!(lease.is_applied_everywhere(ShardId(0), Offset(5)));
         assert!(!lease.is_applied_everywhere(ShardId(0), Offset(6)));
@@ -153,6 +179,7 @@ mod tests {
 
         let lapsed = Lease::default();
         lapsed.grant(
+            Incarnation(0),
             now.saturating_sub(Duration::from_millis(2100)),
             Duration::from_secs(2),
             vec![],
@@ -161,6 +188,7 @@ mod tests {
         assert_eq!(lapsed.serving(), Serving::Paused);
         let lapsed = Lease::default();
         lapsed.grant(
+            Incarnation(0),
             now.saturating_sub(Duration::from_millis(3600)),
             Duration::from_secs(2),
             vec![],
@@ -171,5 +199,12 @@ mod tests {
         assert_eq!(lease.serving(), Serving::Refusing);
         lease.admit(Incarnation(5));
         assert_eq!(lease.serving(), Serving::Starting);
+        lease.end_incarnation();
+        lease.grant(Incarnation(5), now, Duration::from_secs(20), vec![], vec![]);
+        assert_eq!(
+            lease.serving(),
+            Serving::Refusing,
+            "a grant under way does not bring an ended incarnation back"
+        );
     }
 }

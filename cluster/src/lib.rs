@@ -85,6 +85,8 @@ pub(crate) struct Inner {
     metrics: ClusterMetrics,
     /// Guards what the meta leader knows of renewals; empty on the others.
     renewed: Mutex<BTreeMap<NodeId, Renewed>>,
+    /// Guards how far meta had come at recent moments.
+    applied_history: Mutex<std::collections::VecDeque<(Duration, lontra_storage::ids::MetaIndex)>>,
     barrier_changed: Notify,
     /// The highest meta index that is known to be applied everywhere.
     barrier_reached: std::sync::atomic::AtomicU64,

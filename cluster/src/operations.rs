@@ -124,8 +124,10 @@ impl Cluster {
             return Err(MetaError::Stale);
         };
         // A replica of a shard that is followed must know the new owner before pushes can be relied on.
-        if previous.is_some() || self.inner.shards.has_followers() {
-            self.inner.barrier(index, OPERATION_MAX).await?;
+        let needs_barrier = previous.is_some() || self.inner.shards.has_followers();
+        if needs_barrier && let Err(error) = self.inner.barrier(index, OPERATION_MAX).await {
+            self.give_back(session, epoch);
+            return Err(error);
         }
         let (subscriptions, sent) = match self.inner.meta_view.read().session(session) {
             Some(state) if state.epoch == epoch => {
@@ -150,6 +152,15 @@ impl Cluster {
             sent,
             subscriptions,
         })
+    }
+
+    /// A Connect that committed will not be served: without this the session would have an owner for ever.
+    pub fn give_back(&self, session: SessionId, epoch: SessionEpoch) {
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            // What an earlier connection sent is not known here. A failure is settled by NodeDown or a later Connect.
+            let _ = cluster.detach(session, epoch, None, None).await;
+        });
     }
 
     /// Whether `session` is still served under `epoch`, by this node, as of what it has applied.

@@ -66,6 +66,8 @@ impl Cluster {
             let machine = Meta::new(meta_view.clone(), Arc::new(sink));
             let stored = storage.group(GroupId::META, Box::new(machine))?;
             clock.observe(meta_view.read().log_time());
+            // What the tables show already is not emitted again.
+            applied.advance(stored.2.applied_index()?);
             let parts = GroupParts {
                 id: GroupId::META,
                 clock,
@@ -108,6 +110,7 @@ impl Cluster {
             lease,
             metrics,
             renewed: Mutex::new(BTreeMap::new()),
+            applied_history: Mutex::default(),
             barrier_changed: Notify::new(),
             barrier_reached: AtomicU64::new(0),
             leader_hints: Mutex::new(HashMap::new()),
@@ -154,6 +157,7 @@ async fn start_shard(
     let (offset, log_time) = read_head(&stored.2)?;
     view.offset.advance(offset.0);
     view.clock.observe(log_time);
+    applied.advance(stored.2.applied_index()?);
     let parts = GroupParts {
         id,
         clock: view.clock.clone(),

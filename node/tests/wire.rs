@@ -285,6 +285,77 @@ async fn unacknowledged_messages_come_again_with_dup_and_their_packet_identifier
 }
 
 #[tokio::test]
+async fn a_node_that_restarted_cleanly_serves_what_waited_though_nothing_new_is_written() {
+    let _alone = support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let id = cluster.nodes[0].id;
+    let connect = Connect::persistent(Version::V5, "idle");
+    let (mut client, _) = Client::connect(cluster.mqtt(0), &connect).await;
+    client.subscribe(&[("idle/#", 1)]).await;
+    client.disconnect().await;
+    // Over all shards: none of them writes another entry afterwards.
+    let mut publisher = Client::open(cluster.mqtt(1), Version::V5, "idle-p").await;
+    for n in 0..40 {
+        publisher.publish(&format!("idle/{n}"), n.to_string(), 1).await;
+    }
+    cluster.terminate(id).await;
+    cluster.start_node(id);
+    cluster.wait_ready(id, START).await;
+    let (mut client, connack) = Client::connect(cluster.mqtt(0), &connect).await;
+    assert!(present(&connack));
+    let mut got = BTreeSet::new();
+    for _ in 0..40 {
+        let message = client.message().await;
+        assert!(!message.dup, "never sent before");
+        got.insert(message.text());
+    }
+    assert_eq!(got.len(), 40);
+    cluster.assert_no_panic();
+}
+
+#[tokio::test]
+async fn a_will_follows_a_lost_connection_and_no_clean_one() {
+    let cluster = shared();
+    let mut heir = Client::open(cluster.mqtt(1), Version::V5, "will-heir").await;
+    heir.subscribe(&[("will/+", 1)]).await;
+    let (host, port) = cluster.mqtt(0).split_once(':').expect("host:port");
+    for (topic, signal) in [("will/clean", Signal::TERM), ("will/lost", Signal::KILL)] {
+        let mut owner = tokio::process::Command::new("stdbuf")
+            .args([
+                "-oL",
+                "mosquitto_sub",
+                "-h",
+                host,
+                "-p",
+                port,
+                "-t",
+                "will-owner",
+                "-d",
+                "--will-qos",
+                "1",
+            ])
+            .args(["--will-topic", topic, "--will-payload", topic])
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("mosquitto_sub");
+        let said = tokio::io::BufReader::new(owner.stdout.take().expect("its output"));
+        let mut lines = tokio::io::AsyncBufReadExt::lines(said);
+        while !within("SUBACK", lines.next_line())
+            .await
+            .expect("its output")
+            .expect("a line")
+            .starts_with("Subscribed")
+        {}
+        let pid = owner.id().and_then(|id| Pid::from_raw(id as i32)).expect("its process");
+        kill_process(pid, signal).expect("a signal");
+        within("its end", owner.wait()).await.expect("it ends");
+    }
+    // Wills and messages of one node arrive in order: the clean one's would have come first.
+    assert_eq!(heir.message().await.text(), "will/lost");
+}
+
+#[tokio::test]
 async fn an_offline_session_survives_the_kill_of_its_node() {
     let _alone = support::alone().await;
     let cluster = Cluster::start(3).await;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::command::Reply;
 use crate::engine::{StateBatch, StateEngine};
 use crate::ids::GroupId;
+use crate::raft_types::decode_snapshot_meta;
 
 /// One group's replicated state.
 pub trait Machine: Send + Sync + 'static {
@@ -71,6 +72,15 @@ impl Tables {
 
     pub fn group(&self) -> GroupId {
         self.group
+    }
+
+    /// Log index of the last entry that the rows show; 0 for none.
+    ///
+    /// # Errors
+    /// The engine cannot read, or the row is torn.
+    pub fn applied_index(&self) -> io::Result<u64> {
+        let Some(row) = self.get(&[APPLIED])? else { return Ok(0) };
+        Ok(decode_snapshot_meta(&row)?.last_log_id.map_or(0, |id| id.index))
     }
 
     /// The 8 bytes before every key of the current generation.
@@ -133,6 +143,9 @@ impl<'a> TableBatch<'a> {
         full
     }
 }
+
+/// Key of the group's `applied` row.
+const APPLIED: u8 = 0;
 
 /// `group (u32 BE) · generation (u32 BE)`.
 pub fn prefix(group: GroupId, generation: u32) -> [u8; 8] {

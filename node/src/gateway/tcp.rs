@@ -20,9 +20,12 @@ pub async fn run(worker: Rc<Worker>, stream: TcpStream) {
     let mut received = BytesMut::new();
     let mut sending = BytesMut::new();
     let mut flush_deadline = None;
+    // The largest packet must fit; beyond, a client that may not send now is not read from.
+    let received_max = RECEIVED_MAX.max(worker.config.limits.packet_bytes + HEADER_MAX);
+
     loop {
         worker.advance(&client, &mut received);
-        if flush(&stream, &client, &mut sending).is_err() {
+        if flush_all(&worker, &client, &stream, &mut sending).is_err() {
             client.connection.borrow_mut().lost();
             break;
         }
@@ -40,7 +43,7 @@ pub async fn run(worker: Rc<Worker>, stream: TcpStream) {
                 }
             } else {
                 Wait {
-                    read: connection.wants_packets() && received.len() < RECEIVED_MAX,
+                    read: connection.wants_packets() && received.len() < received_max,
                     write: !sending.is_empty(),
                     deadline: connection.next_deadline(),
                 }
@@ -126,6 +129,20 @@ fn read(stream: &TcpStream, received: &mut BytesMut) -> io::Result<()> {
     }
 }
 
+/// Flushes, and lets the connection fill what became free: what waited for room has no other wake-up.
+fn flush_all(worker: &Rc<Worker>, client: &Rc<Client>, stream: &TcpStream, sending: &mut BytesMut) -> io::Result<()> {
+    loop {
+        flush(stream, client, sending)?;
+        if !sending.is_empty() {
+            return Ok(());
+        }
+        worker.pump(client);
+        if client.connection.borrow().out.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
 /// Writes what the socket takes now; one system call for all that has gathered.
 fn flush(stream: &TcpStream, client: &Client, sending: &mut BytesMut) -> io::Result<()> {
     loop {
@@ -149,5 +166,7 @@ const READ_BYTES: usize = 16 * 1024;
 /// Received and not yet handed in: the largest packet, and what the last read brought beyond it, is let in by the
 /// framer's own limit; this only stops a client that may not send now.
 const RECEIVED_MAX: usize = 2 * 1024 * 1024;
+/// Fixed header: type and four bytes of length.
+const HEADER_MAX: usize = 5;
 /// A client that ends gets this long to take the packet that tells why.
 const FLUSH_MAX: Duration = Duration::from_secs(1);

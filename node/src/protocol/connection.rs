@@ -299,10 +299,18 @@ impl Connection {
         });
     }
 
-    /// The session is attached: CONNACK, and packets may come.
-    pub fn attached(&mut self, accepted: Box<Accepted>, served: Served, shards: u16, durable: bool, now: Instant) {
+    /// The session is attached: CONNACK, and packets may come. False if the connection has ended meanwhile.
+    #[must_use]
+    pub fn attached(
+        &mut self,
+        accepted: Box<Accepted>,
+        served: Served,
+        shards: u16,
+        durable: bool,
+        now: Instant,
+    ) -> bool {
         let (State::Attaching, Some(version)) = (&self.state, self.version) else {
-            return;
+            return false;
         };
         let connack = handshake::connack(&accepted, served.present, &self.policy);
         self.outbound = Outbound::new(version, accepted.outbound.clone(), shards, durable);
@@ -315,10 +323,20 @@ impl Connection {
         self.state = State::Connected;
         let written = encode_connack(version, &connack, &mut self.out);
         self.written(written.is_ok());
+        true
+    }
+
+    /// Session Expiry Interval as granted, or as DISCONNECT changed it.
+    pub fn session_expiry(&self, ending: Ending) -> u32 {
+        ending.expiry.unwrap_or(self.expiry)
     }
 
     /// The CONNECT is answered with a refusal, as far as its version can tell it.
     pub fn refuse(&mut self, reason: ReasonCode, why: Option<&str>) {
+        if matches!(self.state, State::Closing(_)) {
+            return;
+        }
+
         if let Some(version) = self.version {
             let refusal = handshake::refusal(reason, why.map(str::to_owned));
             // 3.x knows few reasons: for the others it is closed without a CONNACK. [MQTT-3.2.2-6]

@@ -197,6 +197,15 @@ impl Outbound {
         self.shards.iter().map(known).collect()
     }
 
+    /// The connection ended: nothing more is sent, and nobody's acknowledgement waits for it.
+    pub fn abandon(&mut self) {
+        self.held.clear();
+        self.waiting.clear();
+        for queue in &mut self.shards {
+            queue.ready.clear();
+        }
+    }
+
     /// The session is new: nothing can be queued, and pushes count from the first.
     pub fn attach_fresh(&mut self) {
         for queue in &mut self.shards {

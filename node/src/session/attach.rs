@@ -47,6 +47,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
     let is_current = attached.incarnation == worker.cluster.lease().incarnation();
     if !is_current || !worker.cluster.is_owner(session, epoch) {
         worker.hub.unregister(session, epoch);
+        worker.cluster.give_back(session, epoch);
         return Err(ReasonCode::SERVER_BUSY);
     }
     client.incarnation.set(attached.incarnation);
@@ -58,7 +59,13 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
             epoch,
             present: attached.present,
         };
-        connection.attached(accepted, served, shards, attached.durable, Instant::now());
+        if !connection.attached(accepted, served, shards, attached.durable, Instant::now()) {
+            // It ended while the cluster was asked.
+            worker.hub.unregister(session, epoch);
+            worker.cluster.give_back(session, epoch);
+            return Err(ReasonCode::SERVER_BUSY);
+        }
+
         connection.outbound.resume(attached.sent.as_deref());
         if attached.durable && !attached.present {
             connection.outbound.attach_fresh();

@@ -10,10 +10,16 @@ use crate::worker::{Client, Worker};
 
 /// Called once, by the gateway task, before it lets go of the socket.
 pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
-    let (ending, served, will) = {
+    let (ending, served, will, expiry) = {
         let mut connection = client.connection.borrow_mut();
         let ending = connection.ending().unwrap_or(LOST);
-        (ending, connection.served, connection.take_will(ending))
+        connection.outbound.abandon();
+        (
+            ending,
+            connection.served,
+            connection.take_will(ending),
+            connection.session_expiry(ending),
+        )
     };
     let filters = worker.forget(client);
     let Some(served) = served else { return };
@@ -23,7 +29,7 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
     }
     worker.hub.unregister(served.session, served.epoch);
     if let Some(will) = will {
-        due_will(worker, client, will, served, ending);
+        due_will(worker, client.id, will, served, ending, expiry);
     }
     if client.is_displaced() {
         return;
@@ -39,17 +45,18 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
     }
 }
 
-/// Publishes the will, after its delay; not if the session was resumed before. [MQTT-3.1.3-9]
-fn due_will(worker: &Rc<Worker>, client: &Rc<Client>, will: Will, served: Served, ending: Ending) {
+/// Publishes the will after its delay, or when the session ends if that is sooner; not if the session was resumed
+/// before. [MQTT-3.1.3-9]
+fn due_will(worker: &Rc<Worker>, client: u64, will: Will, served: Served, ending: Ending, expiry: u32) {
     // A node that let its clients go may not serve, and cannot publish: NodeDown tells the others (issue 3).
     if ending.reason == ReasonCode::SERVER_BUSY || !worker.cluster.lease().is_valid() {
         return;
     }
-    let delay = Duration::from_secs(u64::from(will.properties.delay_interval));
+    let delay = Duration::from_secs(u64::from(will.properties.delay_interval.min(expiry)));
     if delay.is_zero() {
         return publish_will(worker, client, &will, served.session);
     }
-    let (worker, client) = (worker.clone(), client.clone());
+    let worker = worker.clone();
     tokio::task::spawn_local(async move {
         tokio::time::sleep(delay).await;
         let resumed = {
@@ -58,7 +65,7 @@ fn due_will(worker: &Rc<Worker>, client: &Rc<Client>, will: Will, served: Served
                 .is_some_and(|session| session.epoch != served.epoch)
         };
         if !resumed {
-            publish_will(&worker, &client, &will, served.session);
+            publish_will(&worker, client, &will, served.session);
         }
     });
 }

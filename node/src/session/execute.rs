@@ -208,7 +208,7 @@ fn message_of(packet: &Publish, publisher: SessionId) -> Option<Message> {
 }
 
 /// The Will Message of a connection that ended without DISCONNECT 0x00. [MQTT-3.1.2-8]
-pub fn publish_will(worker: &Rc<Worker>, client: &Rc<Client>, will: &Will, publisher: SessionId) {
+pub fn publish_will(worker: &Rc<Worker>, connection: u64, will: &Will, publisher: SessionId) {
     let Ok(properties) = will.publish_properties() else {
         return;
     };
@@ -227,7 +227,11 @@ pub fn publish_will(worker: &Rc<Worker>, client: &Rc<Client>, will: &Will, publi
         QoS::AtLeastOnce | QoS::ExactlyOnce => matched.recipients(message.qos, false, publisher),
     };
     if !recipients.is_empty() {
-        let ticket = ticket(worker, client, WILL);
+        let ticket = Ticket {
+            worker: worker.id,
+            connection,
+            token: WILL,
+        };
         let version = matched.matched.route_version;
         worker
             .cluster

@@ -132,6 +132,7 @@ mod tests {
     use std::time::Duration;
 
     use lontra_cluster::clock::boot_time;
+    use lontra_storage::ids::Incarnation;
     use lontra_storage::meta::Matched;
 
     use super::*;
@@ -148,9 +149,21 @@ mod tests {
         assert!(publishes.keeps_durable("t", &lease));
         publishes.end(1, Some(Offset(5)));
         assert!(publishes.keeps_durable("t", &lease));
-        lease.grant(boot_time(), Duration::from_secs(9), vec![Offset(4)], vec![]);
+        lease.grant(
+            Incarnation(0),
+            boot_time(),
+            Duration::from_secs(9),
+            vec![Offset(4)],
+            vec![],
+        );
         assert!(publishes.keeps_durable("t", &lease));
-        lease.grant(boot_time(), Duration::from_secs(9), vec![Offset(5)], vec![]);
+        lease.grant(
+            Incarnation(0),
+            boot_time(),
+            Duration::from_secs(9),
+            vec![Offset(5)],
+            vec![],
+        );
         assert!(!publishes.keeps_durable("t", &lease));
         assert!(!publishes.keeps_durable("other", &lease));
     }

@@ -341,6 +341,15 @@ impl Worker {
 
     fn serving_changed(&self) {
         let serving = self.cluster.lease().serving();
+        let incarnation = self.cluster.lease().incarnation();
+        for client in self.connections.borrow().values() {
+            let mut connection = client.connection.borrow_mut();
+            // Its routes and its ownership went with the incarnation.
+            if connection.is_connected() && client.incarnation.get() != incarnation {
+                connection.close(ReasonCode::SERVER_BUSY, Some("the node was cut off from its cluster"));
+                client.wake.notify_one();
+            }
+        }
         match serving {
             Serving::Serving => {
                 let now = Instant::now();

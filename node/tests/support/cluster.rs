@@ -199,6 +199,28 @@ impl Cluster {
         }
     }
 
+    /// SIGTERM, and waits until the node has stopped by itself.
+    pub async fn terminate(&self, id: u64) {
+        let pid = self.pid(id).and_then(|pid| Pid::from_raw(pid as i32));
+        let pid = pid.unwrap_or_else(|| panic!("node {id} does not run"));
+        kill_process(pid, Signal::TERM).expect("SIGTERM");
+        let mut child = self
+            .processes
+            .lock()
+            .expect("no panic")
+            .remove(&id)
+            .and_then(|process| process.child);
+        super::eventually("a clean stop", super::START, || {
+            // A child of the test stays until it is waited for; one of `lontra dev` until that has.
+            let gone = match child.as_mut() {
+                Some(child) => child.try_wait().expect("a child").is_some(),
+                None => rustix::process::test_kill_process(pid).is_err(),
+            };
+            async move { gone.then_some(()) }
+        })
+        .await;
+    }
+
     /// `lontra serve --config` for a node that is down. Does not wait for it.
     pub fn start_node(&self, id: u64) {
         let log = File::options()

@@ -61,8 +61,8 @@ pub enum MetaEvent {
 pub trait MetaSink: Send + Sync + 'static {
     fn applied(&self, at: MetaIndex, events: Vec<MetaEvent>);
 
-    /// The view jumped (a snapshot was installed): events in between were never handed over.
-    fn jumped(&self);
+    /// The view jumped to `at` (a snapshot was installed): events in between were never handed over.
+    fn jumped(&self, at: MetaIndex);
 }
 
 /// The read side of the control plane, shared by all threads of a node.
@@ -216,7 +216,7 @@ impl Machine for Meta {
         }
         self.events.clear();
         if reset {
-            self.sink.jumped();
+            self.sink.jumped(MetaIndex(tables.applied_index()?));
         }
         Ok(())
     }

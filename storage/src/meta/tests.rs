@@ -15,7 +15,7 @@ impl MetaSink for Recorder {
     fn applied(&self, _: MetaIndex, events: Vec<MetaEvent>) {
         self.0.lock().unwrap().extend(events);
     }
-    fn jumped(&self) {}
+    fn jumped(&self, _: MetaIndex) {}
 }
 
 struct Fixture {

@@ -36,8 +36,9 @@ pub trait ShardSink: Send + Sync + 'static {
     /// Everything up to and including `applied.upto` is in the tables; `applied.appended` is what this entry added.
     fn applied(&self, applied: Applied);
 
-    /// The view jumped to `upto` (a snapshot was installed): what lies between was never handed to `applied`.
-    fn jumped(&self, shard: ShardId, upto: Offset);
+    /// The view jumped to `upto` and log index `at` (a snapshot was installed): what lies between was never handed to
+    /// `applied`.
+    fn jumped(&self, shard: ShardId, upto: Offset, at: u64);
 }
 
 /// The effects of one entry.
@@ -151,7 +152,7 @@ impl Machine for Shard {
         self.senders = Senders::load(tables)?;
         (self.last_offset, self.log_time) = read_head(tables)?;
         if reset {
-            self.sink.jumped(self.shard, self.last_offset);
+            self.sink.jumped(self.shard, self.last_offset, tables.applied_index()?);
         }
         Ok(())
     }

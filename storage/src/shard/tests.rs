@@ -16,7 +16,7 @@ impl ShardSink for Recorder {
     fn applied(&self, applied: Applied) {
         self.applied.lock().unwrap().push(applied);
     }
-    fn jumped(&self, _: ShardId, _: Offset) {}
+    fn jumped(&self, _: ShardId, _: Offset, _: u64) {}
 }
 
 struct Fixture {

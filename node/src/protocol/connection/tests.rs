@@ -43,7 +43,7 @@ impl Fixture {
             epoch: SessionEpoch(1),
             present: false,
         };
-        fixture.connection.attached(accepted, served, 12, false, fixture.now);
+        assert!(fixture.connection.attached(accepted, served, 12, false, fixture.now));
         fixture
     }
 
