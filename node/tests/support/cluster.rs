@@ -191,7 +191,7 @@ impl Cluster {
                 None => {
                     let pid = process.pid;
                     eventually(&format!("node {id} dead"), START, || async move {
-                        (!is_ours(pid)).then_some(())
+                        (!is_ours(pid) && has_let_go(pid)).then_some(())
                     })
                     .await;
                 }
@@ -482,6 +482,14 @@ fn is_ours(pid: u32) -> bool {
     // /proc/<pid>/exe of a zombie cannot be read.
     let running = std::fs::read_link(format!("/proc/{pid}/exe"));
     running.is_ok_and(|path| path.to_string_lossy().starts_with(&*binary().to_string_lossy()))
+}
+
+/// Whether the last thread is gone: a killed process keeps its files and ports until then, though its leader is a zombie.
+fn has_let_go(pid: u32) -> bool {
+    match std::fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(threads) => threads.count() <= 1,
+        Err(_) => true,
+    }
 }
 
 fn binary() -> PathBuf {

@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 pub struct Disks {
     /// Holds the images and the state file.
@@ -76,7 +77,7 @@ for file in files:
     /// After [`Disks::cut`] and the end of the nodes: mounts anew, which replays the journals.
     pub fn power_on(&self) {
         for disk in &self.disks {
-            run("umount", &[text(&disk.mount)]).expect("umount");
+            unmount(text(&disk.mount));
         }
         for disk in &self.disks {
             run("mount", &[&disk.device, text(&disk.mount)]).expect("mount");
@@ -98,6 +99,17 @@ for file in files:
         Path::new(STATE).join(format!("{}-{name}", std::process::id()))
     }
 }
+
+/// A node that ended by itself may still be letting go of its files.
+fn unmount(mount: &str) {
+    let deadline = Instant::now() + BUSY_MAX;
+    while let Err(why) = run("umount", &[mount]) {
+        assert!(why.contains("busy") && Instant::now() < deadline, "{why}");
+        std::thread::yield_now();
+    }
+}
+
+const BUSY_MAX: Duration = Duration::from_secs(20);
 
 impl Drop for Disks {
     fn drop(&mut self) {
