@@ -25,9 +25,14 @@ pub async fn run(worker: Rc<Worker>, stream: TcpStream) {
 
     loop {
         worker.advance(&client, &mut received);
+        let was_full = worker.is_full(&client.connection.borrow());
         if flush_all(&worker, &client, &stream, &mut sending).is_err() {
             client.connection.borrow_mut().lost();
             break;
+        }
+        if was_full && sending.is_empty() {
+            // What was received and not looked at has no other wake-up.
+            continue;
         }
         let wait = {
             let connection = client.connection.borrow();

@@ -35,6 +35,16 @@ pub enum Operation {
     },
 }
 
+impl Operations {
+    /// Whether the client must wait for an answer before it is listened to again.
+    pub fn is_full(&self) -> bool {
+        self.queue.borrow().len() >= OPERATIONS_MAX
+    }
+}
+
+/// More SUBSCRIBEs than any client has under way.
+const OPERATIONS_MAX: usize = 64;
+
 impl Worker {
     /// Queues an operation; a task runs them while there are any.
     pub fn operate(self: &Rc<Self>, client: &Rc<Client>, operation: Operation) {

@@ -249,6 +249,10 @@ impl Worker {
         if !connection.wants_packets() || client.publishes.borrow().is_stalled() {
             return false;
         }
+        // `bounded`: a client that does not read its answers, or piles up SUBSCRIBEs, is not listened to meanwhile.
+        if self.is_full(&connection) || client.operations.is_full() {
+            return false;
+        }
         if !connection.is_connected() {
             return true;
         }
@@ -262,6 +266,11 @@ impl Worker {
             return false;
         }
         lease.is_valid()
+    }
+
+    /// Whether as much waits for the client to read as may.
+    pub fn is_full(&self, connection: &Connection) -> bool {
+        connection.out.len() >= self.config.policy.outbox_bytes_max
     }
 
     /// Sends what may be sent, and does what the connection asks for.
