@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use lontra_storage::ids::NodeId;
 
+use crate::limits::QueueLimits;
 use crate::link::TlsFiles;
+use crate::shared::Strategy;
 
 /// Static membership: every node is started with the same members, shards and replication factor.
 #[derive(Clone, Debug)]
@@ -32,7 +34,19 @@ pub struct ClusterConfig {
     pub lease: Duration,
     /// Where arriving snapshots wait until they are whole.
     pub spool: PathBuf,
+    /// Which member of a shared group gets a message.
+    pub shared_strategy: Strategy,
+    pub limits: Limits,
+}
+
+/// What may change while the node runs ([`crate::Cluster::set_limits`]).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    pub queue: QueueLimits,
     pub checkpoint_interval: Duration,
+    /// Retained messages of the whole cluster beyond which no more are taken; spread over the shards.
+    pub retained_messages_max: Option<u64>,
+    pub retained_bytes_max: Option<u64>,
     /// Publishes are refused while the data directory's file system has less free than this share, 0 to 1.
     pub free_space_min: f64,
 }

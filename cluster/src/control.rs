@@ -34,7 +34,8 @@ impl Inner {
         let deadline = Instant::now() + limit;
         loop {
             let tried = self.propose(GroupId::META, bundle.clone(), Lane::Control);
-            if let Ok(Ok(proposed)) = tokio::time::timeout_at(deadline, tried).await {
+            let tried = tokio::time::timeout_at(deadline, self.while_leading(self.meta.leader(), tried));
+            if let Ok(Some(Ok(proposed))) = tried.await {
                 let Ok(replies) = decode_meta_replies(&proposed.reply) else {
                     return Err(MetaError::Unavailable { what });
                 };
@@ -48,6 +49,17 @@ impl Inner {
                 return Err(MetaError::Unavailable { what });
             }
             tokio::time::sleep(RETRY_WAIT).await;
+        }
+    }
+
+    /// What `asked` gives, or `None` once another node than `leader` leads meta: whoever waits for a leader that is gone asks
+    /// its successor at once, not when the time for an answer is over.
+    async fn while_leading<T>(&self, leader: Option<NodeId>, asked: impl Future<Output = T>) -> Option<T> {
+        let Some(leader) = leader else { return Some(asked.await) };
+        tokio::select! {
+            biased;
+            answer = asked => Some(answer),
+            () = self.meta.led_by_another(leader) => None,
         }
     }
 
@@ -65,15 +77,15 @@ impl Inner {
         loop {
             let reached = match self.meta.leader() {
                 Some(leader) if leader == self.config.node => {
-                    self.wait_barrier(index, deadline.min(Instant::now() + ASK_MAX)).await
+                    let waited = self.wait_barrier(index, deadline.min(Instant::now() + ASK_MAX));
+                    self.while_leading(Some(leader), waited).await == Some(true)
                 }
                 Some(leader) => match self.links.get() {
                     Some(links) => {
                         let ask = requests::encode_number(index.0);
-                        let asked = links
-                            .request(leader, Lane::Control, requests::BARRIER, ask, ASK_MAX)
-                            .await;
-                        asked.ok().and_then(|bytes| requests::decode_number(&bytes).ok()) == Some(1)
+                        let asked = links.request(leader, Lane::Control, requests::BARRIER, ask, ASK_MAX);
+                        let answer = self.while_leading(Some(leader), asked).await;
+                        answer.and_then(|bytes| requests::decode_number(&bytes.ok()?).ok()) == Some(1)
                     }
                     None => false,
                 },
@@ -106,7 +118,22 @@ impl Inner {
             leads,
             offsets,
             disk_low: self.is_disk_low(),
+            unreachable: self.unreachable(),
         }
+    }
+
+    /// Up nodes from which nothing has come for a lease.
+    fn unreachable(&self) -> Vec<NodeId> {
+        let Some(links) = self.links.get() else {
+            return Vec::new();
+        };
+        let is_silent = |node: NodeId| {
+            let silence = links.silent_for(node).unwrap_or_default();
+            !links.is_up(node) && silence >= self.config.lease
+        };
+        let meta = self.meta_view.read();
+        let up = meta.nodes().filter(|(_, record)| record.up).map(|(node, _)| node);
+        up.filter(|node| is_silent(*node)).collect()
     }
 
     async fn renew(self: &Arc<Self>) -> Option<Renewal> {
@@ -115,11 +142,9 @@ impl Inner {
             Some(leader) if leader == self.config.node => Some(self.grant(leader, report).await),
             Some(leader) => {
                 let links = self.links.get()?;
-                let asked = links
-                    .request(leader, Lane::Control, requests::RENEW, report.encode(), ASK_MAX)
-                    .await
-                    .ok()?;
-                Renewal::decode(&asked).ok()
+                let asked = links.request(leader, Lane::Control, requests::RENEW, report.encode(), ASK_MAX);
+                let answer = self.while_leading(Some(leader), asked).await?;
+                Renewal::decode(&answer.ok()?).ok()
             }
             None => None,
         }
@@ -244,6 +269,7 @@ pub(crate) async fn follow_meta(inner: Arc<Inner>, mut events: mpsc::UnboundedRe
                 && let Some(links) = inner.links.get()
             {
                 links.forget_peer(node);
+                inner.replace_leader(node);
             }
             next = events.try_recv().ok();
         }

@@ -8,12 +8,15 @@
 //!
 //! Both run on the group's apply task and never block.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lontra_storage::ids::{MetaIndex, NodeId, Offset, ShardId};
+use lontra_storage::message::Role;
 use lontra_storage::meta::{MetaEvent, MetaSink, MetaView};
-use lontra_storage::shard::{Appended, Applied, ShardSink};
-use tokio::sync::mpsc;
+use lontra_storage::shard::{Appended, Applied, Ledger, RetainedSize, ShardSink};
+use lontra_storage::test_bugs::{Bug, has};
+use tokio::sync::{Notify, mpsc};
 
 use crate::clock::LogClock;
 use crate::follow::{Backlog, encode_applied, encode_jumped};
@@ -21,12 +24,41 @@ use crate::lease::Lease;
 use crate::link::FrameSink;
 use crate::local::Local;
 use crate::progress::Progress;
+use crate::shared::WaitingGroups;
+use crate::sweep::Ended;
 
 /// How far this node's view of a shard has come, held or followed.
 #[derive(Debug, Default)]
 pub struct ShardView {
     pub offset: Progress,
     pub clock: Arc<LogClock>,
+    /// How much the shard retains: messages, bytes.
+    retained_count: AtomicU64,
+    retained_bytes: AtomicU64,
+    /// Of a shard that this node holds. Never held over an await.
+    ledger: Mutex<Ledger>,
+}
+
+impl ShardView {
+    pub fn note_retained(&self, size: RetainedSize) {
+        self.retained_count.store(size.count, Ordering::Relaxed);
+        self.retained_bytes.store(size.bytes, Ordering::Relaxed);
+    }
+
+    pub fn note_ledger(&self, ledger: Ledger) {
+        *self.ledger.lock().unwrap_or_else(PoisonError::into_inner) = ledger;
+    }
+
+    pub fn ledger(&self) -> Ledger {
+        *self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn retained(&self) -> RetainedSize {
+        RetainedSize {
+            count: self.retained_count.load(Ordering::Relaxed),
+            bytes: self.retained_bytes.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// Sink of one shard's state machine.
@@ -35,22 +67,40 @@ pub struct ShardDelivery {
     pub view: Arc<ShardView>,
     pub applied: Arc<Progress>,
     pub followers: Arc<Followers>,
+    /// Tells the assigner of shared groups.
+    pub waiting: Arc<WaitingGroups>,
 }
 
 impl ShardSink for ShardDelivery {
     fn applied(&self, applied: Applied) {
         self.view.clock.observe(applied.now);
-        self.view.offset.advance(applied.upto.0);
+        self.view.note_retained(applied.retained);
+        self.view.note_ledger(applied.ledger);
+        if !applied.waiting.is_empty() {
+            self.waiting.add(applied.shard, &applied.waiting);
+        }
+        for recipient in applied.appended.iter().flat_map(|appended| appended.recipients.iter()) {
+            if matches!(recipient.role, Role::Member { .. }) {
+                self.waiting.assigned(applied.shard, recipient.session);
+            }
+        }
         let index = applied.at.index;
-        if !applied.appended.is_empty() {
+        // Entries that gave out offsets, also without a message for anybody here: a follower's view moves on with them.
+        if applied.upto > applied.after {
             let applied = Arc::new(applied);
             self.followers.push(&applied);
-            self.local.applied(applied);
+            if !applied.appended.is_empty() {
+                self.local.applied(applied.clone());
+            }
+            // After the hand-over: who has seen this offset finds the messages in its queue.
+            self.view.offset.advance(applied.upto.0);
         }
         self.applied.advance(index);
     }
 
-    fn jumped(&self, shard: ShardId, upto: Offset, at: u64) {
+    fn jumped(&self, shard: ShardId, upto: Offset, at: u64, retained: RetainedSize, ledger: Ledger) {
+        self.view.note_retained(retained);
+        self.view.note_ledger(ledger);
         self.view.offset.advance(upto.0);
         self.followers.jumped();
         self.local.jumped(shard, upto);
@@ -126,17 +176,19 @@ impl Followers {
                     let owner = meta.session(recipient.session).and_then(|session| session.owner);
                     owner.is_some_and(|owner| owner.node == node)
                 });
-                owned || {
-                    let matched = meta.match_topic(&appended.message.topic);
-                    matched.nodes.contains(&node) || matched.sessions.iter().any(|session| session.owner == Some(node))
-                }
+                owned
+                    || appended.published && {
+                        let matched = meta.match_topic(&appended.message.topic);
+                        matched.nodes.contains(&node)
+                            || matched.sessions.iter().any(|session| session.owner == Some(node))
+                    }
             };
             applied.appended.iter().filter(serves).collect()
         };
         if sink.is_closed() {
             return false;
         }
-        wanted.is_empty() || sink.try_send(encode_applied(applied, &wanted)).is_ok()
+        sink.try_send(encode_applied(applied, &wanted)).is_ok()
     }
 }
 
@@ -149,6 +201,11 @@ pub struct MetaDelivery {
     pub clock: Arc<LogClock>,
     pub applied: Arc<Progress>,
     pub events: mpsc::UnboundedSender<ControlEvent>,
+    /// Wakes the sweeper: something may be left over in the shards.
+    pub upkeep: Arc<Notify>,
+    pub ended: Arc<Ended>,
+    /// Wakes the publisher of wills.
+    pub wills: Arc<Notify>,
 }
 
 /// What the control task acts on after apply.
@@ -165,7 +222,9 @@ impl MetaSink for MetaDelivery {
         for event in events {
             match event {
                 MetaEvent::Displaced { session, epoch, owner } if owner.node == self.node => {
-                    self.local.displaced(session, epoch);
+                    if !has(Bug::NoTakeoverFence) {
+                        self.local.displaced(session, epoch);
+                    }
                 }
                 MetaEvent::NodeDown { node, incarnation } => {
                     if node == self.node && incarnation == self.lease.incarnation() {
@@ -173,8 +232,14 @@ impl MetaSink for MetaDelivery {
                         self.local.serving_changed();
                     }
                     let _ = self.events.send(ControlEvent::NodeDown(node));
+                    self.upkeep.notify_one();
                 }
-                MetaEvent::Displaced { .. } | MetaEvent::SessionEnded { .. } | MetaEvent::NodeUp { .. } => {}
+                MetaEvent::SessionEnded { session, .. } | MetaEvent::GroupEnded { group: session } => {
+                    self.ended.add(session);
+                    self.upkeep.notify_one();
+                }
+                MetaEvent::WillDue { .. } => self.wills.notify_one(),
+                MetaEvent::Displaced { .. } | MetaEvent::NodeUp { .. } => {}
             }
         }
         self.applied.advance(at.0);

@@ -13,7 +13,7 @@ use lontra_storage::encoding::{DecodeError, Reader, Writer};
 use lontra_storage::ids::{Offset, ShardId};
 use lontra_storage::machine::EntryPosition;
 use lontra_storage::message::{LogTime, Message, Recipient};
-use lontra_storage::shard::{Appended, Applied};
+use lontra_storage::shard::{Appended, Applied, Ledger, RetainedSize};
 
 use crate::Inner;
 use crate::requests::FOLLOW;
@@ -77,10 +77,14 @@ pub fn encode_applied(applied: &Applied, wanted: &[&Appended]) -> Bytes {
         .var(applied.after.0)
         .var(applied.upto.0)
         .var(applied.now.0)
+        .var(applied.retained.count)
+        .var(applied.retained.bytes)
         .var(wanted.len() as u64);
     for appended in wanted {
         writer
             .var(appended.offset.0)
+            .var(appended.appended_at.0)
+            .bool(appended.published)
             .bytes(&appended.encoded)
             .var(appended.recipients.len() as u64);
         for recipient in appended.recipients.iter() {
@@ -107,9 +111,14 @@ fn decode(bytes: &Bytes) -> Result<Followed, DecodeError> {
         index: reader.var()?,
     };
     let (after, upto, now) = (Offset(reader.var()?), Offset(reader.var()?), LogTime(reader.var()?));
+    let retained = RetainedSize {
+        count: reader.var()?,
+        bytes: reader.var()?,
+    };
     let mut appended = Vec::new();
     for _ in 0..reader.count()? {
         let offset = Offset(reader.var()?);
+        let (appended_at, published) = (LogTime(reader.var()?), reader.bool()?);
         // Copied: a slice would pin the whole frame in every queue it enters.
         let encoded = Bytes::copy_from_slice(&reader.bytes()?);
         let mut recipients = Vec::new();
@@ -119,9 +128,11 @@ fn decode(bytes: &Bytes) -> Result<Followed, DecodeError> {
         let message = Arc::new(Message::decode(&encoded)?);
         appended.push(Appended {
             offset,
+            appended_at,
             message,
             encoded,
             recipients: recipients.into(),
+            published,
         });
     }
     Ok(Followed::Applied(Applied {
@@ -131,6 +142,10 @@ fn decode(bytes: &Bytes) -> Result<Followed, DecodeError> {
         upto,
         now,
         appended,
+        waiting: Vec::new(),
+        retained,
+        // Those that hold the shard tell it.
+        ledger: Ledger::default(),
     }))
 }
 
@@ -164,8 +179,11 @@ pub(crate) async fn run(inner: Arc<Inner>, shard: ShardId) {
                     Ok(Followed::Applied(applied)) if applied.upto.0 <= view.offset.current() => {}
                     Ok(Followed::Applied(applied)) => {
                         view.clock.observe(applied.now);
+                        view.note_retained(applied.retained);
                         let upto = applied.upto.0;
-                        inner.local.applied(Arc::new(applied));
+                        if !applied.appended.is_empty() {
+                            inner.local.applied(Arc::new(applied));
+                        }
                         view.offset.advance(upto);
                     }
                     Ok(Followed::Jumped(upto)) => {
@@ -207,9 +225,11 @@ mod tests {
         let appended = (after + 1..=upto)
             .map(|offset| Appended {
                 offset: Offset(offset),
+                appended_at: LogTime(4),
                 message: Arc::new(message.clone()),
                 encoded: encoded.clone(),
                 recipients: Arc::from(vec![]),
+                published: true,
             })
             .collect();
         Arc::new(Applied {
@@ -219,6 +239,9 @@ mod tests {
             upto: Offset(upto),
             now: LogTime(5),
             appended,
+            waiting: vec![],
+            retained: RetainedSize::default(),
+            ledger: Ledger::default(),
         })
     }
 

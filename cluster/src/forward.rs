@@ -3,22 +3,30 @@
 //! The publisher's acknowledgement leaves when every share is done: in the outbox of each matching connection, or its
 //! node is Down. Nothing is written to disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use lontra_storage::encoding::{Reader, Writer};
-use lontra_storage::ids::{Incarnation, NodeId};
+use lontra_storage::encoding::{DecodeError, Reader, Writer};
+use lontra_storage::ids::{Incarnation, NodeId, SessionId};
 use lontra_storage::message::Message;
 
 use crate::Inner;
 use crate::link::ForwardDone;
-use crate::local::{Guard, Outcome, Ticket};
+use crate::local::{Audience, Guard, Member, Outcome, Ticket};
 
 impl Inner {
-    /// Sends a message to `nodes`. With a ticket, its outcome is told once all of them have it.
-    pub(crate) fn publish_ephemeral(self: &Arc<Self>, message: Arc<Message>, nodes: &[NodeId], ticket: Option<Ticket>) {
+    /// Sends a message to `nodes`, and to the members of shared groups that it was given to. With a ticket, its outcome
+    /// is told once all of them have it.
+    pub(crate) fn publish_ephemeral(
+        self: &Arc<Self>,
+        message: Arc<Message>,
+        nodes: &[NodeId],
+        given: Vec<(NodeId, Member)>,
+        ticket: Option<Ticket>,
+    ) {
         let incarnation = self.lease.incarnation();
         // Never answer success for a share that was not taken.
         let overflow = Arc::new(AtomicBool::new(false));
@@ -37,14 +45,29 @@ impl Inner {
                 })
             }
         };
-        let mut frame = None;
-        for node in nodes {
+        let mut members = BTreeMap::<NodeId, Vec<Member>>::new();
+        for (node, member) in given {
+            members.entry(node).or_default().push(member);
+        }
+        let only_given = members.keys().filter(|node| !nodes.contains(node)).copied();
+        let all: Vec<NodeId> = nodes.iter().copied().chain(only_given).collect();
+        let mut shared = None;
+        for node in &all {
+            let audience = Audience {
+                matching: nodes.contains(node),
+                members: members.remove(node).unwrap_or_default().into(),
+            };
             if *node == self.config.node {
-                self.local.ephemeral(message.clone(), guard.clone());
+                self.local.ephemeral(message.clone(), audience, guard.clone());
                 continue;
             }
             let Some(links) = self.links.get() else { continue };
-            let frame = frame.get_or_insert_with(|| encode_frame(incarnation, &message)).clone();
+            let frame = match audience.members.is_empty() {
+                true => shared
+                    .get_or_insert_with(|| encode_frame(incarnation, &audience, &message))
+                    .clone(),
+                false => encode_frame(incarnation, &audience, &message),
+            };
             self.metrics.ephemeral_sent(*node);
             let share = guard.clone();
             if links.forward(*node, frame, move |_acked| drop(share)).is_err() {
@@ -56,7 +79,7 @@ impl Inner {
     /// A peer's frame: to the connected sessions of this node that match.
     pub(crate) fn receive_forwarded(&self, from: NodeId, frame: &Bytes, done: ForwardDone) {
         self.metrics.ephemeral_received(from);
-        let Ok((incarnation, message)) = decode_frame(frame) else {
+        let Ok((incarnation, audience, message)) = decode_frame(frame) else {
             // Unacknowledged: its publisher must not be told that it arrived.
             tracing::error!(from, "a forwarded frame does not decode");
             return;
@@ -76,20 +99,39 @@ impl Inner {
                 done.done();
             }
         });
-        self.local.ephemeral(Arc::new(message), guard);
+        self.local.ephemeral(Arc::new(message), audience, guard);
     }
 }
 
-fn encode_frame(incarnation: Incarnation, message: &Message) -> Bytes {
+fn encode_frame(incarnation: Incarnation, audience: &Audience, message: &Message) -> Bytes {
     let encoded = message.encode();
-    let mut writer = Writer::with_capacity(encoded.len() + 10);
-    writer.var(incarnation.0).raw(&encoded);
+    let mut writer = Writer::with_capacity(encoded.len() + 16);
+    writer.var(incarnation.0).bool(audience.matching);
+    writer.var(audience.members.len() as u64);
+    for member in audience.members.iter() {
+        writer
+            .var(member.session.0)
+            .var(member.subscription_identifier.unwrap_or(0) as u64);
+    }
+    writer.raw(&encoded);
     writer.finish()
 }
 
-fn decode_frame(frame: &Bytes) -> Result<(Incarnation, Message), lontra_storage::encoding::DecodeError> {
+fn decode_frame(frame: &Bytes) -> Result<(Incarnation, Audience, Message), DecodeError> {
     let mut reader = Reader::new("forwarded frame", frame);
-    let incarnation = Incarnation(reader.var()?);
+    let (incarnation, matching) = (Incarnation(reader.var()?), reader.bool()?);
+    let mut members = Vec::new();
+    for _ in 0..reader.count()? {
+        members.push(Member {
+            session: SessionId(reader.var()?),
+            subscription_identifier: Some(reader.var32()?).filter(|identifier| *identifier != 0),
+        });
+    }
     // Copied: a slice would pin the link's read buffer in every outbox.
-    Ok((incarnation, Message::decode(&Bytes::copy_from_slice(&reader.rest()))?))
+    let message = Message::decode(&Bytes::copy_from_slice(&reader.rest()))?;
+    let audience = Audience {
+        matching,
+        members: members.into(),
+    };
+    Ok((incarnation, audience, message))
 }

@@ -4,13 +4,14 @@
 //! Invariants
 //! - a lease is granted only after a quorum round that began after the request arrived.
 //! - a new leader declares nobody Down before every lease that its predecessor granted has run out.
+//! - `own-term`: what a leader decides is committed in its own term or not at all: it knows nothing of what others granted.
 //! - a barrier is decided over the Up set of a state that has applied the index itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use lontra_storage::command::MetaOp;
+use lontra_storage::command::{MetaOp, encode_meta_ops};
 use lontra_storage::ids::{MetaIndex, NodeId, Offset, ShardId};
 use tokio::time::Instant;
 
@@ -42,6 +43,7 @@ impl Inner {
         entry.leads = report.leads.clone();
         entry.offsets = report.offsets.clone();
         entry.disk_low = report.disk_low;
+        entry.unreachable = report.unreachable.clone();
         drop(renewed);
         self.barrier_changed.notify_waiters();
     }
@@ -146,13 +148,11 @@ impl Inner {
         }
     }
 
-    /// Nodes whose last lease has run out for certain.
-    fn silent_nodes(&self, leading_since: Duration) -> Vec<MetaOp> {
+    /// Nodes whose last lease has run out for certain. Called at each tick: an incarnation counts from when it was first
+    /// seen here. Before `quiet_until` nobody is called silent.
+    fn silent_nodes(&self, leading_since: Duration, quiet_until: Duration) -> Vec<MetaOp> {
         let limit = self.config.lease + LEASE_MARGIN;
         let now = boot_time();
-        if now < leading_since + limit {
-            return Vec::new();
-        }
         let term = self.meta.term();
         let meta = self.meta_view.read();
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,7 +166,7 @@ impl Inner {
                     ..Renewed::default()
                 };
             }
-            if now > entry.granted_at.max(leading_since) + limit {
+            if now > quiet_until.max(entry.granted_at.max(leading_since) + limit) {
                 // Under the lock that grants look under: none may slip in between this and the commit.
                 entry.condemned = Some(term);
                 downs.push(MetaOp::NodeDown {
@@ -174,6 +174,38 @@ impl Inner {
                     incarnation: record.incarnation,
                 });
             }
+        }
+        downs
+    }
+
+    /// Of Up nodes that do not reach each other, those to take Down. Each stays Down until it reaches all again: it is not
+    /// admitted before. (DESIGN §5)
+    fn parted_nodes(&self, quiet_until: Duration) -> Vec<MetaOp> {
+        let now = boot_time();
+        if now < quiet_until {
+            return Vec::new();
+        }
+        let term = self.meta.term();
+        let meta = self.meta_view.read();
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let unreachable: BTreeMap<NodeId, Vec<NodeId>> = meta
+            .nodes()
+            .filter(|(_, record)| record.up)
+            .filter_map(|(node, record)| {
+                let known = renewed.get(&node)?;
+                let counts = known.incarnation == record.incarnation && known.is_alive(now);
+                counts.then(|| (node, known.unreachable.clone()))
+            })
+            .collect();
+        let mut downs = Vec::new();
+        for node in plan_parting(self.config.node, &unreachable) {
+            let entry = renewed.entry(node).or_default();
+            // As for a silent node: nothing may be granted between this and the commit.
+            entry.condemned = Some(term);
+            downs.push(MetaOp::NodeDown {
+                node,
+                incarnation: entry.incarnation,
+            });
         }
         downs
     }
@@ -199,22 +231,30 @@ impl Inner {
 
 /// Runs for the life of the node; acts while it leads meta.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    let mut leading_since = None;
-    let mut term = 0;
-    let mut spread_at = Instant::now();
+    let mut leading = None;
+    let mut quiet_until = Duration::ZERO;
     loop {
+        let slept_at = boot_time();
         tokio::time::sleep(TICK).await;
+        let now = boot_time();
+        if now > slept_at + STALL {
+            // This process stood still. Renewals that came meanwhile are answered before anybody is called silent.
+            quiet_until = now + ASK_MAX;
+        }
         inner.note_applied();
-        if !inner.meta.is_leader() {
-            leading_since = None;
+        let Some(leadership) = inner.meta.leadership() else {
+            leading = None;
             continue;
+        };
+        let since = match leading {
+            Some((known, since)) if known == leadership => since,
+            _ => now,
+        };
+        leading = Some((leadership, since));
+        let mut operations = inner.silent_nodes(since, quiet_until);
+        if operations.is_empty() {
+            operations = inner.parted_nodes(quiet_until);
         }
-        if term != inner.meta.term() {
-            term = inner.meta.term();
-            leading_since = None;
-        }
-        let since = *leading_since.get_or_insert_with(boot_time);
-        let mut operations = inner.silent_nodes(since);
         for _ in &operations {
             inner.metrics.node_down();
         }
@@ -224,25 +264,48 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         }
         if !operations.is_empty() {
             tracing::info!(?operations, "the meta leader acts");
-            let _ = inner.change_meta("upkeep", &operations, ASK_MAX).await;
+            let proposed = inner.meta.propose_under(leadership, encode_meta_ops(&operations));
+            // own-term. What is not committed in time is decided anew at the next tick.
+            let _ = tokio::time::timeout(ASK_MAX, proposed).await;
         }
-        if spread_at <= Instant::now() {
-            spread_at = Instant::now() + SPREAD_INTERVAL;
+    }
+}
+
+/// Runs for the life of the node; beside [`run`], which must not wait for a node that may be gone.
+pub(crate) async fn spread(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(SPREAD_INTERVAL).await;
+        if inner.lease.is_valid() {
+            // Once more what began when they went Down, in case it failed or they were elected since.
+            for node in inner.down_nodes() {
+                inner.replace_leader(node);
+            }
+        }
+        if inner.meta.is_leader() {
             inner.spread_leaders().await;
         }
     }
 }
 
 impl Inner {
-    /// Moves one leadership, if they are spread unevenly over the Up nodes.
+    fn down_nodes(&self) -> Vec<NodeId> {
+        let meta = self.meta_view.read();
+        let down = meta.nodes().filter(|(_, record)| !record.up);
+        down.map(|(node, _)| node).collect()
+    }
+
+    /// Moves one leadership, if they are spread unevenly over the Up nodes. Only between nodes that this leader has just
+    /// heard from: one that died is Up until its lease is over, and a shard handed to it has no leader for an election.
     async fn spread_leaders(self: &Arc<Self>) {
         self.note_report(self.config.node, &self.report());
         let (up, leads) = {
+            let now = boot_time();
             let meta = self.meta_view.read();
             let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_alive = |node: NodeId| renewed.get(&node).is_some_and(|renewed| renewed.is_alive(now));
             let up: Vec<NodeId> = meta
                 .nodes()
-                .filter(|(_, record)| record.up)
+                .filter(|(node, record)| record.up && is_alive(*node))
                 .map(|(node, _)| node)
                 .collect();
             let mut leads = BTreeMap::<ShardId, NodeId>::new();
@@ -284,6 +347,29 @@ impl Inner {
     }
 }
 
+/// Nodes to take Down so that all that are left reach each other: never the leader; first whom most do not reach, of equal
+/// ones the highest id. `unreachable` has what each node that lives reports; a node that is not in it is gone anyway.
+fn plan_parting(leader: NodeId, unreachable: &BTreeMap<NodeId, Vec<NodeId>>) -> Vec<NodeId> {
+    let mut pairs: BTreeSet<(NodeId, NodeId)> = unreachable
+        .iter()
+        .flat_map(|(node, others)| others.iter().map(move |other| (*node.min(other), *node.max(other))))
+        .filter(|(a, b)| a != b && unreachable.contains_key(a) && unreachable.contains_key(b))
+        .collect();
+    let mut down = Vec::new();
+    while !pairs.is_empty() {
+        let mut counts = BTreeMap::<NodeId, usize>::new();
+        for node in pairs.iter().flat_map(|(a, b)| [*a, *b]).filter(|node| *node != leader) {
+            *counts.entry(node).or_default() += 1;
+        }
+        let Some((node, _)) = counts.into_iter().max_by_key(|(node, count)| (*count, *node)) else {
+            break;
+        };
+        pairs.retain(|(a, b)| *a != node && *b != node);
+        down.push(node);
+    }
+    down
+}
+
 /// One leadership to move from the node with most to one with at least two fewer that holds the shard.
 fn plan_move(
     up: &[NodeId],
@@ -307,6 +393,8 @@ fn plan_move(
 }
 
 const TICK: Duration = Duration::from_millis(100);
+/// A tick that comes so late says that the process was stopped, or starved.
+const STALL: Duration = Duration::from_millis(500);
 const SPREAD_INTERVAL: Duration = Duration::from_millis(700);
 /// Ends this many sessions per entry at most: an entry stays short.
 const EXPIRE_LIMIT: u32 = 1000;
@@ -346,6 +434,24 @@ mod tests {
                 assert!(most - least <= 1, "{nodes} nodes, factor {factor}: {counts:?}");
             }
         }
+    }
+
+    #[test]
+    fn of_two_nodes_that_do_not_reach_each_other_one_goes_and_never_the_leader() {
+        let check = |leader, reports: &[(NodeId, &[NodeId])], expected: &[NodeId]| {
+            let unreachable = reports.iter().map(|(node, others)| (*node, others.to_vec())).collect();
+            assert_eq!(plan_parting(leader, &unreachable), expected, "{reports:?}");
+        };
+        check(1, &[(1, &[]), (2, &[]), (3, &[])], &[]);
+        check(1, &[(1, &[]), (2, &[3]), (3, &[2])], &[3]);
+        // One report is enough: the other side may notice later.
+        check(1, &[(1, &[]), (2, &[3]), (3, &[])], &[3]);
+        check(3, &[(1, &[]), (2, &[3]), (3, &[])], &[2]);
+        // A dead node has not renewed: that is not a parting.
+        check(1, &[(1, &[3]), (2, &[3])], &[]);
+        // Whom two miss.
+        check(1, &[(1, &[]), (2, &[3, 5]), (3, &[2]), (4, &[]), (5, &[])], &[2]);
+        check(1, &[(1, &[]), (2, &[3]), (3, &[2]), (4, &[5]), (5, &[4])], &[5, 3]);
     }
 
     #[test]

@@ -14,7 +14,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lontra_storage::ids::{Incarnation, MetaIndex, Offset, ShardId};
+use lontra_storage::ids::{Incarnation, MetaIndex, NodeId, Offset, ShardId};
 use std::sync::RwLock;
 
 use crate::clock::boot_time;
@@ -145,6 +145,15 @@ pub(crate) struct Renewed {
     pub leads: Vec<ShardId>,
     pub offsets: Vec<Offset>,
     pub disk_low: bool,
+    /// Up nodes that it has not reached for a lease.
+    pub unreachable: Vec<NodeId>,
+}
+
+impl Renewed {
+    /// Whether the node has just been granted a lease: one that died is Up until its lease is over.
+    pub fn is_alive(&self, now: Duration) -> bool {
+        now < self.granted_at + RENEW_INTERVAL * 2
+    }
 }
 
 /// DESIGN §5: a node without a lease pauses this long before it lets its clients go.

@@ -4,7 +4,8 @@
 //!   node ─▶ Cluster ─┬─ control  (admission, lease, changes of the control plane, barriers)
 //!                    ├─ publisher (durable path: this node's batches, one sender per shard)
 //!                    ├─ forward   (ephemeral path: numbered frames to nodes with a matching session)
-//!                    └─ reader    (session queues)            delivery, follow ─▶ Local (node)
+//!                    ├─ reader    (session queues), retained  delivery, follow ─▶ Local (node)
+//!                    └─ leaders' upkeep: leader (meta), wills, shared (groups), sweep
 //! ```
 //!
 //! The promises and the interleavings that the rules prevent: ARCHITECTURE.md, invariants by name.
@@ -17,8 +18,11 @@ mod error;
 mod follow;
 mod forward;
 mod group;
+pub mod inspect;
 mod leader;
 pub mod lease;
+mod ledger_metrics;
+pub mod limits;
 pub mod link;
 pub mod local;
 mod metrics;
@@ -27,11 +31,14 @@ mod progress;
 mod publisher;
 mod reader;
 mod requests;
+mod retained;
 pub mod routes;
 mod serve_peers;
 mod shard_map;
+pub mod shared;
 mod start;
 mod sweep;
+mod wills;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -41,15 +48,19 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use lontra_storage::Storage;
 use lontra_storage::ids::{GroupId, NodeId, ShardId};
+use lontra_storage::message::{Message, Recipient};
 use lontra_storage::meta::MetaView;
-use tokio::sync::Notify;
+use lontra_storage::shard::RetainedSize;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-pub use config::ClusterConfig;
+pub use config::{ClusterConfig, Limits};
 pub use error::{ClusterError, MetaError};
 pub use metrics::ClusterMetrics;
-pub use operations::{Attached, ConnectRequest, GroupStatus};
+pub use operations::{Attached, ConnectRequest, DurablePublish, GroupStatus};
 pub use reader::PageLimits;
+pub use requests::RetainedRequest;
+pub use retained::Owed;
 pub use shard_map::ShardMap;
 
 use delivery::{Followers, ShardView};
@@ -57,7 +68,9 @@ use group::{Group, ProposeError, Proposed};
 use lease::{Lease, Renewed};
 use link::{Lane, Links};
 use local::Local;
-use publisher::ShardSender;
+use publisher::{ShardRequest, ShardSender};
+use routes::TopicMatch;
+use shared::WaitingGroups;
 
 /// A node's handle of its cluster. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +82,8 @@ pub struct Cluster {
 /// What every task of the cluster part sees.
 pub(crate) struct Inner {
     config: ClusterConfig,
+    /// Those of `config` at first.
+    limits: watch::Sender<Limits>,
     shards: ShardMap,
     storage: Arc<Storage>,
     meta_view: MetaView,
@@ -93,7 +108,17 @@ pub(crate) struct Inner {
     /// Guards where leaders of groups that this node is no member of were last seen.
     leader_hints: Mutex<HashMap<GroupId, NodeId>>,
     next_request: std::sync::atomic::AtomicU64,
+    /// What the node part wants told to whoever inspects this node.
+    about: OnceLock<Bytes>,
     node_routes: operations::NodeRoutes,
+    /// The runtime that the cluster part was started on: workers call from their own.
+    runtime: tokio::runtime::Handle,
+    waiting: Arc<WaitingGroups>,
+    /// Wakes the sweeper.
+    upkeep: Arc<Notify>,
+    ended: Arc<sweep::Ended>,
+    /// Wakes the publisher of wills.
+    wills: Arc<Notify>,
 }
 
 impl Inner {
@@ -171,13 +196,53 @@ impl Inner {
         })
     }
 
+    /// Hands something to the sender of a shard.
+    pub(crate) fn send(&self, shard: ShardId, request: ShardRequest) {
+        let sender = self.senders.get().and_then(|senders| senders.get(usize::from(shard.0)));
+        if let Some(sender) = sender {
+            sender.send(request);
+        }
+    }
+
+    /// Matches a message as of now: its recipients, and the version of the routes.
+    pub(crate) fn match_message(&self, message: &Message) -> (Arc<[Recipient]>, u64) {
+        let matched = self.match_topic(message);
+        let recipients = matched.recipients(message.qos, message.retain, message.publisher);
+        (recipients, matched.matched.route_version)
+    }
+
+    fn match_topic(&self, message: &Message) -> TopicMatch {
+        let matched = self.meta_view.read().match_topic(&message.topic);
+        TopicMatch::new(&message.topic, self.shards.shard_of(&message.topic), matched)
+    }
+
+    /// To members of shared groups that take the message at QoS 0, which no shard keeps for them.
+    pub(crate) fn give_to_groups(self: &Arc<Self>, message: &Message) {
+        let turn = self.next_request.fetch_add(1, std::sync::atomic::Ordering::Relaxed) as usize;
+        let matched = self.match_topic(message);
+        let given = matched.given(message.qos, |connected| turn % connected.len().max(1));
+        if !given.is_empty() {
+            self.publish_ephemeral(Arc::new(message.clone()), &[], given, None);
+        }
+    }
+
     /// Whether the file system of the data directory is below its watermark.
     pub(crate) fn is_disk_low(&self) -> bool {
         match self.storage.free_space() {
-            Ok(space) => (space.available as f64) < space.total as f64 * self.config.free_space_min,
+            Ok(space) => (space.available as f64) < space.total as f64 * self.limits.borrow().free_space_min,
             // What cannot be asked is not known to be full; writes will tell.
             Err(_) => false,
         }
+    }
+
+    /// Retained messages of the whole cluster.
+    pub(crate) fn retained_size(&self) -> RetainedSize {
+        let mut retained = RetainedSize::default();
+        for size in self.views.iter().map(|view| view.retained()) {
+            retained.count += size.count;
+            retained.bytes += size.bytes;
+        }
+        retained
     }
 
     pub(crate) fn update_metrics(&self) {
@@ -187,6 +252,10 @@ impl Inner {
             self.metrics.group(group.id, group.term(), group.applied.current());
         }
         self.metrics.leaders(leads);
+        self.metrics.retained(self.retained_size());
+        if let Ok(space) = self.storage.free_space() {
+            self.metrics.disk(space.available, space.total);
+        }
         let meta = self.meta_view.read();
         self.metrics.control_plane(meta.route_count(), meta.session_counts().0);
     }

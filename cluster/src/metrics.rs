@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use lontra_storage::ids::{GroupId, NodeId, ShardId};
+use lontra_storage::shard::RetainedSize;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
 };
 
 /// Verbs for everything that happens here. Cheap to clone.
@@ -24,6 +26,14 @@ pub struct ClusterMetrics {
     node_downs: IntCounter,
     leader_transfers: IntCounter,
     pages_read: IntCounterVec,
+    wills_published: IntCounter,
+    shared_assigned: IntCounterVec,
+    shared_waiting: IntGaugeVec,
+    queue_dropped: IntCounterVec,
+    retained_messages: IntGauge,
+    retained_bytes: IntGauge,
+    disk_free_bytes: IntGauge,
+    disk_free_ratio: Gauge,
 }
 
 impl ClusterMetrics {
@@ -59,7 +69,7 @@ impl ClusterMetrics {
             ),
             batches_resent: counter(
                 "lontra_publish_batches_resent_total",
-                "Batches sent again because their shard had no leader or did not answer.",
+                "Batches sent again: their shard had no leader, did not answer, or had them matched again.",
             ),
             barrier: histogram(
                 "lontra_barrier_seconds",
@@ -81,13 +91,48 @@ impl ClusterMetrics {
                 "Pages of session queues read from storage, by where the replica was.",
                 "source",
             ),
+            wills_published: counter(
+                "lontra_wills_published_total",
+                "Wills that this node, leading meta, published.",
+            ),
+            shared_assigned: counters(
+                "lontra_shared_assigned_total",
+                "Messages of shared groups that this node, leading their shard, assigned, by the member's node.",
+                "node",
+            ),
+            shared_waiting: gauges(
+                "lontra_shared_waiting_messages",
+                "Messages that wait for a member of their shared group, in the shards that this node leads.",
+                "shard",
+            ),
+            queue_dropped: counters(
+                "lontra_queue_dropped_total",
+                "Messages that left queues of absent sessions because they expired or a limit was passed, and sessions \
+                 that ended so.",
+                "reason",
+            ),
+            retained_messages: gauge("lontra_retained_messages", "Retained messages of the whole cluster."),
+            retained_bytes: gauge(
+                "lontra_retained_bytes",
+                "Topics, payloads and properties of all retained messages of the cluster.",
+            ),
+            disk_free_bytes: gauge(
+                "lontra_storage_free_bytes",
+                "Bytes that are free on the file system of the data directory.",
+            ),
+            disk_free_ratio: Gauge::new(
+                "lontra_storage_free_ratio",
+                "The share of the file system of the data directory that is free; below storage.free_space_min publishes \
+                 are refused.",
+            )
+            .expect("a valid metric name"),
         };
         metrics.register(registry);
         metrics
     }
 
     fn register(&self, registry: &Registry) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 14] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 22] = [
             Box::new(self.ephemeral_sent.clone()),
             Box::new(self.ephemeral_received.clone()),
             Box::new(self.leaders.clone()),
@@ -102,6 +147,14 @@ impl ClusterMetrics {
             Box::new(self.node_downs.clone()),
             Box::new(self.leader_transfers.clone()),
             Box::new(self.pages_read.clone()),
+            Box::new(self.wills_published.clone()),
+            Box::new(self.shared_assigned.clone()),
+            Box::new(self.shared_waiting.clone()),
+            Box::new(self.queue_dropped.clone()),
+            Box::new(self.retained_messages.clone()),
+            Box::new(self.retained_bytes.clone()),
+            Box::new(self.disk_free_bytes.clone()),
+            Box::new(self.disk_free_ratio.clone()),
         ];
         for collector in collectors {
             registry.register(collector).expect("metric names are unique");
@@ -162,6 +215,35 @@ impl ClusterMetrics {
 
     pub fn leader_transferred(&self) {
         self.leader_transfers.inc();
+    }
+
+    pub fn will_published(&self) {
+        self.wills_published.inc();
+    }
+
+    pub fn shared_assigned(&self, node: NodeId) {
+        self.shared_assigned.with_label_values(&[node.to_string()]).inc();
+    }
+
+    pub fn shared_waiting(&self, shard: ShardId, messages: usize) {
+        self.shared_waiting
+            .with_label_values(&[shard.0.to_string()])
+            .set(messages as i64);
+    }
+
+    /// `reason` is one of expired, session_ended, drop_oldest, drop_new.
+    pub fn queue_dropped(&self, reason: &'static str, count: usize) {
+        self.queue_dropped.with_label_values(&[reason]).inc_by(count as u64);
+    }
+
+    pub fn retained(&self, size: RetainedSize) {
+        self.retained_messages.set(size.count as i64);
+        self.retained_bytes.set(size.bytes as i64);
+    }
+
+    pub fn disk(&self, available: u64, total: u64) {
+        self.disk_free_bytes.set(i64::try_from(available).unwrap_or(i64::MAX));
+        self.disk_free_ratio.set(available as f64 / total.max(1) as f64);
     }
 
     pub fn page_read(&self, local: bool) {

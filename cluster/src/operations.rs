@@ -6,19 +6,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lontra_storage::command::{MetaOp, MetaReply, Subscription};
+use lontra_storage::command::{Left, MetaOp, MetaReply, Origin, ShardOperation, Subscription, Will};
 use lontra_storage::ids::{GroupId, Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::{LogTime, Message, Recipient};
-use lontra_storage::meta::MetaView;
-use lontra_storage::shard::Page;
+use lontra_storage::meta::{MetaView, Session, SubscriptionOptions};
+use lontra_storage::shard::{Page, RetainedPage, RetainedSize};
+use lontra_storage::test_bugs::{Bug, has};
 
+use crate::control::RETRY_WAIT;
 use crate::error::MetaError;
-use crate::lease::Lease;
-use crate::local::{Outcome, Ticket};
-use crate::publisher::ShardRequest;
+use crate::lease::{Lease, Serving};
+use crate::ledger_metrics::{Families, LedgerCollector};
+use crate::local::{Guard, Member, Outcome, Ticket};
+use crate::publisher::{Publish, PublishReply, ShardRequest};
 use crate::reader::PageLimits;
+use crate::requests::RetainedRequest;
+use crate::retained::Owed;
 use crate::routes::RouteCache;
-use crate::{Cluster, Inner, ShardMap};
+use crate::shared::{ACKNOWLEDGED_MAX, Strategy};
+use crate::{Cluster, Inner, Limits, ShardMap};
 
 /// A CONNECT that was accepted by the protocol and by authentication.
 #[derive(Clone, Debug)]
@@ -27,6 +33,20 @@ pub struct ConnectRequest {
     pub clean_start: bool,
     /// Session Expiry Interval in seconds; 0xFFFFFFFF never.
     pub expiry: u32,
+    pub will: Option<Will>,
+}
+
+/// A publish on the durable path.
+pub struct DurablePublish {
+    /// An encoded message.
+    pub message: Bytes,
+    pub retain: bool,
+    /// An empty retained payload removes: never refused for want of room.
+    pub removes: bool,
+    pub recipients: Arc<[Recipient]>,
+    pub route_version: u64,
+    pub origin: Origin,
+    pub ticket: Ticket,
 }
 
 /// The session that a connection now serves.
@@ -42,7 +62,9 @@ pub struct Attached {
     /// The highest offset that was ever sent to the client, by shard; `None` if that is not known.
     pub sent: Option<Vec<Offset>>,
     /// Filters and options that the session brought along.
-    pub subscriptions: Vec<Subscription>,
+    pub subscriptions: Vec<(Box<str>, SubscriptionOptions)>,
+    /// Those that are owed retained messages.
+    pub owed: Vec<Owed>,
 }
 
 /// One Raft group as this node sees it.
@@ -108,6 +130,7 @@ impl Cluster {
             client_id: request.client_id,
             clean_start: request.clean_start,
             expiry: request.expiry,
+            will: request.will,
             node: self.inner.config.node,
             incarnation,
             request: self.inner.next_request.fetch_add(1, Ordering::Relaxed),
@@ -129,16 +152,11 @@ impl Cluster {
             self.give_back(session, epoch);
             return Err(error);
         }
-        let (subscriptions, sent) = match self.inner.meta_view.read().session(session) {
+        let (subscriptions, owed, sent) = match self.inner.meta_view.read().session(session) {
             Some(state) if state.epoch == epoch => {
-                let subscriptions = state.subscriptions.iter().map(|(filter, options)| Subscription {
-                    filter: filter.clone(),
-                    qos: options.qos,
-                    no_local: options.no_local,
-                    retain_as_published: options.retain_as_published,
-                    identifier: options.identifier,
-                });
-                (subscriptions.collect(), state.sent.clone())
+                let subscriptions = state.subscriptions.iter();
+                let subscriptions = subscriptions.map(|(filter, options)| (filter.clone(), *options));
+                (subscriptions.collect(), owed(state), state.sent.clone())
             }
             _ => return Err(MetaError::Stale),
         };
@@ -151,6 +169,7 @@ impl Cluster {
             index,
             sent,
             subscriptions,
+            owed,
         })
     }
 
@@ -158,8 +177,8 @@ impl Cluster {
     pub fn give_back(&self, session: SessionId, epoch: SessionEpoch) {
         let cluster = self.clone();
         tokio::spawn(async move {
-            // What an earlier connection sent is not known here. A failure is settled by NodeDown or a later Connect.
-            let _ = cluster.detach(session, epoch, None, None).await;
+            // What an earlier connection sent is not known here.
+            cluster.detach(session, epoch, None, None, false).await;
         });
     }
 
@@ -172,30 +191,37 @@ impl Cluster {
             .is_some_and(|owner| owner.node == self.inner.config.node)
     }
 
-    /// The connection ended; `sent` is the highest offset that it or an earlier one sent, by shard. Not waited for by anybody but the caller.
-    ///
-    /// # Errors
-    /// The control plane did not answer: NodeDown or a later Connect settles it.
+    /// The connection ended; `sent` is the highest offset that it or an earlier one sent, by shard. Its will is published
+    /// unless the client took it back. [MQTT-3.14.4-3] Returns once that is committed, or settled otherwise: by a later
+    /// Connect, or by the end of this incarnation.
     pub async fn detach(
         &self,
         session: SessionId,
         epoch: SessionEpoch,
         expiry: Option<u32>,
         sent: Option<Vec<Offset>>,
-    ) -> Result<(), MetaError> {
-        let operation = MetaOp::Detach {
+        publish_will: bool,
+    ) {
+        let incarnation = self.inner.lease.incarnation();
+        let operation = [MetaOp::Detach {
             session,
             epoch,
             expiry,
             sent,
-        };
-        self.inner
-            .change_meta("disconnect", &[operation], OPERATION_MAX)
-            .await
-            .map(|_| ())
+            publish_will,
+        }];
+        while self.inner.lease.incarnation() == incarnation
+            && self
+                .inner
+                .change_meta("disconnect", &operation, OPERATION_MAX)
+                .await
+                .is_err()
+        {}
     }
 
-    /// Subscribes a durable session. When this returns, every Up node matches publishes against it (P4).
+    /// Subscribes a durable session, or any session to shared groups. When this returns, every Up node matches publishes
+    /// against it (P4). Answers which filters were subscribed before, and which are owed retained messages:
+    /// [`Cluster::enqueue_retained`].
     ///
     /// # Errors
     /// Not the owner any more, or the control plane did not answer.
@@ -204,17 +230,111 @@ impl Cluster {
         session: SessionId,
         epoch: SessionEpoch,
         subscriptions: Vec<Subscription>,
-    ) -> Result<(), MetaError> {
+    ) -> Result<(Vec<bool>, Vec<Owed>), MetaError> {
+        let filters: Vec<Box<str>> = subscriptions.iter().map(|one| one.filter.clone()).collect();
         let operation = MetaOp::Subscribe {
             session,
             epoch,
             subscriptions,
         };
-        let (index, replies) = self.inner.change_meta("subscribe", &[operation], OPERATION_MAX).await?;
-        if replies.first() != Some(&MetaReply::Done) {
-            return Err(MetaError::Stale);
+        if has(Bug::SubackBeforeCommit) {
+            let inner = self.inner.clone();
+            tokio::spawn(async move {
+                let _ = inner.change_meta("subscribe", &[operation], OPERATION_MAX).await;
+            });
+            return Ok((Vec::new(), Vec::new()));
         }
-        self.inner.barrier(index, OPERATION_MAX).await
+        let (index, replies) = self.inner.change_meta("subscribe", &[operation], OPERATION_MAX).await?;
+        let Some(MetaReply::Subscribed { existed }) = replies.into_iter().next() else {
+            return Err(MetaError::Stale);
+        };
+        self.inner.barrier(index, OPERATION_MAX).await?;
+        let mut owed = self
+            .inner
+            .meta_view
+            .read()
+            .session(session)
+            .map(owed)
+            .unwrap_or_default();
+        owed.retain(|one| filters.contains(&one.filter));
+        Ok((existed, owed))
+    }
+
+    /// Moves retained messages into the queue of a durable session, in the background.
+    pub fn enqueue_retained(&self, session: SessionId, owed: Vec<Owed>) {
+        let inner = self.inner.clone();
+        let incarnation = inner.lease.incarnation();
+        self.inner.runtime.spawn(async move {
+            for one in owed {
+                // Its entry may be this one's Connect or an earlier one: everywhere in effect before anything is copied.
+                while inner.is_owed(session, &one) && inner.barrier(one.version, OPERATION_MAX).await.is_err() {
+                    // A node that only paused keeps its sessions and goes on; otherwise their next owner does.
+                    if inner.lease.incarnation() != incarnation || inner.lease.serving() == Serving::Refusing {
+                        return;
+                    }
+                    tokio::time::sleep(RETRY_WAIT).await;
+                }
+                if inner.is_owed(session, &one) {
+                    inner.enqueue_retained(session, one).await;
+                }
+            }
+        });
+    }
+
+    /// A page of retained messages for a subscription that no shard keeps a queue for.
+    ///
+    /// # Errors
+    /// The local replica cannot be read: the node stops.
+    pub async fn read_retained(&self, request: RetainedRequest) -> std::io::Result<RetainedPage> {
+        self.inner.read_retained(request).await
+    }
+
+    /// Waits until everything up to `offset` of a shard was handed to the node's workers; false after `limit`.
+    pub async fn handed_over(&self, shard: ShardId, offset: Offset, limit: Duration) -> bool {
+        self.inner.views[usize::from(shard.0)]
+            .offset
+            .reach(offset.0, limit)
+            .await
+    }
+
+    /// Waits until this node's view of each shard shows all that was acknowledged before this call, and its messages
+    /// were handed to the workers; gives up after `limit`.
+    pub async fn catch_up(&self, shards: Vec<ShardId>, limit: Duration) {
+        let each = shards.into_iter().map(|shard| self.catch_up_with(shard, limit));
+        futures_util::future::join_all(each).await;
+    }
+
+    async fn catch_up_with(&self, shard: ShardId, limit: Duration) {
+        let caught_up = async {
+            let index = self.inner.read_index(shard).await;
+            match self.inner.groups.get(&shard) {
+                Some(group) => group.applied.reach(index, limit).await,
+                // A followed shard: its replica answers once it shows that.
+                None => {
+                    let request = RetainedRequest {
+                        shard,
+                        filter: Box::from(""),
+                        after: None,
+                        applied: index,
+                        limits: PageLimits { entries: 0, bytes: 0 },
+                    };
+                    match self.inner.read_retained(request).await {
+                        Ok(page) => self.handed_over(shard, page.upto, limit).await,
+                        Err(_) => false,
+                    }
+                }
+            }
+        };
+        let _ = tokio::time::timeout(limit, caught_up).await;
+    }
+
+    /// From now on these hold: each is looked at where it is needed, nothing is remembered.
+    pub fn set_limits(&self, limits: Limits) {
+        self.inner.limits.send_replace(limits);
+    }
+
+    pub fn shared_strategy(&self) -> Strategy {
+        self.inner.config.shared_strategy
     }
 
     /// Unsubscribes a durable session; tells which of `filters` were subscribed.
@@ -260,6 +380,13 @@ impl Cluster {
                 *counts.entry(filter.clone()).or_default() += 1;
             }
         }
+        if has(Bug::SubackBeforeCommit) {
+            let (inner, filters) = (self.inner.clone(), filters.to_vec());
+            tokio::spawn(async move {
+                let _ = inner.publish_routes(&filters).await;
+            });
+            return Ok(());
+        }
         self.inner.publish_routes(filters).await
     }
 
@@ -293,55 +420,115 @@ impl Cluster {
     }
 
     /// A publish on the durable path. Its outcome is told to the ticket, on the result of apply.
-    pub fn publish_durable(
-        &self,
-        shard: ShardId,
-        message: Bytes,
-        recipients: Arc<[Recipient]>,
-        route_version: u64,
-        ticket: Ticket,
-    ) {
-        if self.inner.lease.is_disk_low(shard) {
-            self.inner.local.completed(vec![(ticket, Outcome::DiskLow)]);
+    pub fn publish_durable(&self, shard: ShardId, publish: DurablePublish) {
+        let refused = if self.inner.lease.is_disk_low(shard) {
+            Some(Outcome::DiskLow)
+        } else if publish.retain && !publish.removes && self.inner.is_retained_full(shard) {
+            Some(Outcome::RetainedFull)
+        } else {
+            None
+        };
+        if let Some(outcome) = refused {
+            self.inner.local.completed(vec![(publish.ticket, outcome)]);
             return;
         }
-        self.send(
+        self.inner.send(
             shard,
-            ShardRequest::Publish {
-                message,
-                recipients,
-                route_version,
-                ticket,
-            },
+            ShardRequest::Publish(Publish {
+                message: publish.message,
+                recipients: publish.recipients,
+                route_version: publish.route_version,
+                retain: publish.retain,
+                origin: publish.origin,
+                reply: PublishReply::Ticket(publish.ticket),
+            }),
         );
     }
 
-    /// A client acknowledged a message: its entry leaves the session's queue. The outcome frees the Packet Identifier.
-    pub fn settle(&self, shard: ShardId, session: SessionId, offset: Offset, ticket: Ticket) {
-        self.send(
-            shard,
-            ShardRequest::Settle {
+    /// An entry leaves the session's queue: acknowledged, or dropped by its owner. The outcome frees the Packet
+    /// Identifier.
+    pub fn settle(&self, shard: ShardId, session: SessionId, offset: Offset, how: Left, ticket: Ticket) {
+        let request = ShardRequest::Settle {
+            session,
+            offset,
+            how,
+            ticket,
+        };
+        self.inner.send(shard, request);
+    }
+
+    /// Waits until what this node has sent to these shards so far has been applied, or its incarnation ends.
+    pub async fn settled(&self, shards: Vec<ShardId>) {
+        let flush = |shard| {
+            let (applied, answer) = tokio::sync::oneshot::channel();
+            self.inner.send(shard, ShardRequest::Flush { applied });
+            answer
+        };
+        futures_util::future::join_all(shards.into_iter().map(flush)).await;
+    }
+
+    /// A client answered a message with PUBREC. The outcome lets PUBREL go. [MQTT-4.3.3-5]
+    pub fn release(&self, shard: ShardId, session: SessionId, offset: Offset, ticket: Ticket) {
+        let request = ShardRequest::Release {
+            session,
+            offset,
+            ticket,
+        };
+        self.inner.send(shard, request);
+    }
+
+    /// A client released a QoS 2 publish of its own; in every shard if it is not known which has it. The outcome lets
+    /// PUBCOMP go. [MQTT-4.3.3-11]
+    pub fn release_received(
+        &self,
+        shard: Option<ShardId>,
+        session: SessionId,
+        epoch: SessionEpoch,
+        packet_id: u16,
+        ticket: Ticket,
+    ) {
+        let local = Arc::downgrade(&self.inner);
+        let done = Guard::new(move || {
+            if let Some(inner) = local.upgrade() {
+                inner.local.completed(vec![(ticket, Outcome::Done)]);
+            }
+        });
+        let shards: Vec<ShardId> = match shard {
+            Some(shard) => vec![shard],
+            None => self.inner.shards.shards().collect(),
+        };
+        for shard in shards {
+            let request = ShardRequest::ReleaseReceived {
                 session,
-                offset,
-                ticket,
-            },
-        );
+                epoch,
+                packet_id,
+                done: done.clone(),
+            };
+            self.inner.send(shard, request);
+        }
     }
 
-    fn send(&self, shard: ShardId, request: ShardRequest) {
-        if let Some(sender) = self
-            .inner
-            .senders
-            .get()
-            .and_then(|senders| senders.get(usize::from(shard.0)))
-        {
-            sender.send(request);
-        }
+    /// What a member of a shared group was assigned under an earlier connection goes back to the group.
+    pub fn unassign(&self, shard: ShardId, session: SessionId, offsets: Vec<Offset>) {
+        let operation = ShardOperation::Unassign { session, offsets };
+        let inner = self.inner.clone();
+        self.inner.runtime.spawn(async move {
+            // The earlier connection's acknowledgements of them may still be on their way.
+            tokio::time::sleep(ACKNOWLEDGED_MAX).await;
+            let (reply, _) = tokio::sync::oneshot::channel();
+            inner.send(shard, ShardRequest::Upkeep { operation, reply });
+        });
     }
 
     /// A publish on the ephemeral path, to connected sessions only.
-    pub fn publish_ephemeral(&self, message: Arc<Message>, nodes: &[NodeId], ticket: Option<Ticket>) {
-        self.inner.publish_ephemeral(message, nodes, ticket);
+    pub fn publish_ephemeral(
+        &self,
+        message: Arc<Message>,
+        nodes: &[NodeId],
+        given: Vec<(NodeId, Member)>,
+        ticket: Option<Ticket>,
+    ) {
+        self.inner.publish_ephemeral(message, nodes, given, ticket);
     }
 
     /// An index that a view of the shard must have applied to show everything acknowledged before this call.
@@ -365,8 +552,22 @@ impl Cluster {
     }
 
     /// Sets the gauges that are derived from state.
+    /// Where the messages of this node's shards are, for the registry of its metrics.
+    pub fn ledgers(&self) -> Box<dyn prometheus::core::Collector> {
+        let view = |shard: &ShardId| (*shard, self.inner.views[usize::from(shard.0)].clone());
+        Box::new(LedgerCollector {
+            views: self.inner.groups.keys().map(view).collect(),
+            families: Families::default(),
+        })
+    }
+
     pub fn update_metrics(&self) {
         self.inner.update_metrics();
+    }
+
+    /// Retained messages of the whole cluster, as far as this node's views are.
+    pub fn retained_size(&self) -> RetainedSize {
+        self.inner.retained_size()
     }
 
     /// Every group that this node is a member of, meta first.
@@ -402,7 +603,27 @@ impl Cluster {
     }
 }
 
+fn owed(session: &Session) -> Vec<Owed> {
+    let owed = session.retained_owed.iter().filter_map(|(filter, version)| {
+        Some(Owed {
+            filter: filter.clone(),
+            version: *version,
+            options: *session.subscriptions.get(filter)?,
+        })
+    });
+    owed.collect()
+}
+
 impl Inner {
+    /// Whether the shard's part of what may be retained is used up, as far as this node has seen.
+    fn is_retained_full(&self, shard: ShardId) -> bool {
+        let size = self.views[usize::from(shard.0)].retained();
+        let shards = u64::from(self.shards.shard_count());
+        let reached = |used: u64, max: Option<u64>| max.is_some_and(|max| used >= max.div_ceil(shards));
+        let limits = *self.limits.borrow();
+        reached(size.count, limits.retained_messages_max) || reached(size.bytes, limits.retained_bytes_max)
+    }
+
     /// Brings what the cluster knows of `filters` in line with the counts, and waits until all nodes see additions.
     async fn publish_routes(self: &Arc<Self>, filters: &[Box<str>]) -> Result<(), MetaError> {
         let visible_at = {

@@ -3,11 +3,14 @@
 //! ```text
 //!   publishes, settlements ─▶ queue ─▶ batch n+1 ─▶ [n-2 | n-1 | n] in flight ─▶ leader of the shard
 //!                                                      │ no leader, no answer, gap
-//!                                                      └──── everything from the first unanswered again, in order
+//!                                                      ├──── everything from the first unanswered again, in order
+//!                        matched again, in its place ◀─┘ stale route: that batch, and what follows it
 //! ```
 //!
 //! Invariants
-//! - `batch-sequence`: a batch's messages and number are fixed once it was sent; numbers have no gaps.
+//! - `batch-sequence`: a batch's messages and number are fixed once it was sent; numbers have no gaps. Only the match of
+//!   retained messages is made again, and only of a batch that was refused: should an old copy of it be taken after all,
+//!   the same messages were taken.
 //! - `bounded`: the queue is bounded by what connections may have unacknowledged (their Receive Maximum); its size is a
 //!   metric.
 //! - an outcome is told once, and only on the result of apply.
@@ -20,40 +23,94 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use lontra_storage::command::{BatchReply, NodeBatch, ShardOperation};
-use lontra_storage::ids::{Incarnation, MetaIndex, NodeId, Offset, SessionId, ShardId};
+use lontra_storage::command::{Append, BatchReply, Left, NodeBatch, OperationResult, Origin, ShardOperation};
+use lontra_storage::ids::{Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::Recipient;
-use tokio::sync::mpsc;
+use lontra_storage::test_bugs::{Bug, has};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::group::{ProposeError, Proposed};
-use crate::local::{Local, Outcome, Ticket};
+use crate::local::{Guard, Local, Outcome, Ticket};
 use crate::metrics::ClusterMetrics;
 
 /// Something for a shard.
 pub enum ShardRequest {
-    /// A publish on the durable path. `message` is encoded once, here it is only moved.
-    Publish {
-        message: Bytes,
-        recipients: Arc<[Recipient]>,
-        route_version: u64,
+    Publish(Publish),
+    /// A message leaves a session's queue.
+    Settle {
+        session: SessionId,
+        offset: Offset,
+        how: Left,
         ticket: Ticket,
     },
-    /// A client acknowledged a message.
-    Settle {
+    /// A client answered PUBREC: it is not sent the message again. [MQTT-4.3.3-5]
+    Release {
         session: SessionId,
         offset: Offset,
         ticket: Ticket,
     },
-    /// A session is gone for good: its entries leave, page by page.
-    Sweep { session: SessionId },
+    /// A client sent PUBREL for a QoS 2 publish of its own. [MQTT-4.3.3-11]
+    ReleaseReceived {
+        session: SessionId,
+        epoch: SessionEpoch,
+        packet_id: u16,
+        done: Guard,
+    },
+    /// Upkeep of a shard. The answer is told unless the incarnation ends first.
+    Upkeep {
+        operation: ShardOperation,
+        reply: oneshot::Sender<Option<OperationResult>>,
+    },
+    /// Told once what was handed in before it has been applied; dropped if the incarnation ends first.
+    Flush {
+        applied: oneshot::Sender<()>,
+    },
     /// The incarnation changed: what is unanswered ends as unknown, numbers begin anew.
     Incarnation(Incarnation),
 }
 
-/// Finds the leader and proposes there. The outer error is a link's: not sent, or unknown.
+/// A publish on the durable path.
+#[derive(Clone)]
+pub struct Publish {
+    /// Encoded once, here it is only moved.
+    pub message: Bytes,
+    pub recipients: Arc<[Recipient]>,
+    pub route_version: u64,
+    pub retain: bool,
+    pub origin: Origin,
+    pub reply: PublishReply,
+}
+
+/// Who hears of a publish's outcome.
+#[derive(Clone)]
+pub enum PublishReply {
+    /// A connection of a worker.
+    Ticket(Ticket),
+    /// A task of the cluster part; nothing comes if the incarnation ends first.
+    Task(Arc<std::sync::Mutex<Option<oneshot::Sender<Outcome>>>>),
+}
+
+impl PublishReply {
+    pub fn task() -> (PublishReply, oneshot::Receiver<Outcome>) {
+        let (sender, receiver) = oneshot::channel();
+        (
+            PublishReply::Task(Arc::new(std::sync::Mutex::new(Some(sender)))),
+            receiver,
+        )
+    }
+}
+
+/// What a sender asks of the rest of the cluster part.
 pub trait Propose: Send + Sync + 'static {
+    /// Finds the leader and proposes there.
     fn propose(&self, bundle: Bytes) -> BoxFuture<'static, Result<Proposed, ProposeError>>;
+
+    /// Resolves once this node matches at `floor` or later.
+    fn routes_reach(&self, floor: MetaIndex) -> BoxFuture<'static, ()>;
+
+    /// Matches an encoded message again.
+    fn rematch(&self, message: &Bytes) -> (Arc<[Recipient]>, u64);
 }
 
 /// Handle of one shard's sender.
@@ -88,6 +145,7 @@ impl ShardSender {
             window: VecDeque::new(),
             round: 0,
             retry_at: None,
+            stale: None,
         };
         tokio::spawn(sender.run(receiver));
         ShardSender { queue }
@@ -102,10 +160,11 @@ impl ShardSender {
 
 struct InFlight {
     sequence: u64,
+    /// The round in which its bundle was made: answers of earlier rounds are about another one.
+    made_in: u64,
     bundle: Bytes,
-    /// Tickets of publishes, in order of their offsets, and of settlements.
-    publishes: Vec<Ticket>,
-    settlements: Vec<Ticket>,
+    /// With the position of its operation in the batch.
+    requests: Vec<(u32, ShardRequest)>,
     answered: bool,
 }
 
@@ -130,6 +189,8 @@ struct Sender {
     /// Counts the times that the window was sent: answers of an earlier round are taken, its errors are not.
     round: u64,
     retry_at: Option<Instant>,
+    /// Set while publishes wait to be matched again: nothing new is sent.
+    stale: Option<BoxFuture<'static, ()>>,
 }
 
 impl Sender {
@@ -148,6 +209,11 @@ impl Sender {
                 }
                 Some((round, sequence, answer)) = answers.next(), if !answers.is_empty() => {
                     self.answered(round, sequence, answer);
+                }
+                () = wait_for(&mut self.stale), if self.stale.is_some() => {
+                    self.stale = None;
+                    self.rematch();
+                    self.resend(&answers_sink(&mut answers));
                 }
                 () = sleep_until(wake), if wake.is_some() => {
                     if self.retry_at.is_some_and(|at| at <= Instant::now()) {
@@ -168,41 +234,56 @@ impl Sender {
     }
 
     fn enqueue(&mut self, request: ShardRequest) {
+        let request = match request {
+            ShardRequest::Incarnation(incarnation) => return self.begin(incarnation),
+            // It waits for what is there, and is nothing to send by itself.
+            ShardRequest::Flush { applied } if self.queue.is_empty() => {
+                match self.window.iter_mut().rfind(|batch| !batch.answered) {
+                    Some(last) => last.requests.push((NO_OPERATION, ShardRequest::Flush { applied })),
+                    None => drop(applied.send(())),
+                }
+                return;
+            }
+            ShardRequest::Publish(publish) if has(Bug::AckBeforeCommit) => self.acknowledge_early(publish),
+            other => other,
+        };
         match &request {
-            ShardRequest::Publish { .. } => self.publishes += 1,
-            ShardRequest::Settle { .. } | ShardRequest::Sweep { .. } => {
+            request if is_urgent(request) => self.publishes += 1,
+            _ => {
                 self.settlements += 1;
                 self.oldest_settle.get_or_insert_with(Instant::now);
-            }
-            ShardRequest::Incarnation(incarnation) => {
-                self.begin(*incarnation);
-                return;
             }
         }
         self.queue.push_back(request);
         self.metrics.sender_queue(self.shard, self.queue.len());
     }
 
+    /// [`Bug::AckBeforeCommit`]
+    fn acknowledge_early(&self, mut publish: Publish) -> ShardRequest {
+        if let PublishReply::Ticket(ticket) = publish.reply {
+            self.local.completed(vec![(ticket, Outcome::Stored(Offset(0)))]);
+            publish.reply = PublishReply::task().0;
+        }
+        ShardRequest::Publish(publish)
+    }
+
     /// Nothing of the old incarnation will be told any more: its connections are gone.
     fn begin(&mut self, incarnation: Incarnation) {
-        let waiting = self.queue.drain(..).filter_map(|request| match request {
-            ShardRequest::Publish { ticket, .. } | ShardRequest::Settle { ticket, .. } => Some(ticket),
-            ShardRequest::Sweep { .. } | ShardRequest::Incarnation(_) => None,
-        });
         let in_flight = self
             .window
             .drain(..)
             .filter(|batch| !batch.answered)
-            .flat_map(|batch| batch.publishes.into_iter().chain(batch.settlements));
-        let outcomes = in_flight
-            .chain(waiting)
-            .map(|ticket| (ticket, Outcome::Unknown))
-            .collect();
+            .flat_map(|batch| batch.requests.into_iter().map(|(_, request)| request));
+        let mut outcomes = Vec::new();
+        for request in in_flight.chain(self.queue.drain(..)) {
+            tell(request, Told::Unknown, &mut outcomes);
+        }
         self.local.completed(outcomes);
         self.publishes = 0;
         self.settlements = 0;
         self.oldest_settle = None;
         self.retry_at = None;
+        self.stale = None;
         self.round += 1;
         self.incarnation = incarnation;
         self.next_sequence = 1;
@@ -210,7 +291,7 @@ impl Sender {
 
     /// Makes batches while the window has room and something is worth sending.
     fn fill_window(&mut self, push: &dyn Fn(Answer)) {
-        if self.incarnation.0 == 0 {
+        if self.incarnation.0 == 0 || self.stale.is_some() {
             return;
         }
         while self.window.len() < WINDOW && self.is_worth_sending() {
@@ -231,71 +312,45 @@ impl Sender {
     }
 
     fn take_batch(&mut self) -> InFlight {
-        let mut sets = RecipientSets::default();
-        let (mut operations, mut publishes, mut settlements) = (Vec::new(), Vec::new(), Vec::new());
-        let mut settled = HashMap::<SessionId, usize>::new();
-        let (mut bytes, mut route_version) = (0, u64::MAX);
-        while bytes < BATCH_BYTES && operations.len() < BATCH_OPERATIONS {
-            match self.queue.pop_front() {
-                None => break,
-                Some(ShardRequest::Publish {
-                    message,
-                    recipients,
-                    route_version: matched_at,
-                    ticket,
-                }) => {
-                    self.publishes -= 1;
-                    route_version = route_version.min(matched_at);
-                    bytes += message.len();
-                    let (recipients, new_bytes) = sets.index_of(&recipients);
-                    bytes += new_bytes;
-                    operations.push(ShardOperation::Append { message, recipients });
-                    publishes.push(ticket);
-                }
-                Some(ShardRequest::Settle {
-                    session,
-                    offset,
-                    ticket,
-                }) => {
-                    self.settlements -= 1;
-                    let at = *settled.entry(session).or_insert_with(|| {
-                        operations.push(ShardOperation::Ack {
-                            session,
-                            offsets: Vec::new(),
-                        });
-                        operations.len() - 1
-                    });
-                    if let ShardOperation::Ack { offsets, .. } = &mut operations[at] {
-                        offsets.push(offset);
-                    }
-                    bytes += 5;
-                    settlements.push(ticket);
-                }
-                Some(ShardRequest::Sweep { session }) => {
-                    self.settlements -= 1;
-                    bytes += 10;
-                    operations.push(ShardOperation::Sweep { session });
-                }
-                Some(ShardRequest::Incarnation(_)) => {}
+        let mut content = Content::default();
+        while content.bytes < BATCH_BYTES && content.operations.len() < BATCH_OPERATIONS {
+            // Retained messages of two route versions do not share a batch: a replay looks at the version of each.
+            if let Some(ShardRequest::Publish(publish)) = self.queue.front()
+                && publish.retain
+                && content.route_version != 0
+                && content.route_version != publish.route_version
+            {
+                break;
             }
+            let Some(request) = self.queue.pop_front() else { break };
+            if is_urgent(&request) {
+                self.publishes -= 1;
+            } else {
+                self.settlements -= 1;
+            }
+            content.add(request);
         }
         self.oldest_settle = (self.settlements > 0).then(Instant::now);
         self.metrics.sender_queue(self.shard, self.queue.len());
         let sequence = self.next_sequence;
         self.next_sequence += 1;
+        self.batch(sequence, content)
+    }
+
+    fn batch(&self, sequence: u64, content: Content) -> InFlight {
         let batch = NodeBatch {
             node: self.node,
             incarnation: self.incarnation,
             sequence,
-            route_version: MetaIndex(if route_version == u64::MAX { 0 } else { route_version }),
-            recipient_sets: sets.sets,
-            operations,
+            route_version: MetaIndex(content.route_version),
+            recipient_sets: content.sets.sets,
+            operations: content.operations,
         };
         InFlight {
             sequence,
+            made_in: self.round,
             bundle: batch.encode(),
-            publishes,
-            settlements,
+            requests: content.requests,
             answered: false,
         }
     }
@@ -322,7 +377,8 @@ impl Sender {
             Some(Err(_)) | None => None,
         };
         match reply {
-            Some(BatchReply::Applied { first, .. }) => self.settle(sequence, first),
+            Some(BatchReply::Applied { upto, results }) => self.settle(round, sequence, upto, &results),
+            Some(BatchReply::StaleRoute { floor }) => self.match_again(round, sequence, floor),
             // The fence is apply's: meta tells the same soon, and ends this incarnation here too.
             Some(BatchReply::DeadIncarnation | BatchReply::Forgotten) => {
                 tracing::warn!(
@@ -336,33 +392,238 @@ impl Sender {
         }
     }
 
-    fn settle(&mut self, sequence: u64, first: Offset) {
-        let Some(batch) = self
-            .window
-            .iter_mut()
-            .find(|batch| batch.sequence == sequence && !batch.answered)
-        else {
+    fn settle(&mut self, round: u64, sequence: u64, upto: Offset, results: &[(u32, OperationResult)]) {
+        let Some(at) = self.unanswered(round, sequence) else {
             return;
         };
+        let batch = &mut self.window[at];
         batch.answered = true;
-        let stored = std::mem::take(&mut batch.publishes)
-            .into_iter()
-            .enumerate()
-            .map(|(n, ticket)| (ticket, Outcome::Stored(Offset(first.0 + n as u64))));
-        let settled = std::mem::take(&mut batch.settlements)
-            .into_iter()
-            .map(|ticket| (ticket, Outcome::Done));
-        let outcomes = stored.chain(settled).collect();
+        let mut outcomes = Vec::with_capacity(batch.requests.len());
+        for (position, request) in std::mem::take(&mut batch.requests) {
+            let result = results
+                .iter()
+                .find(|(at, _)| *at == position)
+                .map(|(_, result)| *result);
+            tell(request, Told::Applied(upto, result), &mut outcomes);
+        }
         while self.window.front().is_some_and(|batch| batch.answered) {
             self.window.pop_front();
         }
         self.local.completed(outcomes);
     }
 
+    /// The batch that an answer of `round` is about. One of an earlier incarnation, or from before the batch was made
+    /// again, is about another batch of that number.
+    fn unanswered(&self, round: u64, sequence: u64) -> Option<usize> {
+        self.window
+            .iter()
+            .position(|batch| batch.sequence == sequence && !batch.answered && batch.made_in <= round)
+    }
+
+    /// Retained messages of this batch were matched too long ago. Nothing of it was applied, and what follows it found a
+    /// gap: both wait for the routes.
+    fn match_again(&mut self, round: u64, sequence: u64, floor: MetaIndex) {
+        if self.unanswered(round, sequence).is_some() {
+            self.metrics.batches_resent(1);
+            self.stale = Some(self.propose.routes_reach(floor));
+        }
+    }
+
+    /// Brings retained publishes up to the routes of now. A batch keeps its messages, in their order: an old copy of it
+    /// or of a later one that is still on its way must not mean anything else than what takes its number.
+    fn rematch(&mut self) {
+        self.round += 1;
+        for at in 0..self.window.len() {
+            if !self.window[at].answered && self.window[at].requests.iter().any(|(_, request)| is_retained(request)) {
+                let requests = std::mem::take(&mut self.window[at].requests);
+                let mut requests: Vec<ShardRequest> = requests.into_iter().map(|(_, request)| request).collect();
+                self.match_to_one_version(&mut requests);
+                let mut content = Content::default();
+                requests.into_iter().for_each(|request| content.add(request));
+                self.window[at] = self.batch(self.window[at].sequence, content);
+            }
+        }
+        for request in &mut self.queue {
+            if let ShardRequest::Publish(publish) = request {
+                (publish.recipients, publish.route_version) = self.propose.rematch(&publish.message);
+            }
+        }
+    }
+
+    /// Matches the retained publishes of a batch, at one version, though routes may change meanwhile.
+    fn match_to_one_version(&self, requests: &mut [ShardRequest]) {
+        let mut versions = (0, u64::MAX);
+        while versions.0 != versions.1 {
+            versions = (u64::MAX, 0);
+            for request in requests.iter_mut() {
+                if let ShardRequest::Publish(publish) = request
+                    && publish.retain
+                {
+                    (publish.recipients, publish.route_version) = self.propose.rematch(&publish.message);
+                    versions = (
+                        versions.0.min(publish.route_version),
+                        versions.1.max(publish.route_version),
+                    );
+                }
+            }
+        }
+    }
+
     fn retry_later(&mut self, round: u64) {
         if round == self.round && self.retry_at.is_none() && !self.window.is_empty() {
             self.retry_at = Some(Instant::now() + RETRY_WAIT);
         }
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, Copy)]
+enum Told {
+    Applied(Offset, Option<OperationResult>),
+    Unknown,
+}
+
+fn tell(request: ShardRequest, told: Told, outcomes: &mut Vec<(Ticket, Outcome)>) {
+    match request {
+        ShardRequest::Publish(publish) => {
+            let outcome = match told {
+                Told::Applied(_, Some(OperationResult::Refused)) => Outcome::Refused,
+                Told::Applied(upto, _) => Outcome::Stored(upto),
+                Told::Unknown => Outcome::Unknown,
+            };
+            match publish.reply {
+                PublishReply::Ticket(ticket) => outcomes.push((ticket, outcome)),
+                PublishReply::Task(sender) => {
+                    let sender = sender.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+                    if let Some(sender) = sender {
+                        let _ = sender.send(outcome);
+                    }
+                }
+            }
+        }
+        ShardRequest::Settle { ticket, .. } | ShardRequest::Release { ticket, .. } => {
+            let outcome = match told {
+                Told::Applied(..) => Outcome::Done,
+                Told::Unknown => Outcome::Unknown,
+            };
+            outcomes.push((ticket, outcome));
+        }
+        ShardRequest::ReleaseReceived { done, .. } => match told {
+            Told::Applied(..) => drop(done),
+            Told::Unknown => done.give_up(),
+        },
+        ShardRequest::Upkeep { reply, .. } => {
+            if let Told::Applied(_, result) = told {
+                let _ = reply.send(result);
+            }
+        }
+        ShardRequest::Flush { applied } => {
+            if let Told::Applied(..) = told {
+                let _ = applied.send(());
+            }
+        }
+        ShardRequest::Incarnation(_) => {}
+    }
+}
+
+/// What a batch is made of.
+#[derive(Default)]
+struct Content {
+    sets: RecipientSets,
+    operations: Vec<ShardOperation>,
+    /// With the position of its operation.
+    requests: Vec<(u32, ShardRequest)>,
+    /// One operation per session and kind: positions of Release, and of Ack for each way to leave.
+    settled: HashMap<(SessionId, Option<Left>), usize>,
+    bytes: usize,
+    /// Of its retained messages; 0 without.
+    route_version: u64,
+}
+
+impl Content {
+    fn add(&mut self, request: ShardRequest) {
+        let position = match &request {
+            ShardRequest::Publish(publish) => {
+                if publish.retain {
+                    self.route_version = publish.route_version;
+                }
+                let (recipients, new_bytes) = self.sets.index_of(&publish.recipients);
+                self.bytes += publish.message.len() + new_bytes;
+                self.operations.push(ShardOperation::Append(Append {
+                    message: publish.message.clone(),
+                    recipients,
+                    origin: publish.origin,
+                }));
+                self.operations.len() - 1
+            }
+            ShardRequest::Settle { session, offset, .. } | ShardRequest::Release { session, offset, .. } => {
+                self.bytes += 5;
+                let how = match &request {
+                    ShardRequest::Settle { how, .. } => Some(*how),
+                    _ => None,
+                };
+                let (session, offset) = (*session, *offset);
+                let operations = &mut self.operations;
+                let at = *self.settled.entry((session, how)).or_insert_with(|| {
+                    let offsets = Vec::new();
+                    operations.push(match how {
+                        None => ShardOperation::Release { session, offsets },
+                        Some(how) => ShardOperation::Ack { session, how, offsets },
+                    });
+                    operations.len() - 1
+                });
+                if let ShardOperation::Ack { offsets, .. } | ShardOperation::Release { offsets, .. } =
+                    &mut self.operations[at]
+                {
+                    offsets.push(offset);
+                }
+                at
+            }
+            ShardRequest::ReleaseReceived {
+                session,
+                epoch,
+                packet_id,
+                ..
+            } => {
+                self.bytes += 12;
+                self.operations.push(ShardOperation::ReleaseReceived {
+                    session: *session,
+                    epoch: *epoch,
+                    packet_id: *packet_id,
+                });
+                self.operations.len() - 1
+            }
+            ShardRequest::Upkeep { operation, .. } => {
+                self.bytes += 64;
+                self.operations.push(operation.clone());
+                self.operations.len() - 1
+            }
+            ShardRequest::Flush { .. } => return self.requests.push((NO_OPERATION, request)),
+            ShardRequest::Incarnation(_) => return,
+        };
+        self.requests.push((position as u32, request));
+    }
+}
+
+fn is_retained(request: &ShardRequest) -> bool {
+    matches!(request, ShardRequest::Publish(publish) if publish.retain)
+}
+
+/// Whether somebody waits for it; the others ride along, or wait a little.
+fn is_urgent(request: &ShardRequest) -> bool {
+    match request {
+        ShardRequest::Publish(_)
+        | ShardRequest::Release { .. }
+        | ShardRequest::ReleaseReceived { .. }
+        | ShardRequest::Upkeep { .. }
+        | ShardRequest::Flush { .. } => true,
+        ShardRequest::Settle { .. } | ShardRequest::Incarnation(_) => false,
+    }
+}
+
+async fn wait_for(future: &mut Option<BoxFuture<'static, ()>>) {
+    if let Some(future) = future {
+        future.await;
     }
 }
 
@@ -405,6 +666,8 @@ impl RecipientSets {
     }
 }
 
+/// The position of what has no operation in its batch: its answer is the batch's.
+const NO_OPERATION: u32 = u32::MAX;
 /// Batches in flight per shard; `shard::senders` keeps four times as many replies.
 const WINDOW: usize = 4;
 const BATCH_BYTES: usize = 256 * 1024;

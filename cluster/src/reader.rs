@@ -16,7 +16,7 @@ use crate::link::Lane;
 use crate::requests::{self, PageRequest};
 
 /// How much of a queue to read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimits {
     pub entries: u32,
     pub bytes: u32,
@@ -127,4 +127,4 @@ impl Inner {
     }
 }
 
-const PAGE_MAX: Duration = Duration::from_secs(2);
+pub(crate) const PAGE_MAX: Duration = Duration::from_secs(2);

@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use lontra_storage::encoding::{DecodeError, Reader, Writer};
-use lontra_storage::ids::{GroupId, Incarnation, MetaIndex, NodeId, Offset, SessionId, ShardId};
+use lontra_storage::ids::{GroupId, Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId, ShardId};
 
 use crate::group::{ProposeError, Proposed, ReadIndexError};
+use crate::local::{Credit, Offer};
+use crate::reader::PageLimits;
 
 /// Puts a bundle into the next entry of a group that the peer leads. Data lane, in order.
 pub const PROPOSE: u8 = 1;
@@ -20,6 +22,17 @@ pub const READ_INDEX: u8 = 5;
 pub const READ_PAGE: u8 = 6;
 /// Hands a group's leadership to another node. Control lane, to the group's leader.
 pub const TRANSFER: u8 = 7;
+/// What the peer says of itself and its groups. Control lane.
+pub const INSPECT: u8 = 32;
+/// Hands the leadership of any group to another node, by an operator's wish. Control lane, to the group's leader.
+pub const HAND_OVER: u8 = 33;
+
+/// A page of retained messages. Data lane, to any replica.
+pub const READ_RETAINED: u8 = 8;
+/// Messages wait in a shared group: what do its members there take? Data lane.
+pub const OFFER: u8 = 9;
+/// What was reserved for an offer and not used. Data lane, behind the offer.
+pub const OFFER_OVER: u8 = 10;
 
 /// Stream kind: the peer pushes what our connected sessions match in a shard that we do not hold.
 pub const FOLLOW: u8 = 1;
@@ -82,6 +95,8 @@ pub struct Report {
     pub offsets: Vec<Offset>,
     /// Below the free-space watermark.
     pub disk_low: bool,
+    /// Up nodes that it has not reached for a lease.
+    pub unreachable: Vec<NodeId>,
 }
 
 impl Report {
@@ -95,6 +110,10 @@ impl Report {
         writer.var(self.offsets.len() as u64);
         for offset in &self.offsets {
             writer.var(offset.0);
+        }
+        writer.var(self.unreachable.len() as u64);
+        for node in &self.unreachable {
+            writer.var(*node);
         }
         writer.finish()
     }
@@ -112,12 +131,17 @@ impl Report {
         for _ in 0..reader.count()? {
             offsets.push(Offset(reader.var()?));
         }
+        let mut unreachable = Vec::new();
+        for _ in 0..reader.count()? {
+            unreachable.push(reader.var()?);
+        }
         Ok(Report {
             incarnation,
             applied,
             leads,
             offsets,
             disk_low,
+            unreachable,
         })
     }
 }
@@ -259,6 +283,124 @@ impl PageRequest {
     }
 }
 
+/// A page of what `filter` matches among a shard's retained messages, once the replica has applied `applied`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetainedRequest {
+    pub shard: ShardId,
+    pub filter: Box<str>,
+    /// The topic behind which the page begins.
+    pub after: Option<Box<str>>,
+    pub applied: u64,
+    pub limits: PageLimits,
+}
+
+impl RetainedRequest {
+    pub fn encode(&self) -> Bytes {
+        let mut writer = Writer::with_capacity(64);
+        writer.var(self.shard.0 as u64).str(&self.filter);
+        writer.option(self.after.as_ref(), |w, after| {
+            w.str(after);
+        });
+        writer
+            .var(self.applied)
+            .var(self.limits.entries as u64)
+            .var(self.limits.bytes as u64);
+        writer.finish()
+    }
+
+    pub fn decode(payload: &Bytes) -> Result<RetainedRequest, DecodeError> {
+        let mut reader = Reader::new("retained request", payload);
+        Ok(RetainedRequest {
+            shard: ShardId(reader.var16()?),
+            filter: reader.str()?.into(),
+            after: reader.option(|r| r.str())?.map(Into::into),
+            applied: reader.var()?,
+            limits: PageLimits {
+                entries: reader.var32()?,
+                bytes: reader.var32()?,
+            },
+        })
+    }
+}
+
+pub fn encode_offer(offer: &Offer) -> Bytes {
+    let mut writer = Writer::with_capacity(64);
+    writer
+        .var(offer.shard.0 as u64)
+        .var(offer.group.0)
+        .var(offer.waiting as u64)
+        .var(offer.members.len() as u64);
+    for member in &offer.members {
+        writer.var(member.0);
+    }
+    writer.finish()
+}
+
+pub fn decode_offer(payload: &Bytes) -> Result<Offer, DecodeError> {
+    let mut reader = Reader::new("offer", payload);
+    let (shard, group) = (ShardId(reader.var16()?), SessionId(reader.var()?));
+    let waiting = reader.var32()?;
+    let mut members = Vec::new();
+    for _ in 0..reader.count()? {
+        members.push(SessionId(reader.var()?));
+    }
+    Ok(Offer {
+        shard,
+        group,
+        members,
+        waiting,
+    })
+}
+
+pub fn encode_credits(credits: &[Credit]) -> Bytes {
+    let mut writer = Writer::with_capacity(16 + credits.len() * 16);
+    writer.var(credits.len() as u64);
+    for credit in credits {
+        writer
+            .var(credit.session.0)
+            .var(credit.epoch.0)
+            .var(credit.messages as u64)
+            .var(credit.load as u64);
+    }
+    writer.finish()
+}
+
+pub fn decode_credits(payload: &Bytes) -> Result<Vec<Credit>, DecodeError> {
+    let mut reader = Reader::new("credits", payload);
+    let mut credits = Vec::new();
+    for _ in 0..reader.count()? {
+        credits.push(Credit {
+            session: SessionId(reader.var()?),
+            epoch: SessionEpoch(reader.var()?),
+            messages: reader.var32()?,
+            load: reader.var32()?,
+        });
+    }
+    Ok(credits)
+}
+
+pub fn encode_unused(shard: ShardId, group: SessionId, unused: &[(SessionId, u32)]) -> Bytes {
+    let mut writer = Writer::with_capacity(16 + unused.len() * 8);
+    writer.var(shard.0 as u64).var(group.0).var(unused.len() as u64);
+    for (session, messages) in unused {
+        writer.var(session.0).var(*messages as u64);
+    }
+    writer.finish()
+}
+
+/// Credit that was reserved in vain: shard, group, and how much of whom.
+pub type Unused = (ShardId, SessionId, Vec<(SessionId, u32)>);
+
+pub fn decode_unused(payload: &Bytes) -> Result<Unused, DecodeError> {
+    let mut reader = Reader::new("unused credit", payload);
+    let (shard, group) = (ShardId(reader.var16()?), SessionId(reader.var()?));
+    let mut unused = Vec::new();
+    for _ in 0..reader.count()? {
+        unused.push((SessionId(reader.var()?), reader.var32()?));
+    }
+    Ok((shard, group, unused))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +413,7 @@ mod tests {
             leads: vec![ShardId(3)],
             offsets: vec![Offset(1), Offset(0)],
             disk_low: true,
+            unreachable: vec![2],
         };
         assert_eq!(Report::decode(&report.encode()).unwrap(), report);
         for renewal in [

@@ -1,5 +1,8 @@
 //! Matching a publish: once, on the node that received it; the result travels as data.
 //!
+//! A shared group is a recipient like a session, as long as one of its members takes the message at QoS 1 or 2; what its
+//! members take at QoS 0 only is given to a connected one at once ([`TopicMatch::given`]).
+//!
 //! A worker keeps its own cache of matches by topic. A cached match is used only while the route version is the one it
 //! was made at, so that "applied" means visible to the next match (`subscribe-visible`).
 
@@ -7,9 +10,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use lontra_storage::ids::{NodeId, SessionId, ShardId};
-use lontra_storage::message::Recipient;
-use lontra_storage::meta::{Matched, MatchedSession, MetaView};
+use lontra_storage::message::{Recipient, Role};
+use lontra_storage::meta::{GroupMember, Matched, MatchedSession, MetaView};
 
+use crate::local::Member;
 use crate::shard_map::ShardMap;
 
 /// Everybody that a topic matches, at one route version.
@@ -26,6 +30,7 @@ pub struct TopicMatch {
 
 impl TopicMatch {
     pub fn new(topic: &str, shard: ShardId, matched: Matched) -> Self {
+        // [MQTT-3.8.3-4]: no member of a group has No Local.
         let any_no_local = matched
             .sessions
             .iter()
@@ -40,7 +45,7 @@ impl TopicMatch {
         }
     }
 
-    /// Durable sessions that get a publish at QoS 1 or 2, with what each was granted.
+    /// Durable sessions and shared groups that get a publish at QoS 1 or 2, with what each was granted.
     pub fn recipients(&self, qos: u8, retain: bool, publisher: SessionId) -> Arc<[Recipient]> {
         if qos == 1 && !retain && !self.any_no_local {
             return self.shared.clone();
@@ -59,6 +64,28 @@ impl TopicMatch {
             }
         }
         nodes
+    }
+}
+
+impl TopicMatch {
+    /// Members of shared groups that a publish is given to at QoS 0, one of each group that wants it so; each on the
+    /// node that serves it. [MQTT-4.8.2-3]
+    pub fn given(&self, qos: u8, pick: impl Fn(&[&GroupMember]) -> usize) -> Vec<(NodeId, Member)> {
+        let mut given = Vec::new();
+        for group in self.matched.groups.iter().filter(|group| group.qos.min(qos) == 0) {
+            let connected: Vec<&GroupMember> = group.members.iter().filter(|member| member.owner.is_some()).collect();
+            let Some(member) = connected.get(pick(&connected)) else {
+                continue;
+            };
+            if let Some(node) = member.owner {
+                let member = Member {
+                    session: member.session,
+                    subscription_identifier: member.options.identifier,
+                };
+                given.push((node, member));
+            }
+        }
+        given
     }
 }
 
@@ -84,15 +111,28 @@ fn recipients(matched: &Matched, qos: u8, retain: bool, publisher: SessionId) ->
             qos: 0,
             retain: false,
             subscription_identifiers: Vec::new(),
+            role: Role::Session,
         };
+        let mut has_queue = false;
         for options in heard {
+            has_queue |= options.qos > 0;
             recipient.qos = recipient.qos.max(options.qos.min(qos));
             recipient.retain |= retain && options.retain_as_published;
             recipient.subscription_identifiers.extend(options.identifier);
         }
-        if recipient.qos > 0 {
+        // P5: retained at QoS 0 it takes its place in the queue too, or it would overtake an older value that waits there.
+        if recipient.qos > 0 || (retain && has_queue) {
             recipients.push(recipient);
         }
+    }
+    for group in matched.groups.iter().filter(|group| group.qos.min(qos) > 0) {
+        recipients.push(Recipient {
+            session: group.group,
+            qos: group.qos.min(qos),
+            retain: false,
+            subscription_identifiers: Vec::new(),
+            role: Role::Group,
+        });
     }
     recipients
 }
@@ -151,6 +191,7 @@ mod tests {
             qos,
             no_local,
             retain_as_published,
+            retain_handling: 0,
             identifier: Some(identifier),
         }
     }
@@ -171,6 +212,7 @@ mod tests {
                 route_version: 1,
                 sessions,
                 nodes,
+                groups: vec![],
             },
         )
     }
@@ -190,6 +232,18 @@ mod tests {
         assert_eq!(recipients[0].qos, 1);
         assert!(recipients[0].retain);
         assert_eq!(recipients[0].subscription_identifiers, [5, 6]);
+    }
+
+    #[test]
+    fn retained_at_qos_0_waits_behind_older_values() {
+        let queued = topic_match(vec![session(1, None, vec![options(1, false, false, 1)])], vec![]);
+        assert!(queued.recipients(0, false, SessionId(9)).is_empty());
+        let recipients = queued.recipients(0, true, SessionId(9));
+        assert_eq!(recipients.len(), 1);
+        assert_eq!(recipients[0].qos, 0);
+        // What is subscribed at QoS 0 has no queue: it comes from the shard as it is applied.
+        let plain = topic_match(vec![session(1, None, vec![options(0, false, false, 1)])], vec![]);
+        assert!(plain.recipients(0, true, SessionId(9)).is_empty());
     }
 
     #[test]

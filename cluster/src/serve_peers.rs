@@ -11,8 +11,8 @@ use crate::Inner;
 use crate::control::ASK_MAX;
 use crate::follow::decode_hello;
 use crate::group::ReadIndexError;
-use crate::link::{ForwardDone, FrameSink, Peer, PeerHandler, ReplySender};
-use crate::requests::{self, PageRequest, Report};
+use crate::link::{ForwardDone, FrameSink, Lane, Peer, PeerHandler, ReplySender};
+use crate::requests::{self, PageRequest, Report, RetainedRequest};
 
 /// Bound to the cluster part once that exists; until then requests go unanswered, and peers ask again.
 #[derive(Default)]
@@ -69,12 +69,35 @@ impl PeerHandler for ServePeers {
                     reply.send(page.encode());
                 }
             }),
+            requests::READ_RETAINED => spawn(async move {
+                if let Ok(request) = RetainedRequest::decode(&payload)
+                    && let Ok(Some(page)) = inner.read_local_retained(&request).await
+                {
+                    reply.send(page.encode());
+                }
+            }),
+            requests::OFFER => {
+                if let Ok(offer) = requests::decode_offer(&payload) {
+                    reply.send(requests::encode_credits(&inner.local.offer(&offer)));
+                }
+            }
+            requests::OFFER_OVER => {
+                if let Ok((shard, group, unused)) = requests::decode_unused(&payload) {
+                    inner.local.offer_over(shard, group, &unused);
+                    reply.send(Bytes::new());
+                }
+            }
             requests::TRANSFER => spawn(async move {
                 if let Ok(ask) = requests::decode_number(&payload) {
                     let moved = inner
                         .transfer(ShardId((ask >> 32) as u16), ask & u64::from(u32::MAX))
                         .await;
                     reply.send(requests::encode_number(u64::from(moved)));
+                }
+            }),
+            requests::INSPECT | requests::HAND_OVER => spawn(async move {
+                if let Some(answer) = crate::inspect::answer(inner, kind, payload).await {
+                    reply.send(answer);
                 }
             }),
             _ => tracing::warn!(from, kind, "a peer asks what this version does not know"),
@@ -104,20 +127,42 @@ impl PeerHandler for ServePeers {
 
     /// Fast election: followers of a leader that is gone need not wait for its silence.
     fn link_changed(&self, peer: NodeId, up: bool) {
-        let Some(inner) = self.inner().filter(|_| !up) else {
-            return;
-        };
-        for group in std::iter::once(&inner.meta).chain(inner.groups.values()) {
-            if group.leader() != Some(peer) {
+        if let Some(inner) = self.inner().filter(|_| !up) {
+            inner.replace_leader(peer);
+        }
+    }
+}
+
+impl Inner {
+    /// Replaces `node`, which is gone or Down, in every group that it leads here.
+    ///
+    /// One that is Down and still reached from here may be out of the reach of others: its heartbeats keep it in office,
+    /// and those cannot publish. It is asked for its shards, and hands them over once this node has the whole log; who leads
+    /// meta is left to the electors.
+    pub(crate) fn replace_leader(self: &Arc<Self>, node: NodeId) {
+        for group in std::iter::once(&self.meta).chain(self.groups.values()) {
+            if group.leader() != Some(node) || node == self.config.node {
                 continue;
             }
-            let raft = group.raft.clone();
+            let (inner, group) = (self.clone(), group.clone());
             // Spread by node and group, so that two followers do not split the votes.
-            let wait = Duration::from_millis(10 + (inner.config.node * 47 + u64::from(group.id.0) * 31) % 120);
+            let wait = Duration::from_millis(10 + (self.config.node * 47 + u64::from(group.id.0) * 31) % 120);
             spawn(async move {
                 tokio::time::sleep(wait).await;
-                if raft.current_leader().await == Some(peer) {
-                    let _ = raft.trigger().elect(true).await;
+                if group.leader() != Some(node) {
+                    return;
+                }
+                match (group.id.as_shard(), inner.links.get()) {
+                    (Some(shard), Some(links)) if links.is_up(node) => {
+                        let ask = requests::encode_number(u64::from(shard.0) << 32 | inner.config.node);
+                        // Asked again by `leader::spread` if it fails.
+                        let asked = links.request(node, Lane::Control, requests::TRANSFER, ask, ASK_MAX);
+                        let _: Result<Bytes, _> = asked.await;
+                    }
+                    (None, Some(links)) if links.is_up(node) => {}
+                    _ => {
+                        let _ = group.raft.trigger().elect(true).await;
+                    }
                 }
             });
         }

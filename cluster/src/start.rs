@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use lontra_storage::ids::{GroupId, NodeId, ShardId};
+use lontra_storage::command::MetaOp;
+use lontra_storage::ids::{GroupId, MetaIndex, NodeId, ShardId};
+use lontra_storage::message::{Message, Recipient};
 use lontra_storage::meta::{Meta, MetaView};
 use lontra_storage::{GroupState, Storage};
 
-use lontra_storage::shard::{Shard, read_head};
-use tokio::sync::{Notify, mpsc};
+use lontra_storage::shard::{Shard, read_head, read_ledger, read_retained_size};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::LogClock;
@@ -27,7 +29,8 @@ use crate::progress::Progress;
 use crate::publisher::{Propose, ShardSender};
 use crate::serve_peers::ServePeers;
 use crate::shard_map::ShardMap;
-use crate::{Cluster, Inner, control, follow, leader, sweep};
+use crate::shared::WaitingGroups;
+use crate::{Cluster, Inner, control, follow, leader, shared, sweep, wills};
 
 impl Cluster {
     /// Starts every group that this node holds, links with the peers, and asks to be admitted. Returns before it is:
@@ -50,6 +53,9 @@ impl Cluster {
         let lease = Arc::new(Lease::default());
         let meta_view = MetaView::default();
         let (events, event_receiver) = mpsc::unbounded_channel();
+        let (upkeep, wills) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let waiting = Arc::new(WaitingGroups::default());
+        let ended = Arc::new(sweep::Ended::default());
         let network = |group| RaftNetworkFactory::new(rafts.links(), group, config.shard_election());
 
         let meta = {
@@ -62,6 +68,9 @@ impl Cluster {
                 clock: clock.clone(),
                 applied: applied.clone(),
                 events: events.clone(),
+                upkeep: upkeep.clone(),
+                ended: ended.clone(),
+                wills: wills.clone(),
             };
             let machine = Meta::new(meta_view.clone(), Arc::new(sink));
             let stored = storage.group(GroupId::META, Box::new(machine))?;
@@ -87,6 +96,7 @@ impl Cluster {
                     view: view.clone(),
                     applied: Arc::new(Progress::default()),
                     followers: followed_by.clone(),
+                    waiting: waiting.clone(),
                 };
                 let group = start_shard(shard, &config, &storage, sink, shard_config.clone(), network).await?;
                 rafts.insert(group.id, group.raft.clone());
@@ -115,7 +125,14 @@ impl Cluster {
             barrier_reached: AtomicU64::new(0),
             leader_hints: Mutex::new(HashMap::new()),
             next_request: AtomicU64::new(1),
+            about: OnceLock::new(),
             node_routes: crate::operations::NodeRoutes::default(),
+            runtime: tokio::runtime::Handle::current(),
+            waiting,
+            upkeep,
+            ended,
+            wills,
+            limits: watch::Sender::new(config.limits),
             config,
         });
         start_links(&inner, rafts, link_metrics).await?;
@@ -130,10 +147,20 @@ impl Cluster {
 
     /// Stops serving, ends the links and the groups. What was acknowledged is on disk already.
     pub async fn stop(&self) {
+        let incarnation = self.inner.lease.incarnation();
         self.inner.lease.revoke();
         self.inner.local.serving_changed();
+        // Ended first: this node must not ask to be admitted again.
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
+        if incarnation.0 != 0 && self.inner.config.members.len() > 1 {
+            // It serves nobody any more: barriers and wills need not wait until its lease has run out.
+            let down = MetaOp::NodeDown {
+                node: self.inner.config.node,
+                incarnation,
+            };
+            let _ = self.inner.change_meta("leaving", &[down], LEAVE_MAX).await;
+        }
         for group in std::iter::once(&self.inner.meta).chain(self.inner.groups.values()) {
             let _ = tokio::time::timeout(STOP_MAX, group.raft.shutdown()).await;
         }
@@ -157,6 +184,8 @@ async fn start_shard(
     let (offset, log_time) = read_head(&stored.2)?;
     view.offset.advance(offset.0);
     view.clock.observe(log_time);
+    view.note_retained(read_retained_size(&stored.2)?);
+    view.note_ledger(read_ledger(&stored.2)?);
     applied.advance(stored.2.applied_index()?);
     let parts = GroupParts {
         id,
@@ -240,7 +269,10 @@ fn start_tasks(inner: &Arc<Inner>, events: mpsc::UnboundedReceiver<ControlEvent>
     tasks.spawn(control::watch_serving(inner.clone()));
     tasks.spawn(control::follow_meta(inner.clone(), events));
     tasks.spawn(leader::run(inner.clone()));
+    tasks.spawn(leader::spread(inner.clone()));
     tasks.spawn(sweep::run(inner.clone()));
+    tasks.spawn(wills::run(inner.clone()));
+    tasks.spawn(shared::run(inner.clone()));
     tasks.spawn(checkpoint(inner.clone()));
     for shard in inner.shards.shards().filter(|shard| !inner.groups.contains_key(shard)) {
         tasks.spawn(follow::run(inner.clone(), shard));
@@ -250,8 +282,17 @@ fn start_tasks(inner: &Arc<Inner>, events: mpsc::UnboundedReceiver<ControlEvent>
 
 /// Makes the state durable from time to time, so that the logs can be purged up to it.
 async fn checkpoint(inner: Arc<Inner>) {
+    let mut limits = inner.limits.subscribe();
     loop {
-        tokio::time::sleep(inner.config.checkpoint_interval).await;
+        let last = tokio::time::Instant::now();
+        loop {
+            let interval = limits.borrow_and_update().checkpoint_interval;
+            tokio::select! {
+                () = tokio::time::sleep_until(last + interval) => break,
+                // Another interval, from the last checkpoint on; `inner` holds the sender.
+                Ok(()) = limits.changed() => {}
+            }
+        }
         if let Err(error) = inner.storage.checkpoint().await {
             tracing::error!(%error, "checkpoint failed; the logs keep growing until one succeeds");
             continue;
@@ -274,6 +315,30 @@ impl Propose for ProposeToShard {
             None => Box::pin(std::future::ready(Err(ProposeError::Unknown))),
         }
     }
+
+    fn routes_reach(&self, floor: MetaIndex) -> BoxFuture<'static, ()> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            while let Some(inner) = inner.upgrade() {
+                if inner.meta.applied.reach(floor.0, ROUTES_WAIT).await {
+                    return;
+                }
+            }
+        })
+    }
+
+    fn rematch(&self, message: &bytes::Bytes) -> (Arc<[Recipient]>, u64) {
+        match (self.inner.upgrade(), Message::decode(message)) {
+            (Some(inner), Ok(message)) => inner.match_message(&message),
+            // The node stops; what this node encoded decodes.
+            (None, _) | (_, Err(_)) => (Arc::from([]), 0),
+        }
+    }
 }
 
+/// One wait for routes; repeated while the node lives.
+const ROUTES_WAIT: Duration = Duration::from_secs(1);
+
+/// Longer than an election: a node that stops may have led meta until just now.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 const STOP_MAX: Duration = Duration::from_secs(2);

@@ -1,8 +1,15 @@
-//! The command line: `lontra serve | dev | cert | config`.
+//! The command line: `lontra serve | dev | pub | sub | bench | cert | config | cluster | completions`.
 //!
 //! Reads arguments and environment, hands over, and turns every failure into one paragraph on standard error and an
 //! exit code: 0 done, 1 failed (the paragraph says what happened, to what, and what to do), 2 the command line was not
-//! understood.
+//! understood. `lontra cluster status` has codes of its own (`cluster_status.rs`), `lontra pub` and `sub` have those of
+//! mosquitto_pub and mosquitto_sub (`cli/mqtt_options.rs`), `lontra bench` has one for losses (`bench/mod.rs`).
+
+mod format;
+mod mqtt_options;
+mod property;
+mod publish;
+mod subscribe;
 
 use std::error::Error;
 use std::fmt;
@@ -10,13 +17,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use lontra_ops::telemetry;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::{Config, LogFormat};
+use self::mqtt_options::MqttError;
+use crate::config::{Config, LogFormat, Machine, Source, show};
 use crate::pid_file::PidFile;
-use crate::{cert, dev, start, stop_on_stdin_eof};
+use crate::{bench, cert, cluster_status, dev, file_limit, start, stop_on_stdin_eof};
 
 /// Lontra, a clustered MQTT broker.
 #[derive(Parser)]
@@ -28,11 +36,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run one node until SIGTERM or SIGINT.
+    /// Run one node until SIGTERM or SIGINT; SIGHUP reads its configuration again.
     Serve(ConfigFile),
 
     /// Run a cluster of N nodes on this machine, as child processes, for development.
     Dev(dev::Options),
+
+    /// Publish messages: mosquitto_pub's options.
+    Pub(Box<publish::Options>),
+
+    /// Subscribe and print messages: mosquitto_sub's options.
+    Sub(Box<subscribe::Options>),
+
+    /// Put load on any MQTT broker and measure it.
+    Bench(Box<bench::Options>),
 
     /// Make the certificates that nodes of a cluster show each other.
     #[command(subcommand)]
@@ -41,6 +58,17 @@ enum Command {
     /// Look at a configuration without running anything.
     #[command(subcommand)]
     Config(ConfigCommand),
+
+    /// Look at a running cluster.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+
+    /// Print the completions of a shell.
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
 }
 
 #[derive(Subcommand)]
@@ -48,8 +76,14 @@ enum ConfigCommand {
     /// Say whether a node would start with this configuration.
     Check(ConfigFile),
 
-    /// Print the whole configuration that a node would run with: defaults, file and environment together.
+    /// Print the whole configuration that a node would run with, and where each value comes from.
     Show(ConfigFile),
+}
+
+#[derive(Subcommand)]
+enum ClusterCommand {
+    /// Show nodes, leases, leaders, how far replicas lag, and sessions.
+    Status(cluster_status::Options),
 }
 
 #[derive(Args)]
@@ -61,20 +95,30 @@ struct ConfigFile {
 
 impl ConfigFile {
     fn load(&self) -> Result<Config, Failure> {
-        Ok(Config::load(self.config.as_deref(), environment())?)
+        Ok(self.source().load()?)
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            file: self.config.clone(),
+        }
     }
 }
 
 /// Runs the command that the arguments name; never panics on what a user may do.
 pub fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
-            // Nobody may be reading: then the exit code alone tells it.
-            let _ = writeln!(std::io::stderr(), "lontra: {failure}");
+            complain(&failure);
             ExitCode::FAILURE
         }
     }
+}
+
+fn complain(failure: &Failure) {
+    // Nobody may be reading: then the exit code alone tells it.
+    let _ = writeln!(std::io::stderr(), "lontra: {failure}");
 }
 
 /// Prints a line to standard output; a reader that has gone away is no reason to stop.
@@ -87,14 +131,17 @@ pub(crate) fn pid_path(config: &Config) -> PathBuf {
     config.node.data_dir.join("lontra.pid")
 }
 
-/// The variables whose name and value are text; no other can be one of Lontra's.
-pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-}
-
-fn run(command: Command) -> Result<(), Failure> {
-    match command {
-        Command::Serve(file) => serve(file.load()?),
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let done = match command {
+        Command::Cluster(ClusterCommand::Status(options)) => return Ok(status(&options)),
+        Command::Pub(options) => return Ok(spoken(publish::publish(&options))),
+        Command::Sub(options) => return Ok(spoken(subscribe::subscribe(&options))),
+        Command::Bench(options) => {
+            file_limit::raise();
+            return Ok(bench::run(&options)?);
+        }
+        Command::Completions { shell } => print(&completions(shell)),
+        Command::Serve(file) => serve(file.source()),
         Command::Dev(options) => runtime()?.block_on(dev::run(&options)).map_err(Failure::from),
         Command::Cert(command) => cert::run(&command).map(say).map_err(Failure::from),
         Command::Config(ConfigCommand::Check(file)) => {
@@ -103,44 +150,58 @@ fn run(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Config(ConfigCommand::Show(file)) => {
-            let shown = file.load()?.effective_toml();
-            std::io::stdout()
-                .write_all(shown.as_bytes())
-                .map_err(|error| Failure(format!("cannot print: {error}")))
+            let loaded = file.source().load_with_origins()?;
+            print(show(&loaded, &Machine::here()).as_bytes())
+        }
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    std::io::stdout()
+        .write_all(bytes)
+        .map_err(|error| Failure(format!("cannot print: {error}")))
+}
+
+/// What `lontra pub` and `lontra sub` end with.
+fn spoken(done: Result<ExitCode, MqttError>) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        let code = error.exit_code();
+        complain(&error.into());
+        code
+    })
+}
+
+fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "lontra", &mut script);
+    script
+}
+
+/// Scripts tell by the code whether the cluster is degraded or nobody answered.
+fn status(options: &cluster_status::Options) -> ExitCode {
+    match cluster_status::run(options) {
+        Ok(shown) => {
+            let _ = write!(std::io::stdout(), "{}", shown.text);
+            shown.code
+        }
+        Err(error) => {
+            complain(&error.into());
+            ExitCode::from(cluster_status::NO_ANSWER)
         }
     }
 }
 
-fn serve(config: Config) -> Result<(), Failure> {
-    telemetry::start(&config.log.level, log_format(&config))?;
+fn serve(source: Source) -> Result<(), Failure> {
+    let config = source.load()?;
+    let log = telemetry::start(&config.log.level, log_format(&config))?;
     stop_on_stdin_eof::watch();
-    raise_file_limit(config.mqtt.connections_max);
+    file_limit::raise();
+    file_limit::check(config.mqtt.connections_max);
     let pid_file = PidFile::create(&pid_path(&config))?;
-    runtime()?.block_on(start::serve(config))?;
+    runtime()?.block_on(start::serve(config, source, log))?;
     drop(pid_file);
     Ok(())
-}
-
-/// Each connection is a file descriptor, and shells give 1024 unless asked.
-fn raise_file_limit(connections_max: u32) {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            ..limit
-        },
-    ) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
-    let needed = u64::from(connections_max) + OTHER_FILES;
-    if let Some(open_files_max) = getrlimit(Resource::Nofile).current.filter(|&limit| limit < needed) {
-        tracing::warn!(
-            open_files_max,
-            needed,
-            "too few open files for mqtt.connections_max: raise ulimit -n, or lower it"
-        );
-    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -200,13 +261,15 @@ impl<E: Error> From<E> for Failure {
     }
 }
 
-/// Databases, links, listeners: a few hundred.
-const OTHER_FILES: u64 = 500;
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  lontra completions bash > ~/.local/share/bash-completion/completions/lontra
+  lontra completions zsh > ~/.zfunc/_lontra          with fpath+=~/.zfunc before compinit in ~/.zshrc
+  lontra completions fish > ~/.config/fish/completions/lontra.fish";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -220,16 +283,68 @@ mod tests {
             "lontra cert node --authority ca --cluster lontra --node 2 --dir tls",
             "lontra config check --config a.toml",
             "lontra config show",
+            "lontra cluster status",
+            "lontra cluster status --url http://127.0.0.1:18083 --json",
+            "lontra cluster status --config a.toml",
+            "lontra pub -h 10.0.0.1 -p 1884 -t a -m x -q 2 -r -i id -c -k 5 -x -1 -u u -P -p- -V 5 -d",
+            "lontra pub -t a -l -M 7 -I prefix- -D publish user-property a b -D publish content-type c",
+            "lontra pub -t a -n --repeat 3 --repeat-delay 0.5 -V mqttv311",
+            "lontra pub -t a -m -5 --will-topic w --will-payload -x --will-qos 2 --will-retain",
+            "lontra sub -t a -t b/# -T b/c -C 5 -W 10 -q 1 -v -R -N -V mqttv31",
+            "lontra sub -U a -c -i id -E",
+            "lontra sub -t a -F %t-%p --retained-only --remove-retained",
+            "lontra bench pairs",
+            "lontra bench fan-out -b a:1883,[::1]:18800 -n 200 -q 2 -V 3.1.1 --persistent -w 100 -s 0.5 --pid 1,2 --json",
+            "lontra bench fan-in --rate 1000 --warmup 0 --patience 1 --payload 28",
+            "lontra bench pairs --messages 10",
+            "lontra bench pairs --websocket",
+            "lontra bench pairs --websocket=/ws --json",
+            "lontra bench idle --steps 1000,19000 --raw --sources 250 --settle 1",
+            "lontra completions bash",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
         for line in [
             "lontra",
             "lontra serve a.toml",
+            "lontra cluster",
+            "lontra cluster status --url http://127.0.0.1:18083 --config a.toml",
             "lontra dev --nodes 0 --data-dir d",
             "lontra dev --nodes 65 --data-dir d",
+            "lontra pub -t a",
+            "lontra pub -m x",
+            "lontra pub -t a/# -m x",
+            "lontra pub -t a -m x -n",
+            "lontra pub -t a -m x -q 3",
+            "lontra pub -t a -m x -c",
+            "lontra pub -t a -l --repeat 2",
+            "lontra pub -t a -m x --will-retain",
+            "lontra sub",
+            "lontra sub -t a/#/b",
+            "lontra sub -t a -F %k",
+            "lontra sub -t a -W 0",
+            "lontra bench",
+            "lontra bench pairs -q 3",
+            "lontra bench pairs -n 0",
+            "lontra bench pairs --rate 0",
+            "lontra bench pairs --rate 10 -w 10",
+            "lontra bench pairs --payload 27",
+            "lontra bench pairs --messages 10 -s 10",
+            "lontra bench pairs -s -1",
+            "lontra bench idle --raw --persistent",
+            "lontra completions tcsh",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn completions_know_the_commands_and_their_options() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(completions(shell)).expect("text");
+            for word in ["cluster", "sub", "remove-retained", "will-topic"] {
+                assert!(script.contains(word), "{shell}: {word}");
+            }
         }
     }
 

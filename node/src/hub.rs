@@ -11,25 +11,29 @@
 //!   durable sessions then read pages, connected ephemeral ones with QoS 1 subscriptions are let go.
 //! - `one-owner`: a fence that is set stays set; a connection looks at it before it acts.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use lontra_cluster::local::{Guard, Local, Outcome, Ticket};
+use lontra_cluster::local::{Audience, Credit, Guard, Local, Offer, Outcome, Ticket};
 use lontra_storage::ids::{Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::Message;
 use lontra_storage::shard::Applied;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::{Drop, NodeMetrics};
+use crate::protocol::publish_out::Outbound;
 
 /// What a worker hears from outside its thread.
 pub enum WorkerEvent {
     Applied(Arc<Applied>, usize),
-    Ephemeral(Arc<Message>, Guard, usize),
+    Ephemeral(Arc<Message>, Audience, Guard, usize),
     /// Something up to this offset of the shard was never handed over.
     Hole(ShardId, Offset),
     Completed(Vec<(u64, u64, Outcome)>),
+    /// Dropped once everything before it was processed.
+    Mark(oneshot::Sender<()>),
     /// The fence of this connection was set.
     Displaced(u64),
     /// The lease begins, lapses or ends.
@@ -46,9 +50,76 @@ impl Fence {
     }
 }
 
+/// How many messages of shared groups a connection takes.
+///
+/// What was answered to an offer is reserved until it arrives or the offer is over. The next offer of that queue may come
+/// before what the last one assigned: it does not replace it. What neither arrives nor is given back (its leader is gone)
+/// is free again after a while.
+#[derive(Debug, Default)]
+pub struct CreditBook {
+    /// The client's Receive Maximum less what is in flight or waits.
+    free: AtomicUsize,
+    load: AtomicUsize,
+    /// Guards what is reserved, by queue, and since when; the oldest first.
+    reserved: Mutex<HashMap<(ShardId, SessionId), Reservations>>,
+}
+
+/// Messages reserved for offers of one queue, and since when.
+type Reservations = VecDeque<(u32, Instant)>;
+
+impl CreditBook {
+    /// The outbox has changed.
+    pub fn set_free(&self, outbound: &Outbound) {
+        self.free.store(outbound.free_quota(), Ordering::Release);
+        self.load.store(outbound.load(), Ordering::Release);
+    }
+
+    fn reserve(&self, queue: (ShardId, SessionId), wanted: u32) -> u32 {
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        reserved.retain(|_, offers| {
+            offers.retain(|(_, since)| now.duration_since(*since) < RESERVED_MAX);
+            !offers.is_empty()
+        });
+        let taken: u32 = reserved.values().flatten().map(|(messages, _)| *messages).sum();
+        let free = (self.free.load(Ordering::Acquire) as u32)
+            .saturating_sub(taken)
+            .min(wanted);
+        if free > 0 {
+            reserved.entry(queue).or_default().push_back((free, now));
+        }
+        free
+    }
+
+    fn unreserve(&self, queue: (ShardId, SessionId), mut messages: u32) {
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(offers) = reserved.get_mut(&queue) else { return };
+        while let Some((left, _)) = offers.front_mut() {
+            let taken = messages.min(*left);
+            *left -= taken;
+            messages -= taken;
+            if *left > 0 {
+                return;
+            }
+            offers.pop_front();
+        }
+        reserved.remove(&queue);
+    }
+
+    /// A message of the group was assigned to this connection.
+    pub fn arrived(&self, shard: ShardId, group: SessionId) {
+        // Also counted as free until the worker looks again: too little for a moment, never too much.
+        self.free
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| Some(free.saturating_sub(1)))
+            .unwrap_or_default();
+        self.unreserve((shard, group), 1);
+    }
+}
+
 struct Fenced {
     epoch: SessionEpoch,
     fence: Arc<Fence>,
+    credit: Arc<CreditBook>,
     worker: u16,
     connection: u64,
 }
@@ -63,6 +134,8 @@ pub struct Hub {
     workers: Vec<Worker>,
     /// Guards which connection serves which session here.
     sessions: Mutex<HashMap<SessionId, Fenced>>,
+    /// Subscriptions of connected clients to `$SYS`.
+    sys_watchers: AtomicIsize,
     metrics: NodeMetrics,
 }
 
@@ -91,6 +164,7 @@ impl Hub {
             Arc::new(Hub {
                 workers: handles,
                 sessions: Mutex::default(),
+                sys_watchers: AtomicIsize::new(0),
                 metrics,
             }),
             queues,
@@ -98,11 +172,19 @@ impl Hub {
     }
 
     /// From here on a later Connect of the same client id sets the fence.
-    pub fn register(&self, session: SessionId, epoch: SessionEpoch, worker: u16, connection: u64) -> Arc<Fence> {
+    pub fn register(
+        &self,
+        session: SessionId,
+        epoch: SessionEpoch,
+        worker: u16,
+        connection: u64,
+        credit: Arc<CreditBook>,
+    ) -> Arc<Fence> {
         let fence = Arc::new(Fence::default());
         let fenced = Fenced {
             epoch,
             fence: fence.clone(),
+            credit,
             worker,
             connection,
         };
@@ -119,6 +201,38 @@ impl Hub {
         if sessions.get(&session).is_some_and(|fenced| fenced.epoch == epoch) {
             sessions.remove(&session);
         }
+    }
+
+    /// Sessions that are served here.
+    pub fn session_count(&self) -> usize {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub fn sys_watchers(&self, by: isize) {
+        self.sys_watchers.fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub fn is_sys_watched(&self) -> bool {
+        self.sys_watchers.load(Ordering::Relaxed) > 0
+    }
+
+    /// A message that the node made itself, at QoS 0, for whoever is connected and matches.
+    pub fn tell(&self, message: Arc<Message>) {
+        let everybody = Audience {
+            matching: true,
+            members: Arc::default(),
+        };
+        self.ephemeral(message, everybody, Guard::new(|| {}));
+    }
+
+    /// Waits until a worker has processed everything that was queued for it before this call.
+    pub async fn processed(&self, worker: u16) {
+        let (mark, processed) = oneshot::channel();
+        if let Some(worker) = self.workers.get(usize::from(worker)) {
+            let _ = worker.events.send(WorkerEvent::Mark(mark));
+        }
+        // Dropped, never sent: both mean that it was reached, or that the worker has ended.
+        let _ = processed.await;
     }
 
     /// Sends to every worker what costs `bytes` of its queue; a full one is not sent it.
@@ -159,7 +273,7 @@ impl Local for Hub {
         }
     }
 
-    fn ephemeral(&self, message: Arc<Message>, guard: Guard) {
+    fn ephemeral(&self, message: Arc<Message>, audience: Audience, guard: Guard) {
         let bytes = message.size() + 64;
         // A full worker holds back nobody's acknowledgement for QoS 0; for QoS 1 the message still goes in: what is
         // unacknowledged is bounded by the publishers' Receive Maximum.
@@ -170,9 +284,37 @@ impl Local for Hub {
             }
             worker.queued.fetch_add(bytes, Ordering::Relaxed);
             self.metrics.worker_queue(bytes as i64);
-            let _ = worker
-                .events
-                .send(WorkerEvent::Ephemeral(message.clone(), guard.clone(), bytes));
+            let _ = worker.events.send(WorkerEvent::Ephemeral(
+                message.clone(),
+                audience.clone(),
+                guard.clone(),
+                bytes,
+            ));
+        }
+    }
+
+    fn offer(&self, offer: &Offer) -> Vec<Credit> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut credits = Vec::new();
+        for member in &offer.members {
+            let Some(fenced) = sessions.get(member) else { continue };
+            // One without room is told too: by hash, messages go to the same member whoever has room.
+            credits.push(Credit {
+                session: *member,
+                epoch: fenced.epoch,
+                messages: fenced.credit.reserve((offer.shard, offer.group), offer.waiting),
+                load: fenced.credit.load.load(Ordering::Acquire) as u32,
+            });
+        }
+        credits
+    }
+
+    fn offer_over(&self, shard: ShardId, group: SessionId, unused: &[(SessionId, u32)]) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        for (session, messages) in unused {
+            if let Some(fenced) = sessions.get(session) {
+                fenced.credit.unreserve((shard, group), *messages);
+            }
         }
     }
 
@@ -209,5 +351,7 @@ impl Local for Hub {
     }
 }
 
+/// Longer than a round of an offer takes.
+const RESERVED_MAX: Duration = Duration::from_secs(5);
 /// 64 MiB of messages on their way to one worker's connections.
 const WORKER_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
 
 use crate::protocol::codec::ReasonCode;
 
@@ -32,6 +32,87 @@ impl Drop {
     }
 }
 
+/// Why a connection never became a client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `mqtt.connections_max` is reached.
+    ConnectionsMax,
+    /// It ended, or its time did, before anything that looks like a CONNECT.
+    NoConnect,
+    /// The kernel gave no socket: descriptors or memory.
+    AcceptFailed,
+}
+
+impl Refusal {
+    const ALL: [Refusal; 3] = [Refusal::ConnectionsMax, Refusal::NoConnect, Refusal::AcceptFailed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Refusal::ConnectionsMax => "connections_max",
+            Refusal::NoConnect => "no_connect",
+            Refusal::AcceptFailed => "accept_failed",
+        }
+    }
+}
+
+/// Why an HTTP request did not become a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpgradeRefusal {
+    Path,
+    Method,
+    NoUpgrade,
+    Version,
+    Key,
+    Body,
+    Origin,
+    Subprotocol,
+    /// What came is no HTTP, or not in time.
+    NoRequest,
+}
+
+impl UpgradeRefusal {
+    const ALL: [UpgradeRefusal; 9] = [
+        UpgradeRefusal::Path,
+        UpgradeRefusal::Method,
+        UpgradeRefusal::NoUpgrade,
+        UpgradeRefusal::Version,
+        UpgradeRefusal::Key,
+        UpgradeRefusal::Body,
+        UpgradeRefusal::Origin,
+        UpgradeRefusal::Subprotocol,
+        UpgradeRefusal::NoRequest,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            UpgradeRefusal::Path => "path",
+            UpgradeRefusal::Method => "method",
+            UpgradeRefusal::NoUpgrade => "no_upgrade",
+            UpgradeRefusal::Version => "version",
+            UpgradeRefusal::Key => "key",
+            UpgradeRefusal::Body => "body",
+            UpgradeRefusal::Origin => "origin",
+            UpgradeRefusal::Subprotocol => "subprotocol",
+            UpgradeRefusal::NoRequest => "no_request",
+        }
+    }
+}
+
+/// What `$SYS` topics tell of this node's clients, since it started; gauges as they are now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub packets_received: u64,
+    pub packets_sent: u64,
+    pub publishes_received: u64,
+    pub publishes_sent: u64,
+    pub publishes_dropped: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub sockets: u64,
+    pub connections: i64,
+    pub subscriptions: i64,
+}
+
 /// Verbs for everything that happens to clients. Cheap to clone.
 #[derive(Clone)]
 pub struct NodeMetrics {
@@ -45,6 +126,14 @@ pub struct NodeMetrics {
     subscriptions: IntGauge,
     worker_queue: IntGauge,
     publish_refused: IntCounterVec,
+    accepted: IntCounter,
+    connections_refused: IntCounterVec,
+    upgrades_refused: IntCounterVec,
+    packets_received: IntCounter,
+    packets_sent: IntCounter,
+    bytes_received: IntCounter,
+    bytes_sent: IntCounter,
+    config_reloads: IntCounterVec,
 }
 
 impl NodeMetrics {
@@ -54,6 +143,7 @@ impl NodeMetrics {
         let counters = |name: &str, help: &str, label: &str| {
             IntCounterVec::new(Opts::new(name, help), &[label]).expect("a valid metric name")
         };
+        let counter = |name: &str, help: &str| IntCounter::new(name, help).expect("a valid metric name");
         let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a valid metric name");
         // 50 µs to 26 s.
         let buckets = exponential_buckets(0.00005, 2.0, 20).expect("valid buckets");
@@ -92,15 +182,53 @@ impl NodeMetrics {
                 "PUBLISH packets that were not stored and not acknowledged with success, by reason code.",
                 "reason",
             ),
+            accepted: counter(
+                "lontra_connections_accepted_total",
+                "Network connections of clients that were accepted.",
+            ),
+            connections_refused: counters(
+                "lontra_connections_refused_total",
+                "Network connections that ended before a CONNECT, by reason.",
+                "reason",
+            ),
+            upgrades_refused: counters(
+                "lontra_websocket_upgrades_refused_total",
+                "HTTP requests that did not become a WebSocket, by reason.",
+                "reason",
+            ),
+            packets_received: counter(
+                "lontra_packets_received_total",
+                "MQTT packets from clients, of any type.",
+            ),
+            packets_sent: counter("lontra_packets_sent_total", "MQTT packets to clients, of any type."),
+            bytes_received: counter("lontra_bytes_received_total", "Bytes of MQTT from clients."),
+            bytes_sent: counter("lontra_bytes_sent_total", "Bytes of MQTT to clients."),
+            config_reloads: counters(
+                "lontra_config_reloads_total",
+                "SIGHUPs answered: the configuration was read and applied, or refused as a whole.",
+                "result",
+            ),
         };
-        for qos in ["0", "1", "2"] {
+        for result in [RELOAD_APPLIED, RELOAD_REFUSED] {
+            metrics.config_reloads.with_label_values(&[result]).inc_by(0);
+        }
+        for qos in QOS_LABELS {
             metrics.received.with_label_values(&[qos]).inc_by(0);
             metrics.sent.with_label_values(&[qos]).inc_by(0);
         }
         for reason in Drop::ALL {
             metrics.dropped.with_label_values(&[reason.name()]).inc_by(0);
         }
-        let collectors: [Box<dyn prometheus::core::Collector>; 10] = [
+        for reason in Refusal::ALL {
+            metrics
+                .connections_refused
+                .with_label_values(&[reason.name()])
+                .inc_by(0);
+        }
+        for reason in UpgradeRefusal::ALL {
+            metrics.upgrades_refused.with_label_values(&[reason.name()]).inc_by(0);
+        }
+        let collectors: [Box<dyn prometheus::core::Collector>; 18] = [
             Box::new(metrics.connections.clone()),
             Box::new(metrics.connects.clone()),
             Box::new(metrics.disconnects.clone()),
@@ -111,6 +239,14 @@ impl NodeMetrics {
             Box::new(metrics.subscriptions.clone()),
             Box::new(metrics.worker_queue.clone()),
             Box::new(metrics.publish_refused.clone()),
+            Box::new(metrics.accepted.clone()),
+            Box::new(metrics.connections_refused.clone()),
+            Box::new(metrics.upgrades_refused.clone()),
+            Box::new(metrics.packets_received.clone()),
+            Box::new(metrics.packets_sent.clone()),
+            Box::new(metrics.bytes_received.clone()),
+            Box::new(metrics.bytes_sent.clone()),
+            Box::new(metrics.config_reloads.clone()),
         ];
         for collector in collectors {
             registry.register(collector).expect("metric names are unique");
@@ -119,6 +255,7 @@ impl NodeMetrics {
     }
 
     pub fn connection_opened(&self) {
+        self.accepted.inc();
         self.connections.inc();
     }
 
@@ -128,6 +265,48 @@ impl NodeMetrics {
 
     pub fn open_connections(&self) -> i64 {
         self.connections.get()
+    }
+
+    pub fn connection_refused(&self, reason: Refusal) {
+        self.connections_refused.with_label_values(&[reason.name()]).inc();
+    }
+
+    pub fn upgrade_refused(&self, reason: UpgradeRefusal) {
+        self.upgrades_refused.with_label_values(&[reason.name()]).inc();
+    }
+
+    pub fn received(&self, packets: u64) {
+        self.packets_received.inc_by(packets);
+    }
+
+    pub fn received_bytes(&self, bytes: usize) {
+        self.bytes_received.inc_by(bytes as u64);
+    }
+
+    /// What is on its way to a socket: whole packets.
+    pub fn sent(&self, packets: u64, bytes: usize) {
+        self.packets_sent.inc_by(packets);
+        self.bytes_sent.inc_by(bytes as u64);
+    }
+
+    pub fn totals(&self) -> Totals {
+        let all = |counters: &IntCounterVec, labels: &[&str]| -> u64 {
+            let each = labels.iter().map(|label| counters.with_label_values(&[*label]).get());
+            each.sum()
+        };
+        let drops = Drop::ALL.map(Drop::name);
+        Totals {
+            packets_received: self.packets_received.get(),
+            packets_sent: self.packets_sent.get(),
+            publishes_received: all(&self.received, &QOS_LABELS),
+            publishes_sent: all(&self.sent, &QOS_LABELS),
+            publishes_dropped: all(&self.dropped, &drops),
+            bytes_received: self.bytes_received.get(),
+            bytes_sent: self.bytes_sent.get(),
+            sockets: self.accepted.get(),
+            connections: self.connections.get(),
+            subscriptions: self.subscriptions.get(),
+        }
     }
 
     pub fn connect_answered(&self, reason: ReasonCode) {
@@ -162,18 +341,24 @@ impl NodeMetrics {
         self.subscriptions.add(by);
     }
 
+    pub fn config_reloaded(&self, applied: bool) {
+        let result = if applied { RELOAD_APPLIED } else { RELOAD_REFUSED };
+        self.config_reloads.with_label_values(&[result]).inc();
+    }
+
     pub fn worker_queue(&self, by: i64) {
         self.worker_queue.add(by);
     }
 }
 
+const RELOAD_APPLIED: &str = "applied";
+const RELOAD_REFUSED: &str = "refused";
+
 fn qos_label(qos: u8) -> &'static str {
-    match qos {
-        0 => "0",
-        1 => "1",
-        _ => "2",
-    }
+    QOS_LABELS[usize::from(qos.min(2))]
 }
+
+const QOS_LABELS: [&str; 3] = ["0", "1", "2"];
 
 fn reason_label(reason: ReasonCode) -> &'static str {
     reason.name().unwrap_or("other")

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// Answers from memory.
 pub struct NodeProbe {
-    cluster: Cluster,
+    pub(crate) cluster: Cluster,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -90,8 +90,12 @@ impl Probe for NodeProbe {
             "client_id": &*session.client_id,
             "session": id.0,
             "owner": session.owner.map(|owner| owner.node),
+            "incarnation": session.owner.map(|owner| owner.incarnation.0),
+            "epoch": session.epoch.0,
+            "connected": session.owner.is_some(),
             "durable": session.durable,
             "expiry_seconds": session.expiry,
+            "expires_in_ms": session.expires_at.map(|at| at.0.saturating_sub(self.cluster.meta_time().0)),
             "subscriptions": session.subscriptions.keys().map(|filter| &**filter).collect::<Vec<_>>(),
         }))
     }

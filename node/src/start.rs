@@ -7,26 +7,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lontra_cluster::lease::Serving;
+use lontra_cluster::limits::{QueueLimits, QueuePolicy};
 use lontra_cluster::link::{LinkMetrics, TlsFiles};
-use lontra_cluster::{Cluster, ClusterConfig, ClusterError, ClusterMetrics};
-use lontra_ops::http::{HttpError, HttpServer, advice};
-use lontra_storage::{Identity, OpenError, Storage, StorageConfig, StorageMetrics};
+use lontra_cluster::shared::Strategy;
+use lontra_cluster::{Cluster, ClusterConfig, ClusterError, ClusterMetrics, Limits as ClusterLimits};
+use lontra_ops::http::{HttpError, HttpServer, Probe, advice};
+use lontra_ops::telemetry::LevelHandle;
+use lontra_storage::{Identity, MemoryBudget, OpenError, Storage, StorageConfig, StorageMetrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::admin;
+use crate::config::{self, Config, Machine, SharedStrategy, Source};
 use crate::hub::Hub;
 use crate::metrics::NodeMetrics;
 use crate::probe::NodeProbe;
 use crate::protocol::codec::Limits;
 use crate::protocol::handshake::Policy;
-use crate::worker::{self, WorkerConfig};
+use crate::reload::Reloader;
+use crate::supervisor::Supervisor;
+use crate::sys::Sys;
+use crate::worker::{self, Listeners, WorkerConfig};
 
 /// Why a node does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("cannot listen for clients on {listen} (mqtt.listen): {source}; {}", advice(source))]
-    Listen { listen: SocketAddr, source: io::Error },
+    #[error("cannot listen for clients on {listen} ({key}): {source}; {}", advice(source))]
+    Listen {
+        key: &'static str,
+        listen: SocketAddr,
+        source: io::Error,
+    },
     #[error(transparent)]
     Http(#[from] HttpError),
     #[error(transparent)]
@@ -43,14 +54,28 @@ pub enum ServeError {
     StorageFailed(String),
 }
 
-/// Runs a node until SIGTERM or SIGINT; then drains it.
+/// Runs a node until SIGTERM or SIGINT; then drains it. SIGHUP reads `source` again; `log` is what it changes of the log.
 ///
 /// # Errors
 /// It could not start, or had to stop.
-pub async fn serve(config: Config) -> Result<(), ServeError> {
+pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<(), ServeError> {
+    // First of all: SIGHUP would end a process that does not wait for it.
+    let mut hangup = signal(SignalKind::hangup()).map_err(ServeError::Signal)?;
+    let supervisor = Supervisor::from_environment();
+    let machine = Machine::here();
+    let config = given.resolved(&machine);
+    tracing::info!(
+        cores = machine.cores,
+        memory_mib = machine.memory >> 20,
+        workers = config.node.workers,
+        cache = %config.storage.cache_bytes,
+        write_buffer = %config.storage.write_buffer_bytes,
+        "sized for what this process may use"
+    );
+
     // Ports first: what is taken by another process is found before anything is written.
     let http = HttpServer::bind(config.http.listen).await?;
-    let listeners = listen(config.mqtt.listen, config.workers())?;
+    let listeners = listen(&config)?;
 
     let registry = lontra_ops::metrics::registry();
     let metrics = NodeMetrics::new(&registry);
@@ -70,17 +95,33 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     )
     .await?;
 
+    cluster.set_about(admin::about(&config).to_string().into());
+
     let (stop, stopped) = watch::channel(false);
+    let is_told = !config.sys.interval.is_zero();
+    let sys = is_told.then(|| Arc::new(Sys::new(cluster.clone(), hub.clone(), metrics.clone())));
+    let telling = sys.clone().map(|sys| sys.run(config.sys.interval, stopped.clone()));
+    let telling = telling.map(tokio::spawn);
+    let mut reloader = Reloader {
+        source,
+        log,
+        running: given,
+        workers: watch::Sender::new(Arc::new(worker_config(&config))),
+        cluster: cluster.clone(),
+        metrics: metrics.clone(),
+    };
+    registry.register(cluster.ledgers()).expect("metric names are unique");
     let mut workers = Vec::new();
-    for (id, (listener, queue)) in listeners.into_iter().zip(queues).enumerate() {
+    for (id, (listeners, queue)) in listeners.into_iter().zip(queues).enumerate() {
         let started = worker::spawn(
             id as u16,
-            worker_config(&config),
-            listener,
+            reloader.workers.subscribe(),
+            listeners,
             cluster.clone(),
             hub.clone(),
             queue,
             metrics.clone(),
+            sys.clone(),
             stopped.clone(),
         );
         workers.push(started.map_err(ServeError::Worker)?);
@@ -92,21 +133,39 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let shutdown = async move {
         let _ = http_stop.wait_for(|stop| *stop).await;
     };
-    let serving_http = tokio::spawn(http.serve(registry, probe, shutdown));
+    let serving_http = tokio::spawn(http.serve(registry, probe.clone(), shutdown));
+    tokio::spawn(tell_when_ready(supervisor.clone(), probe));
+    if !syncs() {
+        tracing::error!("fsync is off (LONTRA_TEST_ONLY_NO_FSYNC): a power cut loses what was acknowledged");
+    }
+    #[cfg(feature = "test-bugs")]
+    tracing::error!(
+        bug = std::env::var("LONTRA_TEST_BUG").unwrap_or_default(),
+        "built with test-bugs: this binary loses messages on purpose"
+    );
     tracing::info!(
         node = config.node.id,
         mqtt = %config.mqtt.listen,
+        websocket = %config.websocket.listen,
         http = %config.http.listen,
         "listening; clients are served once the node is admitted"
     );
 
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signal)?;
-    let failure = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        Ok(failure) = failed.wait_for(Option::is_some) => failure.clone(),
+    let failure = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            Some(()) = hangup.recv() => {
+                supervisor.reloading();
+                reloader.reload().await;
+                supervisor.reloaded();
+            }
+            Ok(failure) = failed.wait_for(Option::is_some) => break failure.clone(),
+        }
     };
+    supervisor.stopping();
     if let Some(failure) = failure {
         // Nothing can be kept any more: no drain, which would write.
         tracing::error!(%failure, "storage failed");
@@ -114,8 +173,27 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     }
     drain(&cluster, &storage, stop, workers).await;
     let _ = tokio::time::timeout(STEP_MAX, serving_http).await;
+    if let Some(telling) = telling {
+        let _ = telling.await;
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// As `/health/ready` says it; `systemctl start` waits for this.
+async fn tell_when_ready(supervisor: Supervisor, probe: Arc<NodeProbe>) {
+    let mut told = Vec::new();
+    loop {
+        let readiness = probe.ready();
+        if readiness.ready {
+            return supervisor.ready();
+        }
+        if told != readiness.reasons {
+            supervisor.status(&format!("not ready yet: {}", readiness.reasons.join("; ")));
+            told = readiness.reasons;
+        }
+        tokio::time::sleep(READY_POLL).await;
+    }
 }
 
 /// SIGTERM: leaderships go to others, clients are told, what is left is made durable.
@@ -144,15 +222,20 @@ async fn drain(
     }
 }
 
+/// The listeners of each worker.
+fn listen(config: &Config) -> Result<Vec<Listeners>, ServeError> {
+    let mqtt = shared_port("mqtt.listen", config.mqtt.listen, config.node.workers)?;
+    let websocket = shared_port("websocket.listen", config.websocket.listen, config.node.workers)?;
+    let pairs = mqtt.into_iter().zip(websocket);
+    Ok(pairs.map(|(mqtt, websocket)| Listeners { mqtt, websocket }).collect())
+}
+
 /// One listener per worker on the same port (SO_REUSEPORT): the kernel spreads connections.
-fn listen(address: SocketAddr, workers: usize) -> Result<Vec<TcpListener>, ServeError> {
-    let failed = |source| ServeError::Listen {
-        listen: address,
-        source,
-    };
+fn shared_port(key: &'static str, listen: SocketAddr, workers: u16) -> Result<Vec<TcpListener>, ServeError> {
+    let failed = |source| ServeError::Listen { key, listen, source };
     // SO_REUSEPORT would share the port with another process of this user: a plain bind finds that out.
-    drop(bind(address, false).map_err(failed)?);
-    (0..workers).map(|_| bind(address, true).map_err(failed)).collect()
+    drop(bind(listen, false).map_err(failed)?);
+    (0..workers).map(|_| bind(listen, true).map_err(failed)).collect()
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -187,9 +270,17 @@ fn storage_config(config: &Config) -> StorageConfig {
             replication_factor: config.cluster.replication_factor as u8,
             nodes: members(config).into_keys().collect(),
         },
-        // A test that cuts the power shows what is lost without fsync: that the others would notice.
-        fsync: std::env::var_os("LONTRA_TEST_ONLY_NO_FSYNC").is_none(),
+        fsync: syncs(),
+        memory: MemoryBudget {
+            cache_bytes: config.storage.cache_bytes.bytes() as usize,
+            write_buffer_bytes: config.storage.write_buffer_bytes.bytes() as usize,
+        },
     }
+}
+
+/// A test that cuts the power shows what is lost without fsync: that the others would notice.
+fn syncs() -> bool {
+    std::env::var_os("LONTRA_TEST_ONLY_NO_FSYNC").is_none()
 }
 
 fn cluster_config(config: &Config, start: u64) -> ClusterConfig {
@@ -210,12 +301,46 @@ fn cluster_config(config: &Config, start: u64) -> ClusterConfig {
         election: config.cluster.election,
         lease: config.cluster.lease,
         spool: config.node.data_dir.join("incoming"),
+        shared_strategy: match config.shared.strategy {
+            SharedStrategy::Random => Strategy::Random,
+            SharedStrategy::RoundRobin => Strategy::RoundRobin,
+            SharedStrategy::Sticky => Strategy::Sticky,
+            SharedStrategy::Local => Strategy::Local,
+            SharedStrategy::HashClientId => Strategy::HashClientId,
+            SharedStrategy::HashTopic => Strategy::HashTopic,
+            SharedStrategy::LeastLoaded => Strategy::LeastLoaded,
+        },
+        limits: limits(config),
+    }
+}
+
+/// What holds for the whole of the node, and may change while it runs.
+pub(crate) fn limits(config: &Config) -> ClusterLimits {
+    ClusterLimits {
+        queue: QueueLimits {
+            messages: limit(config.queue.messages_max),
+            bytes: limit(config.queue.bytes_max.bytes()),
+            age: limit(config.queue.age_max.as_millis() as u64),
+            policy: match config.queue.policy {
+                config::QueuePolicy::EndSession => QueuePolicy::EndSession,
+                config::QueuePolicy::DropOldest => QueuePolicy::DropOldest,
+                config::QueuePolicy::DropNew => QueuePolicy::DropNew,
+            },
+        },
         checkpoint_interval: config.storage.checkpoint_interval,
+        retained_messages_max: limit(config.retained.messages_max),
+        retained_bytes_max: limit(config.retained.bytes_max.bytes()),
         free_space_min: f64::from(config.storage.free_space_min.0) / 100.0,
     }
 }
 
-fn worker_config(config: &Config) -> WorkerConfig {
+/// 0 is no limit.
+fn limit(value: u64) -> Option<u64> {
+    (value > 0).then_some(value)
+}
+
+/// What holds for new connections, and may change while the node runs.
+pub(crate) fn worker_config(config: &Config) -> WorkerConfig {
     let mqtt = &config.mqtt;
     let packet_bytes = mqtt.packet_size_max.bytes() as usize;
     let limits = Limits {
@@ -230,6 +355,7 @@ fn worker_config(config: &Config) -> WorkerConfig {
             receive_maximum: mqtt.receive_maximum,
             keep_alive_max: mqtt.keep_alive_max(),
             session_expiry_max: mqtt.session_expiry_max.seconds(),
+            topic_alias_max: mqtt.topic_alias_max,
             outbox_bytes_max: mqtt.outbox_bytes_max.bytes() as usize,
             outbox_messages_max: mqtt.outbox_messages_max as usize,
         },
@@ -237,10 +363,12 @@ fn worker_config(config: &Config) -> WorkerConfig {
         connect_timeout: mqtt.connect_timeout,
         outbox_wait_max: mqtt.outbox_wait_max,
         connections_max: i64::from(mqtt.connections_max),
+        origins: config.websocket.origins.clone().into(),
     }
 }
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
+const READY_POLL: Duration = Duration::from_millis(100);
 /// Each step of a stop gets this long: together they stay within 10 s.
 const STEP_MAX: Duration = Duration::from_millis(1500);

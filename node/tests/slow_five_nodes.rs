@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 use support::START;
 use support::cluster::Cluster;
-use support::load::{Load, Plan, judge, print_recovery};
+use support::load::{Load, Plan, assert_kept, print_recovery};
 use support::random::Random;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,14 +38,7 @@ async fn five_nodes_deliver_between_every_pair_and_keep_what_they_acknowledged()
     println!("five: {} acknowledged over {KILLS} kills", load.acknowledged());
     let history = load.drain(Duration::from_secs(60)).await;
     print_recovery("five", &history, &faults);
-    let violations = judge("five", &history);
-    cluster.assert_no_panic();
-    assert!(
-        violations.is_empty(),
-        "{} violations, see above\n{}",
-        violations.len(),
-        cluster.logs()
-    );
+    assert_kept("five", &history, &cluster).await;
 }
 
 const KILLS: u64 = 4;

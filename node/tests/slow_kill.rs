@@ -8,7 +8,7 @@ mod support;
 use std::time::{Duration, Instant};
 use support::START;
 use support::cluster::Cluster;
-use support::load::{Load, Plan, judge, print_recovery};
+use support::load::{Load, Plan, assert_kept, print_recovery};
 use support::random::Random;
 use tokio::time::sleep;
 
@@ -67,14 +67,7 @@ async fn acknowledged_survives_kill_9_of_owners_and_leaders() {
     );
     let history = load.drain(PATIENCE).await;
     print_recovery("kills", &history, &faults);
-    let violations = judge("kills", &history);
-    cluster.assert_no_panic();
-    assert!(
-        violations.is_empty(),
-        "{} violations, see above\n{}",
-        violations.len(),
-        cluster.logs()
-    );
+    assert_kept("kills", &history, &cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,14 +101,7 @@ async fn acknowledged_survives_kill_9_of_all_nodes_at_once() {
 
     let history = load.drain(PATIENCE).await;
     print_recovery("all-at-once", &history, &faults);
-    let violations = judge("all-at-once", &history);
-    cluster.assert_no_panic();
-    assert!(
-        violations.is_empty(),
-        "{} violations, see above\n{}",
-        violations.len(),
-        cluster.logs()
-    );
+    assert_kept("all-at-once", &history, &cluster).await;
 }
 
 /// The node that has `role` now, and in which respect.

@@ -431,7 +431,7 @@ async fn a_connect_on_another_node_closes_the_old_connection() {
             };
             let (mut old, _) = Client::connect(cluster.mqtt(0), &connect).await;
             old.subscribe(&[(&name, 1)]).await;
-            for node in [1, 2, 2, 0] {
+            for (turn, node) in [1, 2, 2, 0].into_iter().enumerate() {
                 let (mut new, connack) = Client::connect(cluster.mqtt(node), &connect).await;
                 assert_eq!(present(&connack), !clean);
                 let (code, _) = old.closed_by_server(SOON).await;
@@ -440,13 +440,11 @@ async fn a_connect_on_another_node_closes_the_old_connection() {
                     new.subscribe(&[(&name, 1)]).await;
                 }
                 let mut publisher = Client::open(cluster.mqtt(1), version, &format!("{name}-p")).await;
-                publisher.publish(&name, format!("to {node}"), 1).await;
-                // What the old connection acknowledged just before may come once more, and says so.
-                let mut message = new.message().await;
-                while message.dup {
-                    message = new.message().await;
-                }
-                assert_eq!(message.text(), format!("to {node}"));
+                publisher.publish(&name, format!("turn {turn}"), 1).await;
+                // What the old connection acknowledged just before may come once more, and says so. After a take-over all
+                // that the session finds when it attaches may have been sent: this one too.
+                let others = new.messages_until(&format!("turn {turn}")).await;
+                assert!(others.iter().all(|message| message.dup), "{others:?}");
                 old = new;
             }
         }
@@ -655,6 +653,36 @@ async fn unsubscribe_stops_delivery() {
 }
 
 #[tokio::test]
+async fn the_acknowledgement_tells_whether_nobody_subscribes() {
+    // [MQTT-3.4.2.1] [MQTT-3.5.2.1]: 0x10, which may be an ephemeral or an absent session's subscription on any node.
+    let cluster = shared();
+    let mut publisher = Client::open(cluster.mqtt(0), Version::V5, "nobody-publisher").await;
+    for connect in [
+        Connect::clean(Version::V5, "nobody-c"),
+        Connect::persistent(Version::V5, "nobody-p"),
+    ] {
+        let name = format!("nobody/{}", connect.client_id);
+        for qos in [1, 2] {
+            assert_eq!(
+                publisher.publish_packet(Publish::new(&name, "unheard", qos)).await,
+                0x10,
+                "QoS {qos}"
+            );
+        }
+        let (mut client, _) = Client::connect(cluster.mqtt(2), &connect).await;
+        client.subscribe(&[(&name, 2)]).await;
+        for qos in [1, 2] {
+            assert_eq!(
+                publisher.publish_packet(Publish::new(&name, "heard", qos)).await,
+                0x00,
+                "QoS {qos}"
+            );
+            assert_eq!(client.message().await.text(), "heard");
+        }
+    }
+}
+
+#[tokio::test]
 async fn messages_of_one_publisher_stay_in_order() {
     let cluster = shared();
     for version in VERSIONS {
@@ -790,47 +818,47 @@ async fn a_subscriber_that_does_not_read_does_not_block_others() {
     drop(slow);
 }
 
+#[tokio::test]
+async fn a_subscriber_that_takes_nothing_is_disconnected_with_0x97() {
+    let _alone = support::alone().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let few = [("LONTRA__MQTT__OUTBOX_MESSAGES_MAX", "20")];
+    let cluster = Cluster::start_in(dir.path().to_owned(), 1, &few).await;
+    let connect = Connect::clean(Version::V5, "stuck").property(RECEIVE_MAXIMUM, Value::Two(5));
+    let (mut stuck, _) = Client::connect(cluster.mqtt(0), &connect).await;
+    stuck.subscribe(&[("stuck", 1)]).await;
+    let mut publisher = Client::open(cluster.mqtt(0), Version::V5, "stuck-publisher").await;
+    let payloads: Vec<Vec<u8>> = (0..100u8).map(|n| vec![n]).collect();
+    // It acknowledges none of them; their publisher waits for it no longer than `mqtt.outbox_wait_max`.
+    publisher.publish_all("stuck", &payloads, 100).await;
+    assert_eq!(stuck.closed_by_server(SOON).await.0, Some(0x97));
+}
+
 // ---- truthful limits ----
 
 #[tokio::test]
-async fn connack_tells_maximum_qos_1_and_no_retain() {
+async fn connack_leaves_out_what_is_not_limited() {
     let (_, connack) = Client::connect(shared().mqtt(0), &Connect::clean(Version::V5, "limits")).await;
-    assert_eq!(connack.property(MAXIMUM_QOS), Some(&Value::Byte(1)), "{connack:?}");
-    assert_eq!(connack.property(RETAIN_AVAILABLE), Some(&Value::Byte(0)), "{connack:?}");
-}
-
-#[tokio::test]
-async fn qos_2_and_retain_are_refused_with_their_codes() {
-    let cluster = shared();
-    let qos2 = Publish {
-        pid: 1,
-        ..Publish::new("limits/x", "x", 2)
-    };
-    let retain = Publish {
-        retain: true,
-        ..Publish::new("limits/x", "x", 0)
-    };
-    for (publish, code) in [(qos2, QOS_NOT_SUPPORTED), (retain, RETAIN_NOT_SUPPORTED)] {
-        for version in VERSIONS {
-            let mut client = Client::open(cluster.mqtt(0), version, &format!("refused-{version:?}")).await;
-            client.send(&publish.encode(version)).await.expect("PUBLISH");
-            let (told, _) = client.closed_by_server(SOON).await;
-            assert_eq!(told, (version == Version::V5).then_some(code), "{publish:?}");
-        }
+    // Absent: QoS 2, retained messages and shared subscriptions are there. [MQTT-3.2.2.3.4] [MQTT-3.2.2.3.5]
+    for property in [MAXIMUM_QOS, RETAIN_AVAILABLE, SHARED_SUBSCRIPTION_AVAILABLE] {
+        assert_eq!(connack.property(property), None, "{connack:?}");
     }
 }
 
 #[tokio::test]
-async fn a_subscription_at_qos_2_is_granted_qos_1() {
+async fn a_subscription_is_granted_the_qos_that_it_asks_for() {
     let cluster = shared();
     for version in VERSIONS {
         let mut client = Client::open(cluster.mqtt(0), version, &format!("granted-{version:?}")).await;
-        client
-            .send(&codec::subscribe(version, 7, &[("granted/x", 2)]))
-            .await
-            .expect("SUBSCRIBE");
-        let suback = client.packet_within(SOON).await;
-        assert_eq!(suback, Ok(Packet::Suback { pid: 7, codes: vec![1] }));
+        for qos in 0..=2 {
+            client
+                .send(&codec::subscribe(version, 7, &[("granted/x", qos)]))
+                .await
+                .expect("SUBSCRIBE");
+            let suback = client.packet_within(SOON).await;
+            let codes = vec![qos];
+            assert_eq!(suback, Ok(Packet::Suback { pid: 7, codes }));
+        }
     }
 }
 
@@ -840,7 +868,12 @@ async fn a_subscription_at_qos_2_is_granted_qos_1() {
 /// differs from what it was at rest. A new metric needs a line here, and something that moves it.
 const METRICS: &[(&str, &str)] = &[
     ("lontra_barrier_seconds", "SUBSCRIBE"),
+    ("lontra_bytes_received_total", "any client"),
+    ("lontra_bytes_sent_total", "any client"),
+    ("lontra_config_reloads_total", "SIGHUP"),
     ("lontra_connections", "connected clients"),
+    ("lontra_connections_accepted_total", "connected clients"),
+    ("lontra_connections_refused_total", "a client that sends no CONNECT"),
     ("lontra_connects_total", "connected clients"),
     ("lontra_disconnects_total", "refused clients"),
     ("lontra_lease_valid", "the node that starts again"),
@@ -858,6 +891,8 @@ const METRICS: &[(&str, &str)] = &[
     ("lontra_messages_received_total", "publishes"),
     ("lontra_messages_sent_total", "publishes"),
     ("lontra_node_downs_total", "the node that is killed"),
+    ("lontra_packets_received_total", "any client"),
+    ("lontra_packets_sent_total", "any client"),
     ("lontra_process_cpu_seconds_total", "any load"),
     ("lontra_process_open_fds", "connected clients"),
     ("lontra_process_resident_bytes", "any load"),
@@ -869,6 +904,13 @@ const METRICS: &[(&str, &str)] = &[
     ),
     ("lontra_publish_queue_operations", "durable load"),
     ("lontra_publishes_refused_total", "refused clients"),
+    (
+        "lontra_queue_dropped_total",
+        "a message that expires while its session is away",
+    ),
+    ("lontra_queue_enqueued_total", "durable load"),
+    ("lontra_queue_left_total", "durable load"),
+    ("lontra_queue_messages", "durable load"),
     ("lontra_queue_pages_read_total", "the session that comes back"),
     ("lontra_raft_applied_index", "durable load"),
     (
@@ -877,10 +919,16 @@ const METRICS: &[(&str, &str)] = &[
     ),
     ("lontra_raft_leaders", "the shard leader that is killed"),
     ("lontra_raft_term", "the shard leader that is killed"),
+    ("lontra_retained_bytes", "a retained message"),
+    ("lontra_retained_messages", "a retained message"),
     ("lontra_routes", "SUBSCRIBE"),
     ("lontra_sessions", "connected clients"),
+    ("lontra_shared_assigned_total", "a member that comes to its group"),
+    ("lontra_shared_waiting_messages", "a group without a member"),
     ("lontra_storage_appended_bytes_total", "durable load"),
     ("lontra_storage_checkpoint_seconds", "a checkpoint every second"),
+    ("lontra_storage_free_bytes", "durable load"),
+    ("lontra_storage_free_ratio", "durable load"),
     ("lontra_storage_fsync_batch_bytes", "durable load"),
     ("lontra_storage_fsync_batch_entries", "durable load"),
     ("lontra_storage_fsync_seconds", "durable load"),
@@ -894,6 +942,8 @@ const METRICS: &[(&str, &str)] = &[
         "the node that missed what was purged",
     ),
     ("lontra_subscriptions", "SUBSCRIBE"),
+    ("lontra_websocket_upgrades_refused_total", "a request for another path"),
+    ("lontra_wills_published_total", "a client that is cut off"),
     ("lontra_worker_queue_bytes", "the flood"),
 ];
 
@@ -915,6 +965,8 @@ async fn every_exported_metric_moves() {
         let before = cluster.all_metrics().await;
         let clients = messages_are_counted(&cluster, &before).await;
         refuse(&cluster).await;
+        cluster.reload(1);
+        what_waits_and_what_stays(&cluster).await;
         outage_under_load(&cluster).await;
         drop(clients);
         // Leaders spread again within 30 s.
@@ -1037,23 +1089,21 @@ async fn messages_are_counted(cluster: &Cluster, before: &Scrape) -> Vec<Client>
     vec![durable, small, publisher, other_way]
 }
 
-/// QoS 2, retain and a topic of too many levels.
+/// A topic of too many levels, and a topic alias beyond what was granted; a connection without a CONNECT; a request that
+/// is no WebSocket's.
 async fn refuse(cluster: &Cluster) {
-    let deep = "a/".repeat(200);
-    for publish in [
-        Publish {
-            pid: 1,
-            ..Publish::new("metrics/x", "x", 2)
-        },
-        Publish {
-            retain: true,
-            ..Publish::new("metrics/x", "x", 0)
-        },
-        Publish {
-            pid: 1,
-            ..Publish::new(&deep, "x", 1)
-        },
-    ] {
+    drop(Client::raw(cluster.mqtt(0), Version::V5, SOON).await.expect("a socket"));
+    let (code, _) = http_get(cluster.ws(0), "/elsewhere").await.expect("an answer");
+    assert_eq!(code, 404);
+    let deep = Publish {
+        pid: 1,
+        ..Publish::new(&"a/".repeat(200), "x", 1)
+    };
+    let aliased = Publish {
+        properties: vec![codec::Property(TOPIC_ALIAS, Value::Two(u16::MAX))],
+        ..Publish::new("metrics/x", "x", 0)
+    };
+    for publish in [deep, aliased] {
         let mut client = Client::open(cluster.mqtt(0), Version::V5, "metrics-refused").await;
         client.send(&publish.encode(Version::V5)).await.expect("PUBLISH");
         // A PUBACK that says no, a DISCONNECT, or the end.
@@ -1063,6 +1113,61 @@ async fn refuse(cluster: &Cluster) {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// A retained message; a will; a group whose member is away; a message that expires in the queue of an absent session.
+async fn what_waits_and_what_stays(cluster: &Cluster) {
+    let mut publisher = Client::open(cluster.mqtt(0), Version::V5, "metrics-w").await;
+    let retained = Publish {
+        pid: 1,
+        retain: true,
+        ..Publish::new("metrics/retained", "x", 1)
+    };
+    publisher.send(&retained.encode(Version::V5)).await.expect("PUBLISH");
+    assert!(matches!(
+        publisher.packet_within(SOON).await,
+        Ok(Packet::Puback { code: 0 | 0x10, .. })
+    ));
+
+    let away = Connect::persistent(Version::V5, "metrics-away");
+    let (mut client, _) = Client::connect(cluster.mqtt(1), &away).await;
+    client
+        .subscribe(&[
+            ("$share/metrics/metrics/shared", 1),
+            ("metrics/expiring", 1),
+            ("metrics/will", 1),
+        ])
+        .await;
+    client.disconnect().await;
+    let expiring = Publish {
+        pid: 2,
+        properties: vec![codec::Property(MESSAGE_EXPIRY_INTERVAL, Value::Four(1))],
+        ..Publish::new("metrics/expiring", "x", 1)
+    };
+    publisher.send(&expiring.encode(Version::V5)).await.expect("PUBLISH");
+    publisher.packet_within(SOON).await.expect("PUBACK");
+    publisher.publish("metrics/shared", "x", 1).await;
+    // 3.1.1, Clean Session, a will at QoS 1 on metrics/will; cut off without DISCONNECT.
+    let connect = b"\x00\x04MQTT\x04\x0e\x00\x3c\x00\x09metrics-m\x00\x0cmetrics/will\x00\x04gone";
+    let mut mortal = Client::raw(cluster.mqtt(2), Version::V311, SOON)
+        .await
+        .expect("a socket");
+    mortal.send(&codec::frame(0x10, connect)).await.expect("CONNECT");
+    assert!(matches!(
+        mortal.packet_within(SOON).await,
+        Ok(Packet::Connack { code: 0, .. })
+    ));
+    drop(mortal);
+    eventually("the expired message dropped, the other seen waiting", START, || async {
+        let now = cluster.all_metrics().await;
+        let seen = now.sum("lontra_queue_dropped_total") > 0.0 && now.sum("lontra_shared_waiting_messages") > 0.0;
+        seen.then_some(())
+    })
+    .await;
+    let (mut client, _) = Client::connect(cluster.mqtt(1), &away).await;
+    let mut got = [client.message().await.text(), client.message().await.text()];
+    got.sort();
+    assert_eq!(got, ["gone", "x"]);
 }
 
 /// Durable load and an ephemeral flood, a shard leader that is killed meanwhile, stays away while logs are purged, and
@@ -1271,5 +1376,6 @@ const FRAMES: usize = 50;
 const CROWD: usize = 200;
 const SESSION_TAKEN_OVER: u8 = 0x8e;
 const KEEP_ALIVE_TIMEOUT: u8 = 0x8d;
-const RETAIN_NOT_SUPPORTED: u8 = 0x9a;
-const QOS_NOT_SUPPORTED: u8 = 0x9b;
+const SHARED_SUBSCRIPTION_AVAILABLE: u8 = 0x2a;
+const MESSAGE_EXPIRY_INTERVAL: u8 = 0x02;
+const TOPIC_ALIAS: u8 = 0x23;

@@ -279,7 +279,7 @@ fn unhex(hex: &str) -> Vec<u8> {
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let stopped = Stopped::new(1).await;
-    for address in [&stopped.mqtt, &stopped.http] {
+    for address in [&stopped.mqtt, &stopped.ws, &stopped.http] {
         let _taken = TcpListener::bind(address).expect("free since the node is down");
         says(&stopped.fails("").await, &[address, "in use"]);
     }
@@ -423,6 +423,7 @@ struct Stopped {
     config: PathBuf,
     data: PathBuf,
     mqtt: String,
+    ws: String,
     http: String,
 }
 
@@ -435,6 +436,7 @@ impl Stopped {
             config,
             data,
             mqtt,
+            ws,
             http,
             ..
         } = cluster.nodes[0].clone();
@@ -443,6 +445,7 @@ impl Stopped {
             config,
             data,
             mqtt,
+            ws,
             http,
         }
     }

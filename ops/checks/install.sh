@@ -1,4 +1,4 @@
-# Installs what is missing, and nothing that is there. Sourced by ops/test and ops/quickstart.
+# Installs what is missing, and nothing that is there. Sourced by ops/test, ops/quickstart and ops/bench/compare.
 # Debian and its relatives; elsewhere it says what is needed.
 # shellcheck shell=bash
 

@@ -4,6 +4,7 @@
 //!     GET /health/live     200 while this process can answer at all
 //!     GET /health/ready    200 or 503, with what is missing
 //!     GET /api/v1/status   what the node says of itself
+//!     /api/v1/…            see `admin.rs`
 //!
 //! What is ready and what there is to say, only the node knows: it implements [`Probe`].
 
@@ -20,10 +21,12 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::admin::{self, Admin};
 use crate::metrics;
 
-/// What the node tells operators about itself. Called for each request: answers at once, from memory.
-pub trait Probe: Send + Sync {
+/// What the node tells operators about itself. Called for each request: answers at once, from memory; what takes time is
+/// [`Admin`]'s.
+pub trait Probe: Admin {
     /// Whether clients are served with all promises now, and if not, why.
     fn ready(&self) -> Readiness;
 
@@ -107,9 +110,9 @@ pub fn advice(error: &io::Error) -> &'static str {
 }
 
 #[derive(Clone)]
-struct Shown {
+pub(crate) struct Shown {
     registry: Registry,
-    probe: Arc<dyn Probe>,
+    pub(crate) probe: Arc<dyn Probe>,
 }
 
 fn router(registry: Registry, probe: Arc<dyn Probe>) -> Router {
@@ -119,6 +122,9 @@ fn router(registry: Registry, probe: Arc<dyn Probe>) -> Router {
         .route("/health/ready", get(show_ready))
         .route("/api/v1/status", get(show_status))
         .route("/api/v1/sessions/{client_id}", get(show_session))
+        .merge(admin::routes())
+        .fallback(admin::wrong_path)
+        .method_not_allowed_fallback(admin::wrong_method)
         .with_state(Shown { registry, probe })
 }
 
@@ -147,17 +153,14 @@ async fn show_status(State(shown): State<Shown>) -> Response {
 async fn show_session(State(shown): State<Shown>, Path(client_id): Path<String>) -> Response {
     match shown.probe.session(&client_id) {
         Some(session) => Json(session).into_response(),
-        None => (
-            StatusCode::NOT_FOUND,
-            Json(json!({ "error": "no session of this client id" })),
-        )
-            .into_response(),
+        None => admin::refuse(StatusCode::NOT_FOUND, "no session of this client id"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::{Answer, Refusal};
     use std::sync::Mutex;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -179,6 +182,46 @@ mod tests {
         fn session(&self, client_id: &str) -> Option<Value> {
             (client_id == "c").then(|| json!({ "owner": 7 }))
         }
+    }
+
+    impl Admin for Node {
+        fn cluster(&self) -> Answer {
+            ready(Ok(json!({ "asked": 7 })))
+        }
+
+        fn groups(&self) -> Value {
+            json!({ "groups": [] })
+        }
+
+        fn digest(&self, group: String) -> Answer {
+            ready(match &*group {
+                "meta" => Ok(json!({ "applied": 5 })),
+                _ => Err(Refusal::NotFound("no such group".to_owned())),
+            })
+        }
+
+        fn keys(&self, _: String) -> Answer {
+            ready(Err(Refusal::Failed("torn".to_owned())))
+        }
+
+        fn snapshot(&self, group: String) -> Answer {
+            ready(Ok(json!({ "snapshot of": group })))
+        }
+
+        fn transfer(&self, group: String, to: u64) -> Answer {
+            ready(match to {
+                2 => Ok(json!({ "leader of": group })),
+                _ => Err(Refusal::Conflict("not moved".to_owned())),
+            })
+        }
+
+        fn pending(&self, _: String) -> Answer {
+            ready(Err(Refusal::Unavailable("not now".to_owned())))
+        }
+    }
+
+    fn ready(answer: Result<Value, Refusal>) -> Answer {
+        Box::pin(std::future::ready(answer))
     }
 
     struct Running {
@@ -203,8 +246,16 @@ mod tests {
     }
 
     async fn fetch(address: SocketAddr, path: &str) -> String {
+        ask(address, &format!("GET {path}"), "", "").await
+    }
+
+    /// `headers` end in a line break each.
+    async fn ask(address: SocketAddr, what: &str, headers: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: lontra\r\nconnection: close\r\n\r\n");
+        let length = body.len();
+        let request = format!(
+            "{what} HTTP/1.1\r\nhost: lontra\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -231,6 +282,62 @@ mod tests {
             "{status}"
         );
         assert!(fetch(running.address, "/nowhere").await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test]
+    async fn admin_answers_and_refusals_have_their_codes() {
+        let running = start().await;
+        let leader = "POST /api/v1/groups/meta/leader";
+        for (what, body, code, part) in [
+            ("GET /api/v1/cluster", "", 200, r#"{"asked":7}"#),
+            ("GET /api/v1/groups", "", 200, r#"{"groups":[]}"#),
+            ("GET /api/v1/groups/meta/digest", "", 200, r#"{"applied":5}"#),
+            ("GET /api/v1/groups/x/digest", "", 404, r#"{"error":"no such group"}"#),
+            ("GET /api/v1/groups/x/keys", "", 500, r#"{"error":"torn"}"#),
+            ("GET /api/v1/sessions/c/pending", "", 503, r#"{"error":"not now"}"#),
+            (
+                "POST /api/v1/groups/meta/snapshot",
+                "",
+                200,
+                r#"{"snapshot of":"meta"}"#,
+            ),
+            (leader, r#"{"to":2}"#, 200, r#"{"leader of":"meta"}"#),
+            (leader, r#"{"to":3}"#, 409, r#"{"error":"not moved"}"#),
+            (leader, r#"{"to":"2"}"#, 400, "as in"),
+            (leader, "", 400, "as in"),
+            ("GET /api/v1/groups/meta/leader", "", 405, "POST"),
+            ("POST /metrics", "", 405, "GET"),
+            ("GET /api/v2", "", 404, "operating.md"),
+        ] {
+            let answer = ask(running.address, what, "", body).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {code}")),
+                "{what} {body}: {answer}"
+            );
+            assert!(
+                answer.contains(part) && answer.contains("application/json"),
+                "{what} {body}: {answer}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_web_page_of_another_site_changes_nothing() {
+        let running = start().await;
+        for what in ["POST /api/v1/groups/meta/snapshot", "POST /api/v1/groups/meta/leader"] {
+            for (origin, code) in [
+                ("http://elsewhere", 403),
+                ("null", 403),
+                ("https://lontra", 403),
+                ("http://lontra", 200),
+            ] {
+                let answer = ask(running.address, what, &format!("origin: {origin}\r\n"), r#"{"to":2}"#).await;
+                assert!(
+                    answer.starts_with(&format!("HTTP/1.1 {code}")),
+                    "{what} from {origin}: {answer}"
+                );
+            }
+        }
     }
 
     #[tokio::test]

@@ -27,20 +27,35 @@ pub struct LevelError {
 pub enum TelemetryError {
     #[error(transparent)]
     Level(#[from] LevelError),
+    #[error("the log level cannot be changed any more")]
+    Ended(#[from] tracing_subscriber::reload::Error),
     #[error("this process logs already")]
     AlreadyStarted,
+}
+
+/// Changes what a running process logs.
+pub struct LevelHandle(Box<dyn Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error> + Send + Sync>);
+
+impl LevelHandle {
+    /// From now on `level` holds, everywhere.
+    ///
+    /// # Errors
+    /// `level` is none, or logging has ended; what held before still does.
+    pub fn set(&self, level: &str) -> Result<(), TelemetryError> {
+        Ok((self.0)(filter(level)?)?)
+    }
 }
 
 /// Starts logging to standard error, for the rest of the process's life.
 ///
 /// # Errors
 /// `level` is none, or logging was started before.
-pub fn start(level: &str, format: Format) -> Result<(), TelemetryError> {
+pub fn start(level: &str, format: Format) -> Result<LevelHandle, TelemetryError> {
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let subscriber = subscriber(filter(level)?, format, colours, std::io::stderr);
+    let (subscriber, handle) = subscriber(filter(level)?, format, colours, std::io::stderr);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::AlreadyStarted)?;
     log_panics();
-    Ok(())
+    Ok(handle)
 }
 
 /// Whether [`start`] would take `level`.
@@ -74,7 +89,7 @@ fn subscriber<W>(
     format: Format,
     colours: bool,
     writer: W,
-) -> Box<dyn tracing::Subscriber + Send + Sync>
+) -> (Box<dyn tracing::Subscriber + Send + Sync>, LevelHandle)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -84,8 +99,18 @@ where
         .with_writer(writer)
         .log_internal_errors(false);
     match format {
-        Format::Text => Box::new(builder.with_ansi(colours).finish()),
-        Format::Json => Box::new(builder.json().flatten_event(true).finish()),
+        Format::Text => {
+            let builder = builder.with_ansi(colours).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set = LevelHandle(Box::new(move |filter| handle.reload(filter)));
+            (Box::new(builder.finish()), set)
+        }
+        Format::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set = LevelHandle(Box::new(move |filter| handle.reload(filter)));
+            (Box::new(builder.finish()), set)
+        }
     }
 }
 
@@ -127,7 +152,7 @@ mod tests {
     fn logged(level: &str, format: Format) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(filter(level).unwrap(), format, false, move || writer.clone());
+        let (subscriber, _) = subscriber(filter(level).unwrap(), format, false, move || writer.clone());
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(node = 3, "serving");
             tracing::debug!("detail");
@@ -142,6 +167,25 @@ mod tests {
         assert!(text.contains("INFO") && text.contains("serving node=3"), "{text}");
         assert!(!text.contains("detail"), "{text}");
         assert!(logged("warn,lontra_ops=debug", Format::Text).contains("detail"));
+    }
+
+    #[test]
+    fn another_level_holds_at_once_and_a_wrong_one_changes_nothing() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (subscriber, level) = subscriber(filter("info").unwrap(), Format::Json, false, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("first");
+            level.set("debug").unwrap();
+            tracing::debug!("second");
+            assert!(level.set("loud").is_err());
+            tracing::debug!("third");
+            level.set("warn").unwrap();
+            tracing::info!("fourth");
+        });
+        let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let seen = ["first", "second", "third", "fourth"].map(|word| logged.contains(word));
+        assert_eq!(seen, [false, true, true, false], "{logged}");
     }
 
     #[test]
@@ -165,7 +209,7 @@ mod tests {
                 Err(std::io::ErrorKind::StorageFull.into())
             }
         }
-        let subscriber = subscriber(filter("info").unwrap(), Format::Text, false, || Full);
+        let (subscriber, _) = subscriber(filter("info").unwrap(), Format::Text, false, || Full);
         tracing::subscriber::with_default(subscriber, || tracing::error!("not written"));
     }
 

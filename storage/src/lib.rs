@@ -1,5 +1,6 @@
 //! Storage: what a node keeps. No network, no clocks, no MQTT packets.
 pub mod command;
+pub mod digest;
 #[cfg_attr(not(feature = "rocksdb"), allow(dead_code))]
 mod directory;
 pub mod encoding;
@@ -25,6 +26,7 @@ mod rocks;
 pub mod shard;
 pub mod snapshot;
 pub mod storage;
+pub mod test_bugs;
 #[doc(hidden)]
 pub mod testing;
 #[cfg(test)]
@@ -32,4 +34,6 @@ mod tests;
 pub mod topic;
 pub mod topic_tree;
 
-pub use storage::{FreeSpace, GroupLog, GroupState, Identity, OpenError, Storage, StorageConfig, StorageMetrics};
+pub use storage::{
+    FreeSpace, GroupLog, GroupState, Identity, MemoryBudget, OpenError, Storage, StorageConfig, StorageMetrics,
+};

@@ -25,6 +25,7 @@ use crate::failure::Failure;
 use crate::group::Group;
 use crate::metrics::StorageMetrics;
 use crate::raft_types::TypeConfig;
+use crate::test_bugs::{Bug, has, late_sync_is_due};
 
 /// One thing to write.
 pub(crate) enum Op {
@@ -260,7 +261,10 @@ impl Scribe {
     }
 
     fn sync(&self, ops: &[Op]) -> io::Result<()> {
-        if !self.fsync || !ops.iter().any(Op::must_sync) {
+        if !self.fsync || has(Bug::NoFsync) || !ops.iter().any(Op::must_sync) {
+            return Ok(());
+        }
+        if has(Bug::AckBeforeFsync) && !late_sync_is_due() {
             return Ok(());
         }
         let started = Instant::now();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::command::Reply;
-use crate::engine::{StateBatch, StateEngine};
+use crate::engine::{StateBatch, StateEngine, StateView};
 use crate::ids::GroupId;
 use crate::raft_types::decode_snapshot_meta;
 
@@ -85,7 +85,16 @@ impl Tables {
 
     /// The 8 bytes before every key of the current generation.
     pub fn prefix(&self) -> [u8; 8] {
-        prefix(self.group, self.generation.load(std::sync::atomic::Ordering::Acquire))
+        prefix(self.group, self.generation())
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// A frozen view of all groups' rows.
+    pub(crate) fn view(&self) -> io::Result<Box<dyn StateView>> {
+        self.engine.view()
     }
 
     fn full(&self, key: &[u8]) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::encoding::{DecodeError, Reader, Writer};
-use crate::ids::SessionId;
+use crate::ids::{SessionEpoch, SessionId};
 
 /// Milliseconds of log time: what a group's leader put into the entry. Never read from a clock in a state machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,21 +81,47 @@ impl Message {
     }
 }
 
-/// A durable session that a message was matched for, with what its subscriptions granted at the match.
+/// Whose queue a message enters, with what its subscriptions granted at the match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
+    /// The session, or the shared group (their ids are of one kind).
     pub session: SessionId,
-    /// min(QoS of the PUBLISH, highest granted QoS of the matching subscriptions), 1 or 2.
+    /// min(QoS of the PUBLISH, highest granted QoS of the matching subscriptions). 0 only for a retained message of
+    /// QoS 0 that is replayed.
     pub qos: u8,
-    /// RETAIN as it leaves: 1 only for a retained PUBLISH to a Retain As Published subscription. [MQTT-3.3.1-12]
+    /// RETAIN as it leaves: 1 for a retained message that is replayed [MQTT-3.3.1-8], and for a retained PUBLISH to a
+    /// Retain As Published subscription. [MQTT-3.3.1-13]
     pub retain: bool,
     /// Subscription Identifiers of all matching subscriptions. [MQTT-3.3.4-3]
     pub subscription_identifiers: Vec<u32>,
+    pub role: Role,
+}
+
+/// What a recipient is to the message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A session whose own subscription matched.
+    #[default]
+    Session,
+    /// A shared group: the message waits for a member.
+    Group,
+    /// A member of a shared group that was assigned the message while it was connected under `epoch`.
+    Member { group: SessionId, epoch: SessionEpoch },
 }
 
 impl Recipient {
     pub fn write(&self, writer: &mut Writer) {
-        writer.var(self.session.0).u8(self.qos | (self.retain as u8) << 2);
+        let role = match self.role {
+            Role::Session => 0,
+            Role::Group => ROLE_GROUP,
+            Role::Member { .. } => ROLE_MEMBER,
+        };
+        writer
+            .var(self.session.0)
+            .u8(self.qos | (self.retain as u8) << 2 | role);
+        if let Role::Member { group, epoch } = self.role {
+            writer.var(group.0).var(epoch.0);
+        }
         writer.var(self.subscription_identifiers.len() as u64);
         for identifier in &self.subscription_identifiers {
             writer.var(*identifier as u64);
@@ -107,6 +133,15 @@ impl Recipient {
     pub fn read(reader: &mut Reader<'_>) -> Result<Recipient, DecodeError> {
         let session = SessionId(reader.var()?);
         let flags = reader.u8()?;
+        let role = match flags & (ROLE_GROUP | ROLE_MEMBER) {
+            0 => Role::Session,
+            ROLE_GROUP => Role::Group,
+            ROLE_MEMBER => Role::Member {
+                group: SessionId(reader.var()?),
+                epoch: SessionEpoch(reader.var()?),
+            },
+            _ => return Err(reader.error()),
+        };
         let mut subscription_identifiers = Vec::new();
         for _ in 0..reader.count()? {
             subscription_identifiers.push(reader.var32()?);
@@ -116,9 +151,13 @@ impl Recipient {
             qos: flags & 3,
             retain: flags & 4 != 0,
             subscription_identifiers,
+            role,
         })
     }
 }
+
+const ROLE_GROUP: u8 = 8;
+const ROLE_MEMBER: u8 = 16;
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,7 @@ use crate::log_keys::{MetaKind, encode_log_id, entry_index, entry_key, meta_key}
 use crate::log_tail::next_index;
 use crate::log_writer::{LogWriter, Op};
 use crate::raft_types::{Entry, LogId, TypeConfig, Vote, decode_entry, encode_entry, encode_vote};
+use crate::test_bugs::{Bug, has};
 
 /// The log of one group. openraft's core owns it.
 pub struct GroupLog {
@@ -83,9 +84,11 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let key = meta_key(self.reader.group.id, MetaKind::Vote);
-        self.writer
-            .durable(vec![LogMutation::PutMeta(key, encode_vote(vote))])
-            .await?;
+        if !has(Bug::VoteNotPersisted) {
+            self.writer
+                .durable(vec![LogMutation::PutMeta(key, encode_vote(vote))])
+                .await?;
+        }
         self.reader.group.tail().vote = Some(*vote);
         Ok(())
     }

@@ -24,6 +24,8 @@ use rocksdb::{
 use tokio::sync::oneshot;
 
 use crate::engine::{LogBatch, LogEngine, LogMutation, Mutation, StateBatch, StateEngine, StateView};
+use crate::storage::MemoryBudget;
+use crate::test_bugs::{Bug, has};
 
 /// Why a database does not open.
 #[derive(Debug)]
@@ -50,21 +52,24 @@ pub(crate) fn exists(path: &Path) -> bool {
 }
 
 /// Opens or creates both databases in `directory`.
-pub(crate) fn open(directory: &Path) -> Result<(RocksLog, RocksState), RocksOpenError> {
-    let cache = Cache::new_lru_cache(CACHE_BYTES);
-    let log = RocksLog::open(&directory.join("raft"), &cache)?;
-    let state = RocksState::open(&directory.join("state"), &cache)?;
+pub(crate) fn open(directory: &Path, memory: MemoryBudget) -> Result<(RocksLog, RocksState), RocksOpenError> {
+    let cache = Cache::new_lru_cache(memory.cache_bytes);
+    let log = RocksLog::open(&directory.join("raft"), &cache, memory.write_buffer_bytes)?;
+    let state = RocksState::open(&directory.join("state"), &cache, memory.write_buffer_bytes)?;
     Ok((log, state))
 }
 
 impl RocksLog {
-    fn open(path: &Path, cache: &Cache) -> Result<Self, RocksOpenError> {
+    fn open(path: &Path, cache: &Cache, write_buffer_bytes: usize) -> Result<Self, RocksOpenError> {
         let mut options = database_options();
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        options.set_wal_recovery_mode(match has(Bug::WalPointInTime) {
+            false => DBRecoveryMode::TolerateCorruptedTailRecords,
+            true => DBRecoveryMode::PointInTime,
+        });
         // A recycled file ends in old records, which that mode cannot tell from damage.
         options.set_recycle_log_file_num(0);
         options.set_max_total_wal_size(WAL_BYTES);
-        let mut log = table_options(cache, LOG_WRITE_BUFFER_BYTES);
+        let mut log = table_options(cache, write_buffer_bytes);
         // Purges reach the memtable before its flush: most entries never become a file.
         log.set_max_write_buffer_number(4);
         let meta = table_options(cache, META_WRITE_BUFFER_BYTES);
@@ -130,8 +135,8 @@ impl LogEngine for RocksLog {
 }
 
 impl RocksState {
-    fn open(path: &Path, cache: &Cache) -> Result<Self, RocksOpenError> {
-        let mut options = table_options(cache, STATE_WRITE_BUFFER_BYTES);
+    fn open(path: &Path, cache: &Cache, write_buffer_bytes: usize) -> Result<Self, RocksOpenError> {
+        let mut options = table_options(cache, write_buffer_bytes);
         options.set_max_write_buffer_number(3);
         common(&mut options);
         let db = DB::open(&options, path).map_err(|error| open_error(path, &error))?;
@@ -331,12 +336,7 @@ fn io_error(error: rocksdb::Error) -> io::Error {
 const LOG: &str = "log";
 const META: &str = "meta";
 
-/// 64 MiB: blocks of tables that paging sessions read; hot rows sit in memtables anyway.
-const CACHE_BYTES: usize = 64 << 20;
-/// 64 MiB: a log is purged mostly before it is flushed.
-const LOG_WRITE_BUFFER_BYTES: usize = 64 << 20;
 const META_WRITE_BUFFER_BYTES: usize = 4 << 20;
-const STATE_WRITE_BUFFER_BYTES: usize = 64 << 20;
 /// 512 MiB: a cold column family pins WAL files until then; also bounds what a start replays.
 const WAL_BYTES: u64 = 512 << 20;
 const READAHEAD_BYTES: usize = 1 << 20;

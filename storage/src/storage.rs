@@ -38,6 +38,27 @@ pub struct StorageConfig {
     pub identity: Identity,
     /// False only in tests that show what is lost without: acknowledged entries.
     pub fsync: bool,
+    pub memory: MemoryBudget,
+}
+
+/// What the databases may take of the machine's memory, beside what a request needs for its moment.
+///
+/// The write buffers are filled and freed one after another: at the worst, seven of them are full at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryBudget {
+    /// Blocks of tables that paging sessions read; hot rows sit in write buffers anyway.
+    pub cache_bytes: usize,
+    /// One write buffer. A log is purged mostly before its buffer is full: the larger, the less is written twice.
+    pub write_buffer_bytes: usize,
+}
+
+impl Default for MemoryBudget {
+    fn default() -> Self {
+        MemoryBudget {
+            cache_bytes: 64 << 20,
+            write_buffer_bytes: 64 << 20,
+        }
+    }
 }
 
 /// Room on the file system of the data directory, in bytes.
@@ -91,7 +112,7 @@ impl Storage {
                 path: path.join("raft"),
             });
         }
-        let (log, state) = crate::rocks::open(&path).map_err(|error| match error.corrupt {
+        let (log, state) = crate::rocks::open(&path, config.memory).map_err(|error| match error.corrupt {
             true => OpenError::Corrupt {
                 path: error.path,
                 detail: error.message,

@@ -23,6 +23,13 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     }
 }
 
+/// The Share Name and the Topic Filter of `$share/{name}/{filter}`; `None` for any other filter. [MQTT-4.8.2-1]
+pub fn share_parts(filter: &str) -> Option<(&str, &str)> {
+    let (name, filter) = filter.strip_prefix("$share/")?.split_once('/')?;
+    let is_shared = !name.is_empty() && !name.contains(['+', '#']) && !filter.is_empty();
+    is_shared.then_some((name, filter))
+}
+
 /// The shard in which a topic lives, for the life of the cluster: FNV-1a of the name, finished by a multiply-shift mix,
 /// modulo the number of shards. Part of the data format (`readable-forever`).
 pub fn shard_of(topic: &str, shards: u16) -> ShardId {
@@ -61,6 +68,27 @@ mod tests {
         check("$SYS/monitor/+", "$SYS/monitor/Clients", true);
         check("é/+", "é/", true);
         check("a/b", "a/b/c", false);
+    }
+
+    #[test]
+    fn a_shared_filter_has_a_name_and_a_filter() {
+        assert_eq!(share_parts("$share/g/a/+/#"), Some(("g", "a/+/#")));
+        assert_eq!(share_parts("$share/é//"), Some(("é", "/")));
+        assert_eq!(share_parts("$share/g/$SYS/#"), Some(("g", "$SYS/#")));
+        for other in [
+            "a/b",
+            "$share",
+            "$share/",
+            "$share/g",
+            "$share/g/",
+            "$share//a",
+            "$share/+/a",
+            "$share/#/a",
+            "a/$share/g/a",
+            "$SHARE/g/a",
+        ] {
+            assert_eq!(share_parts(other), None, "{other}");
+        }
     }
 
     #[test]

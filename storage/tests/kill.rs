@@ -250,6 +250,7 @@ fn child(directory: &Path) {
             directory: directory.join("data"),
             identity,
             fsync: true,
+            memory: lontra_storage::MemoryBudget::default(),
         };
         let metrics = StorageMetrics::new(&prometheus::Registry::new());
         let storage = Storage::open(config, metrics).unwrap_or_else(|error| panic!("{error}"));

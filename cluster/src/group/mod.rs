@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lontra_storage::command::encode_envelope;
 use lontra_storage::ids::{GroupId, NodeId};
 use lontra_storage::machine::Tables;
-use lontra_storage::raft_types::TypeConfig;
+use lontra_storage::raft_types::{LeaderId, TypeConfig};
 use lontra_storage::{GroupLog, GroupState};
 use openraft::async_runtime::WatchReceiver;
-use openraft::impls::EmptyNode;
+use openraft::errors::ClientWriteError;
+use openraft::impls::{EmptyNode, ProgressResponder};
 
 pub use proposer::{ProposeError, ProposeSender, Proposed, Proposer};
 pub use rounds::{ReadIndexError, Rounds};
@@ -42,6 +44,10 @@ pub struct Group {
     pub proposer: Proposer,
     pub rounds: Rounds,
 }
+
+/// One leadership of a group: a node's in a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership(LeaderId);
 
 /// What a group needs besides its storage.
 pub struct GroupParts {
@@ -107,6 +113,51 @@ impl Group {
 
     pub fn term(&self) -> u64 {
         self.raft.metrics().borrow_watched().current_term
+    }
+
+    /// This node's leadership, if it leads as far as it knows: another one after each election, even of this node again.
+    pub fn leadership(&self) -> Option<Leadership> {
+        let leader = self.raft.as_leader().ok()?;
+        Some(Leadership(leader.to_committed_leader_id()))
+    }
+
+    /// Proposes what only this leadership may decide: under any other, of whichever node, nothing is stored.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_under(&self, leadership: Leadership, bundle: Bytes) -> Result<Proposed, ProposeError> {
+        let command = encode_envelope(self.clock.now(), &[bundle]);
+        let (responder, _, complete) = ProgressResponder::<TypeConfig, _>::new();
+        let write = self.raft.write(command).with_leader(leadership.0).responder(responder);
+        write.await.map_err(|_| ProposeError::Unknown)?;
+        match complete.await {
+            Ok(Ok(written)) => Ok(Proposed {
+                index: written.log_id.index,
+                reply: written.data.0.into_iter().next().unwrap_or_default(),
+            }),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(ProposeError::NotLeader {
+                leader: forward.leader_id,
+            }),
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// Resolves once this node knows that another node than `node` leads: what `node` was asked is better asked there.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn led_by_another(&self, node: NodeId) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let leader = metrics.borrow_watched().current_leader;
+            if leader.is_some_and(|leader| leader != node) {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                // The group has stopped.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Puts a bundle into the queue of the next entry. Answers at once; the outcome comes by `reply`.

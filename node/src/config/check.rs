@@ -22,14 +22,22 @@ pub(super) struct Violation {
 
 type Checked = Result<(), Violation>;
 
+const MESSAGES_MAX: u64 = 1_000_000_000_000;
+const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * 3600);
+
 pub(super) fn check(config: &Config) -> Checked {
     let Config {
         node,
         cluster,
         mqtt,
+        queue,
+        retained,
+        // Every value is allowed.
+        shared: _,
         websocket,
         http,
         storage,
+        sys,
         log,
     } = config;
 
@@ -99,6 +107,7 @@ pub(super) fn check(config: &Config) -> Checked {
         );
     }
     range("mqtt.receive_maximum", mqtt.receive_maximum, 1, 65535)?;
+    range("mqtt.topic_alias_max", mqtt.topic_alias_max, 0, 1024)?;
     size(
         "mqtt.outbox_bytes_max",
         mqtt.outbox_bytes_max,
@@ -114,6 +123,22 @@ pub(super) fn check(config: &Config) -> Checked {
     )?;
     range("mqtt.connections_max", mqtt.connections_max, 1, 1_000_000)?;
     range("mqtt.topic_levels_max", mqtt.topic_levels_max, 1, 32768)?;
+
+    range("queue.messages_max", queue.messages_max, 0, MESSAGES_MAX)?;
+    size(
+        "queue.bytes_max",
+        queue.bytes_max,
+        ByteSize::mib(0),
+        ByteSize::gib(1024),
+    )?;
+    time("queue.age_max", queue.age_max, Duration::ZERO, TEN_YEARS)?;
+    range("retained.messages_max", retained.messages_max, 0, MESSAGES_MAX)?;
+    size(
+        "retained.bytes_max",
+        retained.bytes_max,
+        ByteSize::mib(0),
+        ByteSize::gib(1024),
+    )?;
 
     client_listener("websocket.listen", websocket.listen)?;
     client_listener("http.listen", http.listen)?;
@@ -131,6 +156,21 @@ pub(super) fn check(config: &Config) -> Checked {
         storage.checkpoint_interval,
         shortest,
         longest,
+    )?;
+    if !sys.interval.is_zero() {
+        time("sys.interval", sys.interval, shortest, longest)?;
+    }
+    size_or_derived(
+        "storage.cache_bytes",
+        storage.cache_bytes,
+        ByteSize::mib(1),
+        ByteSize::gib(1024),
+    )?;
+    size_or_derived(
+        "storage.write_buffer_bytes",
+        storage.write_buffer_bytes,
+        ByteSize::mib(1),
+        ByteSize::gib(1),
     )?;
 
     lontra_ops::telemetry::check_level(&log.level).or_else(|problem| refuse("log.level", problem.to_string()))
@@ -260,6 +300,14 @@ fn range<T: Into<u64> + Copy>(key: &'static str, value: T, low: u64, high: u64) 
 
 fn size(key: &'static str, value: ByteSize, low: ByteSize, high: ByteSize) -> Checked {
     within(key, value, low, high)
+}
+
+/// Nothing is what stands for "derive it".
+fn size_or_derived(key: &'static str, value: ByteSize, low: ByteSize, high: ByteSize) -> Checked {
+    match value.bytes() {
+        0 => Ok(()),
+        _ => size(key, value, low, high),
+    }
 }
 
 fn time(key: &'static str, value: Duration, low: Duration, high: Duration) -> Checked {

@@ -27,6 +27,21 @@ pub enum Origin {
     Default,
 }
 
+/// What a configuration is read from, at the start and at every reload.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// A TOML file; without one, the defaults.
+    pub file: Option<PathBuf>,
+}
+
+/// A configuration, and who set what in it.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// By `section.key`; what nobody set is not in it.
+    pub origins: HashMap<String, Origin>,
+}
+
 /// Why there is no configuration. Nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -54,21 +69,53 @@ pub enum ConfigError {
     },
 }
 
+impl Source {
+    /// The file and this process's environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Ok(self.load_with_origins()?.config)
+    }
+
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with_origins(&self) -> Result<Loaded, ConfigError> {
+        Config::load_with_origins(self.file.as_deref(), environment())
+    }
+}
+
+/// The variables whose name and value are text; no other can be one of Lontra's.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 impl Config {
     /// The defaults, changed by the file (if one is named), changed by the variables `LONTRA__SECTION__KEY` of `env`.
     ///
     /// A variable's value is read as TOML (`12`, `"5s"`, `[{ id = 1, address = "…" }]`), and where that fails as the
-    /// text itself (`5s`). Variables without the prefix are not looked at.
+    /// text itself (`5s`). Variables without the prefix are not looked at, but for near misses (`LONTRA_MQTT__LISTEN`).
     ///
     /// # Errors
     /// The first mistake, with its origin and its key; everything is checked, so that a `Config` returned keeps every
     /// bound.
     pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        Ok(Self::load_with_origins(path, env)?.config)
+    }
+
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with_origins(
+        path: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Loaded, ConfigError> {
         let mut settings = match path {
             Some(path) => from_file(path)?,
             None => Vec::new(),
         };
-        settings.extend(from_environment(env));
+        let env: Vec<(String, String)> = env.collect();
+        refuse_near_misses(env.iter().map(|(name, _)| name))?;
+        settings.extend(from_environment(env.into_iter()));
 
         let schema = schema();
         let mut table = Table::try_from(Self::default()).expect("every field is a TOML value");
@@ -85,7 +132,7 @@ impl Config {
             key: violation.key.to_owned(),
             problem: violation.problem,
         })?;
-        Ok(config)
+        Ok(Loaded { config, origins })
     }
 }
 
@@ -115,7 +162,8 @@ impl Setting {
                     return Err(ConfigError::UnknownKey {
                         origin: self.origin.clone(),
                         key: self.key(),
-                        hint: hint(name, &prefix, level.keys()),
+                        hint: elsewhere(name, depth + 1 == self.path.len(), schema)
+                            .unwrap_or_else(|| hint(name, &prefix, level.keys())),
                     });
                 }
             }
@@ -170,7 +218,7 @@ fn from_file(path: &Path) -> Result<Vec<Setting>, ConfigError> {
         path: path.to_owned(),
         source,
     })?;
-    let source = Source { path, text: &text };
+    let source = SourceText { path, text: &text };
     let spans = DeTable::parse(&text).map_err(|error| source.syntax_error(&error))?;
     let values: Table = text.parse().map_err(|error| source.syntax_error(&error))?;
 
@@ -180,12 +228,12 @@ fn from_file(path: &Path) -> Result<Vec<Setting>, ConfigError> {
     Ok(settings.into_iter().map(|(_, setting)| setting).collect())
 }
 
-struct Source<'a> {
+struct SourceText<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
-impl Source<'_> {
+impl SourceText<'_> {
     /// Every key below `prefix` that is not a section, with the offset at which it stands.
     fn collect(
         &self,
@@ -257,6 +305,24 @@ impl Source<'_> {
     }
 }
 
+/// `LONTRA_MQTT__LISTEN`, `lontra__mqtt__listen`: who wrote that meant a key, and would never learn that it was not read.
+fn refuse_near_misses<'a>(names: impl Iterator<Item = &'a String>) -> Result<(), ConfigError> {
+    let is_near = |name: &&String| {
+        let upper = name.to_ascii_uppercase();
+        upper.starts_with("LONTRA_") && upper.contains("__") && !name.starts_with(PREFIX)
+    };
+    let Some(name) = names.filter(is_near).min() else {
+        return Ok(());
+    };
+    let upper = name.to_ascii_uppercase();
+    let rest = upper["LONTRA_".len()..].trim_start_matches('_');
+    Err(ConfigError::UnknownKey {
+        origin: Origin::Variable(name.clone()),
+        key: rest.to_ascii_lowercase().replace("__", "."),
+        hint: format!(": did you mean the variable `{PREFIX}{rest}`?"),
+    })
+}
+
 /// In the order of their names, so that the same environment always gives the same first mistake.
 fn from_environment(env: impl Iterator<Item = (String, String)>) -> Vec<Setting> {
     let mut settings: Vec<Setting> = env
@@ -299,6 +365,22 @@ fn is_section(path: &[String]) -> bool {
         }
     }
     true
+}
+
+/// A key that stands in the wrong section, or in none (`listen`), or whose section was joined to it (`mqtt_listen`).
+fn elsewhere(name: &str, is_key: bool, schema: &Table) -> Option<String> {
+    fn find(prefix: &str, level: &Table, is_meant: &impl Fn(&str, &str) -> bool) -> Option<String> {
+        level.iter().find_map(|(key, value)| {
+            let path = join(prefix, key);
+            match value {
+                Value::Table(below) => find(&path, below, is_meant),
+                _ => is_meant(key, &path).then_some(path),
+            }
+        })
+    }
+    let is_meant = |key: &str, path: &str| key == name || path.replace('.', "_") == name;
+    let found = is_key.then(|| find("", schema, &is_meant)).flatten()?;
+    Some(format!(": did you mean `{found}`?"))
 }
 
 /// ``: did you mean `mqtt.listen`?`` or, if nothing is near, the list of what there is.

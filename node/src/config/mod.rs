@@ -3,8 +3,9 @@
 //!     defaults ◀── TOML file ◀── LONTRA__SECTION__KEY ──▶ check (bounds, rules, timing) ──▶ Config
 //!
 //! `load.rs` reads and names the origin of every mistake (file and line, or variable); `check.rs` holds the bounds and
-//! the rules between keys; `timing.rs` the sum that keeps the promise P10; `units.rs` the values with a unit. A
-//! `Config` that `Config::load` returned keeps all of them. Relative paths are relative to the working directory.
+//! the rules between keys; `timing.rs` the sum that keeps the promise P10; `units.rs` the values with a unit,
+//! `web_origin.rs` those that name web pages; `machine.rs` what is derived from cores and memory; `show.rs` what `lontra
+//! config show` prints. A `Config` that `Config::load` returned keeps all of them. Relative paths are relative to the working directory.
 //!
 //! The shipped example, `ops/deploy/lontra.toml`, has every key with its default; a test compares it with
 //! `Config::default()`.
@@ -15,8 +16,11 @@
 
 mod check;
 mod load;
+pub mod machine;
+mod show;
 mod timing;
 pub mod units;
+mod web_origin;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -24,9 +28,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use load::{ConfigError, Origin};
+pub(crate) use load::environment;
+pub use load::{ConfigError, Loaded, Origin, Source};
+pub use machine::Machine;
+pub use show::show;
 pub use timing::{LEASE_MARGIN, PAUSE_MAX, RESUME_LIMIT, Timing};
 pub use units::{ByteSize, Percent, SessionExpiry};
+pub use web_origin::WebOrigin;
 
 /// The whole configuration of one node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,9 +43,13 @@ pub struct Config {
     pub node: Node,
     pub cluster: Cluster,
     pub mqtt: Mqtt,
+    pub queue: Queue,
+    pub retained: Retained,
+    pub shared: Shared,
     pub websocket: WebSocket,
     pub http: Http,
     pub storage: Storage,
+    pub sys: Sys,
     pub log: Log,
 }
 
@@ -54,7 +66,8 @@ pub struct Node {
     /// power cut.
     pub data_dir: PathBuf,
 
-    /// Threads that own client connections. Default 0: one per core; bounds 0 to 256.
+    /// Threads that own client connections. Default 0: one per core that this process may use (its affinity and the CPU
+    /// quota of its cgroup, rounded down, at least 1); bounds 0 to 256.
     /// More: a fan-out crosses more threads. Fewer: cores lie idle while clients wait.
     pub workers: u16,
 }
@@ -161,6 +174,10 @@ pub struct Mqtt {
     /// Present tells it).
     pub session_expiry_max: SessionExpiry,
 
+    /// Topic aliases of one connection, in each direction; told as Topic Alias Maximum. Default 32; bounds 0 to 1024.
+    /// More: more memory per client. Fewer: topics that repeat take more bytes on the wire. 0: none are used.
+    pub topic_alias_max: u16,
+
     /// Bytes that wait for one connection to take them. Default 8 MiB; bounds `packet_size_max` to 1 GiB.
     /// More: slow clients take more memory. Less: bursts disconnect (ephemeral session, 0x97) or page from disk
     /// (durable).
@@ -176,7 +193,7 @@ pub struct Mqtt {
     pub outbox_wait_max: Duration,
 
     /// Connections of this node, of all transports. Default 10000; bounds 1 to 1000000. Each needs a file descriptor.
-    /// More: more memory. When it is reached, new connections are refused with 0x97.
+    /// More: more memory. When it is reached, new connections are closed at once.
     pub connections_max: u32,
 
     /// Levels of a Topic Name or Topic Filter. Default 128; bounds 1 to 32768. More: matching such a topic takes
@@ -184,13 +201,78 @@ pub struct Mqtt {
     pub topic_levels_max: u16,
 }
 
-/// `[websocket]`: clients over HTTP with upgrade. The listener is not there yet; the key is reserved.
+/// `[queue]`: what waits for a persistent session whose client is away. Each limit holds per session and shard, within
+/// seconds; 0 is no limit. Beside them the disk watermark holds (`storage.free_space_min`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queue {
+    /// Messages. Default 0; bounds 0 to 10^12. Lower: absent clients lose more, as `policy` says.
+    pub messages_max: u64,
+
+    /// Topics, payloads and properties. Default 0; bounds 0 to 1 TiB. As `messages_max`.
+    pub bytes_max: ByteSize,
+
+    /// How long a message waits. Default 0 s; bounds 0 s to 10 years. Older ones are dropped, as expired.
+    #[serde(with = "units::duration")]
+    pub age_max: Duration,
+
+    /// What happens beyond `messages_max` or `bytes_max`: `end-session` (Session Present tells the client), `drop-oldest`
+    /// or `drop-new`. Default `end-session`: no client believes that it missed nothing.
+    pub policy: QueuePolicy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QueuePolicy {
+    EndSession,
+    DropOldest,
+    DropNew,
+}
+
+/// `[retained]`: retained messages of the whole cluster, spread over the shards; 0 is no limit. Equal on all nodes.
+/// Beyond a limit a retained publish is refused with 0x97; removing is always possible.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retained {
+    /// Messages. Default 0; bounds 0 to 10^12. Each shard takes its part.
+    pub messages_max: u64,
+
+    /// Topics, payloads and properties. Default 0; bounds 0 to 1 TiB.
+    pub bytes_max: ByteSize,
+}
+
+/// `[shared]`: shared subscriptions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shared {
+    /// Which member gets a message: `random`, `round-robin`, `sticky`, `local` (on the publisher's node), `hash-client-id`,
+    /// `hash-topic` or `least-loaded`. Default `round-robin`. Equal on all nodes.
+    pub strategy: SharedStrategy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SharedStrategy {
+    Random,
+    RoundRobin,
+    Sticky,
+    Local,
+    HashClientId,
+    HashTopic,
+    LeastLoaded,
+}
+
+/// `[websocket]`: MQTT over WebSocket at `/mqtt`: HTTP with upgrade.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebSocket {
-    /// Where WebSocket clients will connect. Default `127.0.0.1:8083`. Loopback only until authentication can be
-    /// configured.
+    /// Where WebSocket clients connect. Default `127.0.0.1:8083`. Loopback only until authentication can be configured.
     pub listen: SocketAddr,
+
+    /// Web pages that may connect, by the origin that browsers send for them: `https://host[:port]`, `loopback` (pages
+    /// that this machine serves), `null` (files), `*` (all). Default `["loopback"]`. Clients that send no origin, as
+    /// programs do, are not concerned. More: those pages may do what any client may, in every visitor's browser.
+    pub origins: Vec<WebOrigin>,
 }
 
 /// `[http]`: operators: `/metrics`, `/health/live`, `/health/ready`, `/api/v1/status`.
@@ -215,6 +297,25 @@ pub struct Storage {
     /// Longer: a start after a crash replays more log, and the log takes more disk. Shorter: more is written to disk.
     #[serde(with = "units::duration")]
     pub checkpoint_interval: Duration,
+
+    /// What RocksDB keeps of its tables in memory. Default 0 B: a sixteenth of the memory that this process may use
+    /// (`machine.rs`), from 16 MiB to 1 GiB; bounds 1 MiB to 1 TiB. More: memory. Less: sessions that come back after long
+    /// read their messages from disk.
+    pub cache_bytes: ByteSize,
+
+    /// One write buffer of RocksDB; at the worst seven are full at once. Default 0 B: a 64th of that memory, from 8 MiB to
+    /// 64 MiB; bounds 1 MiB to 1 GiB. More: memory. Less: what would soon be purged is written to tables first.
+    pub write_buffer_bytes: ByteSize,
+}
+
+/// `[sys]`: the topics under `$SYS`, by which a node tells its clients about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sys {
+    /// How often they are published to who subscribes to them. Default 10 s; bounds 1 s to 1 h, or 0 s: there are none.
+    /// Longer: what is shown is older. Shorter: each subscriber takes about sixty small messages more often.
+    #[serde(with = "units::duration")]
+    pub interval: Duration,
 }
 
 /// `[log]`: to standard error.
@@ -237,17 +338,9 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// The configuration as one TOML document that `Config::load` reads back equal: what `lontra config show` prints.
+    /// The configuration as one TOML document that `Config::load` reads back equal.
     pub fn effective_toml(&self) -> String {
         toml::to_string(self).expect("every field is a TOML value, and tables come last in each struct")
-    }
-
-    /// `node.workers`, with 0 resolved to the number of cores.
-    pub fn workers(&self) -> usize {
-        match self.node.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => usize::from(workers),
-        }
     }
 
     /// The waits that `cluster.heartbeat`, `election` and `lease` stand for.
@@ -328,6 +421,7 @@ impl Default for Mqtt {
             keep_alive_max: Duration::ZERO,
             receive_maximum: 1024,
             session_expiry_max: SessionExpiry::NEVER,
+            topic_alias_max: 32,
             outbox_bytes_max: ByteSize::mib(8),
             outbox_messages_max: 10_000,
             outbox_wait_max: Duration::from_secs(1),
@@ -337,9 +431,40 @@ impl Default for Mqtt {
     }
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            messages_max: 0,
+            bytes_max: ByteSize::mib(0),
+            age_max: Duration::ZERO,
+            policy: QueuePolicy::EndSession,
+        }
+    }
+}
+
+impl Default for Retained {
+    fn default() -> Self {
+        Self {
+            messages_max: 0,
+            bytes_max: ByteSize::mib(0),
+        }
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            strategy: SharedStrategy::RoundRobin,
+        }
+    }
+}
+
 impl Default for WebSocket {
     fn default() -> Self {
-        Self { listen: loopback(8083) }
+        Self {
+            listen: loopback(8083),
+            origins: vec![WebOrigin::Loopback],
+        }
     }
 }
 
@@ -356,6 +481,16 @@ impl Default for Storage {
         Self {
             free_space_min: Percent(10),
             checkpoint_interval: Duration::from_secs(30),
+            cache_bytes: ByteSize::mib(0),
+            write_buffer_bytes: ByteSize::mib(0),
+        }
+    }
+}
+
+impl Default for Sys {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(10),
         }
     }
 }

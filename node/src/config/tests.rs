@@ -140,6 +140,30 @@ fn config_closed_unknown_keys_are_refused_with_file_line_key_and_the_nearest_nam
         &["variable LONTRA__MQTT__LISTNE", "`mqtt.listen`?"],
     );
     check_refused("", &[("LONTRA__MQTT", "1")], &["variable LONTRA__MQTT", "section"]);
+    check_refused(
+        "",
+        &[("LONTRA__MQQT__LISTEN", "1")],
+        &["variable LONTRA__MQQT__LISTEN", "did you mean `mqtt`?"],
+    );
+}
+
+#[test]
+fn config_closed_keys_in_the_wrong_place_are_told_where_they_belong() {
+    check_refused("[http]\norigins = []", &[], &["lontra.toml:2", "`websocket.origins`?"]);
+    check_refused(
+        "receive_maximum = 5",
+        &[],
+        &["lontra.toml:1", "`mqtt.receive_maximum`?"],
+    );
+    check_refused("shards = 5", &[], &["lontra.toml:1", "`cluster.shards`?"]);
+    check_refused(
+        "",
+        &[("LONTRA__LOG_LEVEL", "info")],
+        &["LONTRA__LOG_LEVEL", "`log.level`?"],
+    );
+    for name in ["LONTRA_MQTT__LISTEN", "lontra__mqtt__listen"] {
+        check_refused("", &[(name, "1")], &[name, "`mqtt.listen`", "`LONTRA__MQTT__LISTEN`?"]);
+    }
 }
 
 #[test]
@@ -250,6 +274,11 @@ fn bounds_are_refused_with_origin_key_value_and_range() {
             "0 must be from 1 to 65535",
         ),
         (
+            "mqtt.topic_alias_max = 1025",
+            "mqtt.topic_alias_max",
+            "1025 must be from 0 to 1024",
+        ),
+        (
             "mqtt.outbox_bytes_max = '1KiB'",
             "mqtt.outbox_bytes_max",
             "1KiB must be from 1MiB to 1GiB",
@@ -280,6 +309,11 @@ fn bounds_are_refused_with_origin_key_value_and_range() {
             "cannot authenticate clients yet",
         ),
         ("websocket.listen = '10.0.0.1:8083'", "websocket.listen", "loopback"),
+        (
+            "websocket.origins = ['loopback', 'example.org']",
+            "websocket.origins",
+            "`example.org` is not an origin",
+        ),
         ("http.listen = '[::]:18083'", "http.listen", "loopback"),
         ("http.listen = '127.0.0.1:1883'", "http.listen", "is also mqtt.listen"),
         (

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::config::{Config, Seed};
+use crate::config::{Config, Machine, Seed};
 
 /// The nodes of one development cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +60,12 @@ impl Layout {
                 address: address(CLUSTER, i).to_string(),
             })
             .collect();
+        // The nodes share this machine's memory.
+        let machine = Machine::here();
+        let share = Machine {
+            memory: machine.memory / u64::from(nodes.max(1)),
+            ..machine
+        };
         let node = |i: u16| {
             let id = u64::from(i) + 1;
             let node_dir = dir.join(format!("node-{id}"));
@@ -72,6 +78,7 @@ impl Layout {
             config.mqtt.listen = address(0, i);
             config.websocket.listen = address(WEBSOCKET, i);
             config.http.listen = address(HTTP, i);
+            config.storage = config.resolved(&share).storage;
             NodeLayout {
                 id,
                 dir: node_dir,

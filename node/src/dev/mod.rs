@@ -24,8 +24,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::children::Children;
 use self::layout::{BASE_PORT_MAX, ClusterFile, Layout, NODES_MAX, NodeLayout};
 use crate::cert::{self, CertError};
-use crate::cli::{environment, say};
-use crate::config::{Config, ConfigError};
+use crate::cli::say;
+use crate::config::{Config, ConfigError, environment};
 use crate::pid_file::{PidFile, PidFileError};
 
 #[derive(Clone, Debug, Args)]

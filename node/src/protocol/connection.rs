@@ -6,6 +6,9 @@
 //!
 //! Sans-io: packets, events and `now` come in; bytes gather in `out`, everything else in `outputs`.
 //!
+//! What it leaves to others: `publish_in` and `publish_out` know how far each exchange is, `answers` how this client is
+//! answered, `topic_alias` what an alias stands for.
+//!
 //! Invariants
 //! - nothing but CONNECT comes first, and it comes once. [MQTT-3.1.0-1] [MQTT-3.1.0-2]
 //! - a closing connection answers nothing more than the packet that tells why.
@@ -19,23 +22,30 @@ use lontra_storage::command::Subscription;
 use lontra_storage::ids::{SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::LogTime;
 
+use super::answers::Answers;
 use super::codec::{
-    Ack, Disconnect, Packet, Publish, QoS, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, Version, Violation,
-    Will, encode_connack, encode_disconnect, encode_pingresp, encode_suback, encode_unsuback, topic_grammar,
+    Disconnect, Packet, Publish, ReasonCode, Subscribe, Unsubscribe, Version, Violation, Will, encode_pingresp,
 };
 use super::handshake::{self, Accepted, Policy};
-use super::publish_in::Inbound;
+use super::publish_in::{Inbound, Received};
 use super::publish_out::{Effects, Outbound, Wish};
+use super::topic_alias::AliasesIn;
 
 /// What the connection asks of the world.
 #[derive(Debug)]
 pub enum Output {
     /// Attach the session.
     Connect(Box<Accepted>),
-    /// Publish; `token` for QoS 1.
+    /// Publish; for QoS 1 and 2 then tell `inbound` the outcome of `token`.
     Publish {
         publish: Publish,
         token: Option<u64>,
+    },
+    /// Forget a QoS 2 identifier of the client, perhaps one of an earlier connection; then tell `inbound` the outcome
+    /// of `token`.
+    Release {
+        packet_id: NonZeroU16,
+        token: u64,
     },
     /// Subscribe, then call [`Connection::subscribed`].
     Subscribe {
@@ -86,7 +96,8 @@ enum State {
 /// The protocol state of one connection.
 pub struct Connection {
     state: State,
-    version: Option<Version>,
+    /// Known once CONNECT came, or what can be told of a bad one.
+    answers: Option<Answers>,
     policy: Policy,
     accepted: Option<Box<Accepted>>,
     pub served: Option<Served>,
@@ -95,9 +106,11 @@ pub struct Connection {
     pub out: BytesMut,
     pub outputs: Vec<Output>,
     pub effects: Effects,
+    aliases: AliasesIn,
+    /// A PUBLISH whose identifier is being released; its outcome wakes the connection again.
+    held: Option<Publish>,
     last_received: Instant,
     keep_alive: Option<NonZeroU16>,
-    expiry: u32,
     overfull_since: Option<Instant>,
     outbox_wait_max: Duration,
     connect_deadline: Instant,
@@ -105,21 +118,22 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(policy: Policy, connect_timeout: Duration, outbox_wait_max: Duration, now: Instant) -> Self {
-        let idle = handshake::Policy::idle_limits(&policy);
+        let (idle, answers) = (policy.idle_limits(), Answers::of_version(Version::V3_1_1));
         Connection {
             state: State::AwaitConnect,
-            version: None,
-            inbound: Inbound::new(Version::V3_1_1, policy.receive_maximum),
-            outbound: Outbound::new(Version::V3_1_1, idle, 1, false),
+            answers: None,
+            inbound: Inbound::new(answers, policy.receive_maximum),
+            outbound: Outbound::new(answers, idle, 1, false),
             policy,
             accepted: None,
             served: None,
             out: BytesMut::new(),
             outputs: Vec::new(),
             effects: Effects::default(),
+            aliases: AliasesIn::default(),
+            held: None,
             last_received: now,
             keep_alive: None,
-            expiry: 0,
             overfull_since: None,
             outbox_wait_max,
             connect_deadline: now + connect_timeout,
@@ -128,7 +142,12 @@ impl Connection {
 
     /// Known once CONNECT was decoded.
     pub fn version(&self) -> Option<Version> {
-        self.version
+        self.answers.map(|answers| answers.version)
+    }
+
+    /// What may be written to the client now that it is connected.
+    fn connected_answers(&self) -> Option<Answers> {
+        self.answers.filter(|_| self.is_connected())
     }
 
     /// Set when the connection ends; what stands in `out` still goes to the client.
@@ -143,12 +162,12 @@ impl Connection {
         matches!(self.state, State::Connected)
     }
 
-    /// Whether packets may be handed in now: not while the session is being attached, nor while a 3.x client has as
-    /// many unacknowledged as it may.
+    /// Whether packets may be handed in now: not while the session is being attached, nor while as much of the client
+    /// waits for the cluster as may.
     pub fn wants_packets(&self) -> bool {
         match self.state {
             State::AwaitConnect => true,
-            State::Connected => self.inbound.has_room() || self.version.is_some_and(Version::is_v5),
+            State::Connected => self.inbound.has_room() && self.held.is_none(),
             State::Attaching | State::Closing(_) => false,
         }
     }
@@ -168,7 +187,7 @@ impl Connection {
         self.last_received = now;
         match (&self.state, packet) {
             (State::AwaitConnect, Packet::Connect(mut connect)) => {
-                self.version = Some(connect.version);
+                self.answers = Some(Answers::of(&connect));
                 match handshake::accept(&mut connect, &self.policy, fresh_id) {
                     Ok(accepted) => {
                         self.state = State::Attaching;
@@ -187,18 +206,21 @@ impl Connection {
     fn connected_packet(&mut self, packet: Packet, now: Instant) {
         match packet {
             Packet::Publish(publish) => self.publish(publish, now),
-            Packet::PubAck(ack) => self.puback(&ack),
+            Packet::PubAck(ack) => {
+                self.outbound.puback(ack.packet_id, &mut self.effects);
+            }
+            Packet::PubRec(ack) => {
+                self.outbound
+                    .pubrec(ack.packet_id, ack.reason, &mut self.out, &mut self.effects);
+            }
+            Packet::PubRel(ack) => self.pubrel(ack.packet_id, now),
+            Packet::PubComp(ack) => {
+                self.outbound.pubcomp(ack.packet_id, &mut self.effects);
+            }
             Packet::Subscribe(subscribe) => self.subscribe(subscribe),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
             Packet::PingReq => encode_pingresp(&mut self.out), // [MQTT-3.12.4-1]
             Packet::Disconnect(disconnect) => self.disconnect(&disconnect),
-            // The client was told Maximum QoS 1, and is sent none of QoS 2.
-            Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
-                self.close(
-                    ReasonCode::PROTOCOL_ERROR,
-                    Some("QoS 2 is not in use on this connection"),
-                );
-            }
             Packet::Auth(_) => self.close(ReasonCode::PROTOCOL_ERROR, Some("no authentication method is in use")),
             Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 self.close(ReasonCode::PROTOCOL_ERROR, None)
@@ -207,47 +229,59 @@ impl Connection {
     }
 
     fn publish(&mut self, publish: Publish, now: Instant) {
-        let refused = match (publish.qos(), publish.packet_id()) {
-            // Topic Alias Maximum is 0. [MQTT-3.3.2-9]
-            _ if publish.topic_alias().is_some() => ReasonCode::TOPIC_ALIAS_INVALID,
-            _ if publish.retain() => ReasonCode::RETAIN_NOT_SUPPORTED, // [MQTT-3.2.2-14]
-            (QoS::ExactlyOnce, _) => ReasonCode::QOS_NOT_SUPPORTED,    // [MQTT-3.2.2-11]
-            (QoS::AtMostOnce, _) => return self.outputs.push(Output::Publish { publish, token: None }),
-            (QoS::AtLeastOnce, Some(packet_id)) if self.inbound.has_room() => {
-                let token = Some(self.inbound.publish(packet_id, now));
-                return self.outputs.push(Output::Publish { publish, token });
-            }
-            (QoS::AtLeastOnce, Some(_)) => ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, // [MQTT-3.3.4-8]
-            (QoS::AtLeastOnce, None) => ReasonCode::MALFORMED_PACKET,
+        let publish = match self.aliases.resolve(publish) {
+            Ok(publish) => publish,
+            Err(reason) => return self.refuse_publish(reason, "no such topic alias"),
         };
-        self.effects.refused.push(refused);
-        self.close(refused, None);
+        self.resolved_publish(publish, now);
     }
 
-    fn puback(&mut self, ack: &Ack) {
-        // A reason code of 0x80 or more also ends the delivery. [MQTT-4.4.0-2]
-        self.outbound.acknowledge(ack.packet_id, &mut self.effects);
+    fn resolved_publish(&mut self, publish: Publish, now: Instant) {
+        let Some(packet_id) = publish.packet_id() else {
+            return self.outputs.push(Output::Publish { publish, token: None });
+        };
+        let (qos, dup) = (publish.qos(), publish.dup());
+        match self.inbound.publish(packet_id, qos, dup, now, &mut self.out) {
+            Received::New(token) => {
+                let token = Some(token);
+                self.outputs.push(Output::Publish { publish, token });
+            }
+            Received::Again => {}
+            Received::Wait => self.held = Some(publish),
+            Received::Refused(reason) => self.refuse_publish(reason, "more publishes in flight than agreed"),
+        }
+    }
+
+    fn refuse_publish(&mut self, reason: ReasonCode, why: &'static str) {
+        self.effects.refused.push(reason);
+        self.close(reason, Some(why));
+    }
+
+    fn pubrel(&mut self, packet_id: NonZeroU16, now: Instant) {
+        match self.inbound.pubrel(packet_id, now) {
+            Received::New(token) => self.outputs.push(Output::Release { packet_id, token }),
+            Received::Again | Received::Wait => {}
+            Received::Refused(reason) => self.close(reason, Some("PUBREL before PUBREC")),
+        }
     }
 
     fn subscribe(&mut self, subscribe: Subscribe) {
         let (mut subscriptions, mut reasons) = (Vec::new(), Vec::new());
         for filter in subscribe.filters {
-            let reason = match filter.valid {
+            reasons.push(match filter.valid {
                 Err(reason) => reason,
-                Ok(()) if topic_grammar::is_shared(&filter.filter) => ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED,
-                Ok(()) => {
-                    let qos = filter.qos.min(QoS::AtLeastOnce) as u8;
-                    subscriptions.push(Subscription {
-                        filter: filter.filter.into(),
-                        qos,
-                        no_local: filter.no_local,
-                        retain_as_published: filter.retain_as_published,
-                        identifier: subscribe.subscription_identifier,
-                    });
-                    ReasonCode(qos)
-                }
-            };
-            reasons.push(reason);
+                Ok(()) => ReasonCode(filter.qos as u8),
+            });
+            if filter.valid.is_ok() {
+                subscriptions.push(Subscription {
+                    filter: filter.filter.into(),
+                    qos: filter.qos as u8,
+                    no_local: filter.no_local,
+                    retain_as_published: filter.retain_as_published,
+                    retain_handling: filter.retain_handling,
+                    identifier: subscribe.subscription_identifier,
+                });
+            }
         }
         self.outputs.push(Output::Subscribe {
             packet_id: subscribe.packet_id,
@@ -258,9 +292,9 @@ impl Connection {
 
     /// Every Up node matches against the subscriptions now; or they failed as a whole.
     pub fn subscribed(&mut self, packet_id: NonZeroU16, reasons: Vec<ReasonCode>) {
-        if let (State::Connected, Some(version)) = (&self.state, self.version) {
-            let written = encode_suback(version, &SubAck::new(packet_id, reasons), &mut self.out);
-            self.written(written.is_ok());
+        if let Some(answers) = self.connected_answers() {
+            let written = answers.suback(packet_id, reasons, &mut self.out);
+            self.written(written);
         }
     }
 
@@ -273,21 +307,22 @@ impl Connection {
     }
 
     pub fn unsubscribed(&mut self, packet_id: NonZeroU16, reasons: Vec<ReasonCode>) {
-        if let (State::Connected, Some(version)) = (&self.state, self.version) {
-            let written = encode_unsuback(version, &UnsubAck::new(packet_id, reasons), &mut self.out);
-            self.written(written.is_ok());
+        if let Some(answers) = self.connected_answers() {
+            let written = answers.unsuback(packet_id, reasons, &mut self.out);
+            self.written(written);
         }
     }
 
-    /// An answer that cannot be encoded is a bug of ours: the client must not wait for it.
+    /// The client must not wait for an answer that it takes no packet large enough for.
     fn written(&mut self, ok: bool) {
         if !ok {
-            self.close(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR, None);
+            self.close(ReasonCode::PACKET_TOO_LARGE, None);
         }
     }
 
     fn disconnect(&mut self, disconnect: &Disconnect) {
-        if self.expiry == 0 && disconnect.session_expiry_interval.is_some_and(|expiry| expiry > 0) {
+        let asked = self.accepted.as_ref().map_or(0, |accepted| accepted.expiry_requested);
+        if asked == 0 && disconnect.session_expiry_interval.is_some_and(|expiry| expiry > 0) {
             return self.close(ReasonCode::PROTOCOL_ERROR, None); // [MQTT-3.14.2-2]
         }
         self.state = State::Closing(Ending {
@@ -309,26 +344,30 @@ impl Connection {
         durable: bool,
         now: Instant,
     ) -> bool {
-        let (State::Attaching, Some(version)) = (&self.state, self.version) else {
+        let (State::Attaching, Some(answers)) = (&self.state, self.answers) else {
             return false;
         };
         let connack = handshake::connack(&accepted, served.present, &self.policy);
-        self.outbound = Outbound::new(version, accepted.outbound.clone(), shards, durable);
-        self.inbound = Inbound::new(version, self.policy.receive_maximum);
+        self.outbound = Outbound::new(answers, accepted.outbound.clone(), shards, durable);
+        self.inbound = Inbound::new(answers, self.policy.receive_maximum);
+        self.aliases = AliasesIn::new(self.policy.topic_alias_max);
         self.keep_alive = accepted.keep_alive;
-        self.expiry = accepted.expiry;
         self.last_received = now;
         self.accepted = Some(accepted);
         self.served = Some(served);
         self.state = State::Connected;
-        let written = encode_connack(version, &connack, &mut self.out);
-        self.written(written.is_ok());
+        if !answers.connack(connack, &mut self.out) {
+            // Without CONNACK no DISCONNECT either. [MQTT-3.14.0-1]
+            let reason = ReasonCode::PACKET_TOO_LARGE;
+            self.state = State::Closing(Ending { reason, ..LOST });
+        }
         true
     }
 
     /// Session Expiry Interval as granted, or as DISCONNECT changed it.
     pub fn session_expiry(&self, ending: Ending) -> u32 {
-        ending.expiry.unwrap_or(self.expiry)
+        let granted = self.accepted.as_ref().map_or(0, |accepted| accepted.expiry);
+        ending.expiry.unwrap_or(granted)
     }
 
     /// The CONNECT is answered with a refusal, as far as its version can tell it.
@@ -337,10 +376,9 @@ impl Connection {
             return;
         }
 
-        if let Some(version) = self.version {
-            let refusal = handshake::refusal(reason, why.map(str::to_owned));
-            // 3.x knows few reasons: for the others it is closed without a CONNACK. [MQTT-3.2.2-6]
-            let _ = encode_connack(version, &refusal, &mut self.out);
+        if let Some(answers) = self.answers {
+            self.effects.connect_refused = Some(reason);
+            answers.connack(handshake::refusal(reason, why.map(str::to_owned)), &mut self.out);
         }
         self.state = State::Closing(Ending { reason, ..LOST });
     }
@@ -357,20 +395,20 @@ impl Connection {
 
     /// The first packet's version, for the form in which a bad CONNECT is refused.
     pub fn note_version(&mut self, version: Version) {
-        self.version.get_or_insert(version);
+        self.answers.get_or_insert(Answers::of_version(version));
     }
 
     /// The server ends the connection; 5.0 clients are told why. [MQTT-4.13.1-1]
     pub fn close(&mut self, reason: ReasonCode, why: Option<&str>) {
         match self.state {
             State::Closing(_) => return,
-            State::Connected if self.version.is_some_and(Version::is_v5) => {
-                let mut disconnect = Disconnect::new(reason);
-                disconnect.reason_string = why.map(str::to_owned);
-                let _ = encode_disconnect(Version::V5, &disconnect, &mut self.out);
+            State::Connected => {
+                if let Some(answers) = self.answers {
+                    answers.disconnect(reason, why, &mut self.out);
+                }
             }
             State::Attaching => return self.refuse(reason, why),
-            State::AwaitConnect | State::Connected => {}
+            State::AwaitConnect => {}
         }
         self.state = State::Closing(Ending { reason, ..LOST });
     }
@@ -387,7 +425,10 @@ impl Connection {
         if !matches!(self.state, State::Connected) {
             return;
         }
-        self.outbound.pump(log_time, &mut self.out, &mut self.effects);
+        if let Some(publish) = self.held.take() {
+            self.resolved_publish(publish, now);
+        }
+        self.outbound.pump(log_time, now, &mut self.out, &mut self.effects);
         self.outputs.extend(self.effects.wishes.drain(..).map(Output::Wish));
         if !self.outbound.is_overfull() {
             self.overfull_since = None;
@@ -450,7 +491,7 @@ impl Policy {
     fn idle_limits(&self) -> super::publish_out::OutboundLimits {
         super::publish_out::OutboundLimits {
             receive_maximum: 1,
-            maximum_packet_size: usize::MAX,
+            topic_alias_maximum: 0,
             bytes_max: self.outbox_bytes_max,
             messages_max: self.outbox_messages_max,
         }

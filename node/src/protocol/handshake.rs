@@ -2,8 +2,9 @@
 
 use std::num::NonZeroU16;
 
-use super::codec::{ConnAck, ConnAckProperties, Connect, QoS, ReasonCode, Will};
+use super::codec::{ConnAck, ConnAckProperties, Connect, ReasonCode, Will};
 use super::publish_out::OutboundLimits;
+use crate::sys::is_sys;
 
 /// What the configuration says of every client.
 #[derive(Clone, Debug)]
@@ -12,6 +13,8 @@ pub struct Policy {
     pub receive_maximum: u16,
     pub keep_alive_max: Option<u16>,
     pub session_expiry_max: u32,
+    /// Topic aliases in each direction.
+    pub topic_alias_max: u16,
     pub outbox_bytes_max: usize,
     pub outbox_messages_max: usize,
 }
@@ -46,13 +49,8 @@ pub fn accept(
         // No method is configured. [MQTT-4.12.0-1]
         return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
     }
-    if let Some(will) = &connect.will {
-        if will.retain {
-            return Err(ReasonCode::RETAIN_NOT_SUPPORTED); // [MQTT-3.2.2-13]
-        }
-        if will.qos == QoS::ExactlyOnce {
-            return Err(ReasonCode::QOS_NOT_SUPPORTED); // [MQTT-3.2.2-12]
-        }
+    if connect.will.as_ref().is_some_and(|will| is_sys(&will.topic)) {
+        return Err(ReasonCode::TOPIC_NAME_INVALID);
     }
     let assigned = connect.client_id.is_empty();
     let client_id = if assigned {
@@ -85,10 +83,7 @@ pub fn accept(
                 .receive_maximum
                 .unwrap_or(DEFAULT_RECEIVE_MAXIMUM)
                 .min(IN_FLIGHT_MAX),
-            maximum_packet_size: connect
-                .properties
-                .maximum_packet_size
-                .map_or(usize::MAX, |bytes| bytes as usize),
+            topic_alias_maximum: connect.properties.topic_alias_maximum.min(policy.topic_alias_max),
             bytes_max: policy.outbox_bytes_max,
             messages_max: policy.outbox_messages_max,
         },
@@ -96,7 +91,8 @@ pub fn accept(
     })
 }
 
-/// The CONNACK of a session: what was granted, and truthfully what is not available.
+/// The CONNACK of a session: what was granted. What is absent is available: QoS 2, retained messages, wildcards,
+/// subscription identifiers, shared subscriptions.
 pub fn connack(accepted: &Accepted, session_present: bool, policy: &Policy) -> ConnAck {
     ConnAck {
         session_present,
@@ -104,11 +100,9 @@ pub fn connack(accepted: &Accepted, session_present: bool, policy: &Policy) -> C
         properties: ConnAckProperties {
             session_expiry_interval: (accepted.expiry != accepted.expiry_requested).then_some(accepted.expiry),
             receive_maximum: Some(policy.receive_maximum),
-            maximum_qos: Some(QoS::AtLeastOnce),
-            retain_available: Some(false),
+            topic_alias_maximum: (policy.topic_alias_max > 0).then_some(policy.topic_alias_max),
             maximum_packet_size: Some(policy.packet_size_max),
             assigned_client_identifier: accepted.assigned.then(|| accepted.client_id.to_string()),
-            shared_subscription_available: Some(false),
             server_keep_alive: accepted
                 .keep_alive_imposed
                 .then(|| accepted.keep_alive.map_or(0, NonZeroU16::get)),
@@ -137,7 +131,7 @@ const IN_FLIGHT_MAX: u16 = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::codec::{ConnectProperties, Version, WillProperties};
+    use crate::protocol::codec::{ConnectProperties, QoS, Version, WillProperties};
 
     fn policy() -> Policy {
         Policy {
@@ -145,6 +139,7 @@ mod tests {
             receive_maximum: 100,
             keep_alive_max: Some(60),
             session_expiry_max: 1000,
+            topic_alias_max: 8,
             outbox_bytes_max: 1 << 20,
             outbox_messages_max: 100,
         }
@@ -182,26 +177,40 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_refused_truthfully() {
-        let will = |qos, retain| Will {
-            topic: "w".into(),
-            payload: bytes::Bytes::new(),
-            qos,
-            retain,
-            properties: WillProperties::default(),
-        };
-        for (will, expected) in [
-            (will(QoS::ExactlyOnce, false), ReasonCode::QOS_NOT_SUPPORTED),
-            (will(QoS::AtLeastOnce, true), ReasonCode::RETAIN_NOT_SUPPORTED),
-        ] {
+    fn wills_of_any_kind_are_taken_whole() {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let will = Will {
+                topic: "w".into(),
+                payload: bytes::Bytes::new(),
+                qos,
+                retain: true,
+                properties: WillProperties {
+                    delay_interval: 7,
+                    ..WillProperties::default()
+                },
+            };
             let mut connect = connect(Version::V5);
-            connect.will = Some(will);
-            assert_eq!(accepted(connect).unwrap_err(), expected);
+            connect.will = Some(will.clone());
+            assert_eq!(accepted(connect).unwrap().will, Some(will));
         }
-        let ack = connack(&accepted(connect(Version::V5)).unwrap(), true, &policy());
-        assert_eq!(ack.properties.maximum_qos, Some(QoS::AtLeastOnce));
-        assert_eq!(ack.properties.retain_available, Some(false));
-        assert!(ack.session_present);
+    }
+
+    #[test]
+    fn topic_aliases_are_capped_both_ways() {
+        for (asked, used) in [(0, 0), (3, 3), (100, 8)] {
+            let mut connect = connect(Version::V5);
+            connect.properties.topic_alias_maximum = asked;
+            let accepted = accepted(connect).unwrap();
+            assert_eq!(accepted.outbound.topic_alias_maximum, used);
+            let told = connack(&accepted, false, &policy()).properties.topic_alias_maximum;
+            assert_eq!(told, Some(8));
+        }
+        let none = Policy {
+            topic_alias_max: 0,
+            ..policy()
+        };
+        let accepted = accepted(connect(Version::V5)).unwrap();
+        assert_eq!(connack(&accepted, false, &none).properties.topic_alias_maximum, None);
     }
 
     #[test]
@@ -213,19 +222,28 @@ mod tests {
     }
 
     #[test]
-    fn keep_alive_above_the_limit_is_replaced_and_told() {
-        let mut slow = connect(Version::V5);
-        slow.keep_alive_seconds = 0;
-        let accepted_slow = accepted(slow).unwrap();
-        assert_eq!(
-            connack(&accepted_slow, false, &policy()).properties.server_keep_alive,
-            Some(60)
-        );
-        assert_eq!(
-            connack(&accepted(connect(Version::V5)).unwrap(), false, &policy())
-                .properties
-                .server_keep_alive,
-            None
-        );
+    fn keep_alive_is_granted_as_asked_or_replaced_and_told() {
+        // (version, limit, asked) gives (granted, Server Keep Alive). 3.x has no way to be told. [MQTT-3.1.2-21]
+        for (version, limit, asked, granted, told) in [
+            (Version::V5, Some(60), 30, 30, None),
+            (Version::V5, Some(60), 61, 60, Some(60)),
+            (Version::V5, Some(60), 0, 60, Some(60)),
+            (Version::V5, None, 0, 0, None),
+            (Version::V5, None, u16::MAX, u16::MAX, None),
+            (Version::V3_1_1, Some(60), 0, 0, None),
+            (Version::V3_1_1, Some(60), 61, 61, None),
+        ] {
+            let policy = Policy {
+                keep_alive_max: limit,
+                ..policy()
+            };
+            let mut connect = connect(version);
+            connect.keep_alive_seconds = asked;
+            let accepted = accept(&mut connect, &policy, || "fresh".into()).unwrap();
+            let case = format!("{version:?} {limit:?} {asked}");
+            assert_eq!(accepted.keep_alive, NonZeroU16::new(granted), "{case}");
+            let connack = connack(&accepted, false, &policy);
+            assert_eq!(connack.properties.server_keep_alive, told, "{case}");
+        }
     }
 }

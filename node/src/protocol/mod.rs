@@ -1,7 +1,9 @@
 //! MQTT, sans-io: packets and events in, bytes and outputs out. No socket, no clock, no cluster.
 
+pub mod answers;
 pub mod codec;
 pub mod connection;
 pub mod handshake;
 pub mod publish_in;
 pub mod publish_out;
+pub mod topic_alias;

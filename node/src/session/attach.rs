@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use lontra_cluster::lease::Serving;
 use lontra_cluster::{ConnectRequest, MetaError, PageLimits};
-use lontra_storage::ids::{Offset, ShardId};
-use lontra_storage::meta::SubscriptionOptions;
+use lontra_storage::ids::{Offset, SessionEpoch, ShardId};
+use lontra_storage::message::Role;
+use lontra_storage::shard::{Page, PendingEntry};
 
+use super::execute::kept_will;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::connection::Served;
 use crate::protocol::handshake::Accepted;
@@ -20,10 +22,8 @@ pub fn begin(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) 
     tokio::task::spawn_local(async move {
         match attach(&worker, &client, accepted).await {
             Ok(()) => worker.metrics.connect_answered(ReasonCode::SUCCESS),
-            Err(reason) => {
-                worker.metrics.connect_answered(reason);
-                client.connection.borrow_mut().refuse(reason, None);
-            }
+            // It counts itself.
+            Err(reason) => client.connection.borrow_mut().refuse(reason, None),
         }
         client.wake.notify_one();
     });
@@ -35,6 +35,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
         client_id: accepted.client_id.clone(),
         clean_start: accepted.clean_start,
         expiry: accepted.expiry,
+        will: accepted.will.as_ref().and_then(kept_will),
     };
     let attached = worker.cluster.connect(request).await.map_err(|error| match error {
         MetaError::Stale => ReasonCode::SERVER_BUSY,
@@ -42,7 +43,9 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
     })?;
     let (session, epoch) = (attached.session, attached.epoch);
     // Fence first, then look: a Connect elsewhere is either seen here, or sets the fence.
-    let fence = worker.hub.register(session, epoch, worker.id, client.id);
+    let fence = worker
+        .hub
+        .register(session, epoch, worker.id, client.id, client.credit.clone());
     *client.fence.borrow_mut() = Some(fence);
     let is_current = attached.incarnation == worker.cluster.lease().incarnation();
     if !is_current || !worker.cluster.is_owner(session, epoch) {
@@ -72,8 +75,17 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
         }
     }
     worker.serve(session, client);
-    for subscription in &attached.subscriptions {
-        worker.add_filter(client, &subscription.filter, SubscriptionOptions::of(subscription));
+    if let Some(sys) = &worker.sys {
+        let connection = client.connection.borrow();
+        if let (Some(client_id), Some(version)) = (connection.client_id(), connection.version()) {
+            sys.connected(client_id, version);
+        }
+    }
+    for (filter, options) in &attached.subscriptions {
+        worker.add_filter(client, filter, *options);
+    }
+    if !attached.owed.is_empty() {
+        worker.cluster.enqueue_retained(session, attached.owed);
     }
     if attached.durable && attached.present {
         for shard in worker.cluster.shards().shards() {
@@ -138,7 +150,11 @@ pub fn read_page(worker: &Rc<Worker>, client: &Rc<Client>, shard: ShardId, after
             .runtime
             .spawn(async move { cluster.read_page(shard, served.session, after, applied, limits).await });
         match reading.await {
-            Ok(Ok(page)) => {
+            Ok(Ok(mut page)) => {
+                let lost = take_lost(&mut page, served.epoch);
+                if !lost.is_empty() {
+                    worker.cluster.unassign(shard, served.session, lost);
+                }
                 let mut connection = client.connection.borrow_mut();
                 let protocol = &mut *connection;
                 protocol.outbound.page(shard, page, &mut protocol.effects);
@@ -155,6 +171,24 @@ pub fn read_page(worker: &Rc<Worker>, client: &Rc<Client>, shard: ShardId, after
         }
         client.wake.notify_one();
     });
+}
+
+/// What a shared group assigned to an earlier connection at QoS 1 is not this one's: it goes back. (P8)
+fn take_lost(page: &mut Page, epoch: SessionEpoch) -> Vec<Offset> {
+    let is_lost = |entry: &PendingEntry| match entry.granted.role {
+        Role::Member { epoch: assigned, .. } => assigned != epoch && entry.granted.qos < 2,
+        Role::Session | Role::Group => false,
+    };
+    let lost = page
+        .entries
+        .iter()
+        .filter(|entry| is_lost(entry))
+        .map(|entry| entry.offset);
+    let lost: Vec<Offset> = lost.collect();
+    if !lost.is_empty() {
+        page.entries.retain(|entry| !is_lost(entry));
+    }
+    lost
 }
 
 const SERVING_WAIT_MAX: Duration = Duration::from_secs(10);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use lontra_cluster::DurablePublish;
 use lontra_cluster::local::{Outcome, Ticket};
+use lontra_storage::command::Origin;
 use lontra_storage::ids::SessionId;
 use lontra_storage::message::Message;
 
@@ -13,9 +15,10 @@ use super::attach;
 use super::operations::Operation;
 use super::publishes::Path;
 use crate::metrics::NodeMetrics;
-use crate::protocol::codec::{Publish, QoS, ReasonCode, Will, forwarded_properties};
-use crate::protocol::connection::Output;
+use crate::protocol::codec::{Publish, ReasonCode, Will, forwarded_properties};
+use crate::protocol::connection::{Output, Served};
 use crate::protocol::publish_out::{Effects, Wish};
+use crate::sys::is_sys;
 use crate::worker::{Client, Worker};
 
 /// Carries out what the connection asks for, until it asks for nothing more.
@@ -55,11 +58,30 @@ pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
                     worker.operate(client, Operation::Unsubscribe { packet_id, filters });
                 }
                 Output::Wish(Wish::Page(shard, after)) => attach::read_page(worker, client, shard, after),
-                Output::Wish(Wish::Settle(shard, offset, packet_id)) => {
+                Output::Wish(Wish::Settle(shard, offset, packet_id, how)) => {
                     let served = client.connection.borrow().served;
                     if let Some(served) = served {
-                        let ticket = ticket(worker, client, SETTLEMENT | u64::from(packet_id));
-                        worker.cluster.settle(shard, served.session, offset, ticket);
+                        let ticket = ticket(worker, client, OUTBOUND | u64::from(packet_id));
+                        client.unsettled.begin(shard);
+                        worker.cluster.settle(shard, served.session, offset, how, ticket);
+                    }
+                }
+                Output::Wish(Wish::Release(shard, offset, packet_id)) => {
+                    let served = client.connection.borrow().served;
+                    if let Some(served) = served {
+                        client.unsettled.begin(shard);
+                        let ticket = ticket(worker, client, OUTBOUND | RELEASED | u64::from(packet_id));
+                        worker.cluster.release(shard, served.session, offset, ticket);
+                    }
+                }
+                Output::Release { packet_id, token } => {
+                    let served = client.connection.borrow().served;
+                    if let Some(Served { session, epoch, .. }) = served {
+                        let shard = client.publishes.borrow_mut().released(packet_id);
+                        let ticket = ticket(worker, client, token);
+                        worker
+                            .cluster
+                            .release_received(shard, session, epoch, packet_id.get(), ticket);
                     }
                 }
             }
@@ -77,6 +99,9 @@ fn count(metrics: &NodeMetrics, effects: &mut Effects) {
     for reason in effects.refused.drain(..) {
         metrics.publish_refused(reason);
     }
+    if let Some(reason) = effects.connect_refused.take() {
+        metrics.connect_answered(reason);
+    }
 }
 
 fn ticket(worker: &Worker, client: &Client, token: u64) -> Ticket {
@@ -92,70 +117,112 @@ fn publish(worker: &Rc<Worker>, client: &Rc<Client>, packet: Publish, token: Opt
     let Some(served) = client.connection.borrow().served else {
         return;
     };
+    if is_sys(packet.topic()) {
+        let token = token.unwrap_or(UNACKNOWLEDGED);
+        return decide(worker, client, token, ReasonCode::TOPIC_NAME_INVALID);
+    }
     let Some(message) = message_of(&packet, served.session) else {
         client.connection.borrow_mut().close(ReasonCode::MALFORMED_PACKET, None);
         return;
     };
+    // Nobody is told of the outcome of QoS 0, but what follows on the topic depends on it.
+    let token = token.unwrap_or_else(|| UNACKNOWLEDGED | worker.next_number());
     route(worker, client, message, packet, token);
 }
 
-fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Message, packet: Publish, token: Option<u64>) {
+/// Ephemeral if nobody needs it kept: QoS 0, or QoS 1 without durable recipients; never retained, never QoS 2.
+/// (DESIGN §3)
+fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Message, packet: Publish, token: u64) {
     let matched = worker.routes.borrow_mut().lookup(&message.topic);
     let lease = worker.cluster.lease();
-    let Some(token) = token else {
-        let nodes = matched.nodes(0);
-        if !nodes.is_empty() {
-            worker.cluster.publish_ephemeral(Arc::new(message), &nodes, None);
-        }
-        return;
-    };
-    let recipients = matched.recipients(message.qos, false, message.publisher);
+    let qos = message.qos;
+    let recipients = matched.recipients(qos, message.retain, message.publisher);
+    let given = worker.give(&matched, qos);
+    let nodes = matched.nodes(qos);
+    if !lease.is_valid() {
+        // `lease-before-match`: it was, before the packet was handed in. The process stood still since, and matched what
+        // may be out of date.
+        let mut connection = client.connection.borrow_mut();
+        return connection.close(ReasonCode::SERVER_BUSY, Some("the node was cut off from its cluster"));
+    }
     let mut publishes = client.publishes.borrow_mut();
-    if !recipients.is_empty() || publishes.keeps_durable(&message.topic, lease) {
-        if publishes.has_ephemeral(&message.topic) {
-            publishes.stall(packet, token);
-            return;
+    let is_kept = message.retain || !recipients.is_empty();
+    if !is_kept && nodes.is_empty() && given.is_empty() && !publishes.keeps_durable(&message.topic, qos, lease) {
+        drop(publishes);
+        return decide(worker, client, token, ReasonCode::NO_MATCHING_SUBSCRIBERS); // [MQTT-3.4.2-1]
+    }
+    if is_kept || qos == 2 || publishes.keeps_durable(&message.topic, qos, lease) {
+        if publishes.has_ephemeral(&message.topic, qos) && token & UNACKNOWLEDGED == 0 {
+            return publishes.stall(packet, token);
         }
-        publishes.begin(token, &matched, Path::Durable, lease);
+        publishes.begin(token, &matched, Path::Durable, qos, lease);
+        let origin = match packet.packet_id().filter(|_| qos == 2) {
+            None => Origin::Plain,
+            Some(packet_id) => {
+                publishes.received(packet_id, matched.shard);
+                let epoch = client.connection.borrow().served.map(|served| served.epoch);
+                Origin::Received {
+                    session: message.publisher,
+                    epoch: epoch.unwrap_or_default(),
+                    packet_id: packet_id.get(),
+                }
+            }
+        };
         drop(publishes);
-        let ticket = ticket(worker, client, token);
-        let version = matched.matched.route_version;
-        worker
-            .cluster
-            .publish_durable(matched.shard, message.encode(), recipients, version, ticket);
+        let publish = DurablePublish {
+            message: message.encode(),
+            retain: message.retain,
+            removes: message.payload.is_empty(),
+            recipients,
+            route_version: matched.matched.route_version,
+            origin,
+            ticket: ticket(worker, client, token),
+        };
+        if !given.is_empty() {
+            worker.cluster.publish_ephemeral(Arc::new(message), &[], given, None);
+        }
+        worker.cluster.publish_durable(matched.shard, publish);
         return;
     }
-    let nodes = matched.nodes(message.qos);
-    if nodes.is_empty() {
+    if token & UNACKNOWLEDGED != 0 {
         drop(publishes);
-        decide(worker, client, token, ReasonCode::NO_MATCHING_SUBSCRIBERS); // [MQTT-3.4.2-1]
+        worker.cluster.publish_ephemeral(Arc::new(message), &nodes, given, None);
         return;
     }
-    publishes.begin(token, &matched, Path::Ephemeral, lease);
+    publishes.begin(token, &matched, Path::Ephemeral, qos, lease);
     drop(publishes);
+    let ticket = ticket(worker, client, token);
     worker
         .cluster
-        .publish_ephemeral(Arc::new(message), &nodes, Some(ticket(worker, client, token)));
+        .publish_ephemeral(Arc::new(message), &nodes, given, Some(ticket));
 }
 
 /// The outcome of something that this connection started.
 pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: Outcome) {
-    if token & SETTLEMENT != 0 {
-        client
-            .connection
-            .borrow_mut()
-            .outbound
-            .settled((token & !SETTLEMENT) as u16);
+    if token & OUTBOUND != 0 {
+        client.unsettled.end();
+        let packet_id = token as u16;
+        let mut connection = client.connection.borrow_mut();
+        if token & RELEASED == 0 {
+            connection.outbound.settled(packet_id);
+        } else if outcome == Outcome::Done {
+            connection.outbound.released(packet_id);
+        }
         return;
     }
     let offset = match outcome {
         Outcome::Stored(offset) => Some(offset),
-        Outcome::Done | Outcome::DiskLow | Outcome::Unknown => None,
+        Outcome::Done | Outcome::DiskLow | Outcome::RetainedFull | Outcome::Refused | Outcome::Unknown => None,
     };
     client.publishes.borrow_mut().end(token, offset);
     match outcome {
         Outcome::Stored(_) | Outcome::Done => decide(worker, client, token, ReasonCode::SUCCESS),
-        Outcome::DiskLow => decide(worker, client, token, ReasonCode::QUOTA_EXCEEDED),
+        Outcome::DiskLow | Outcome::RetainedFull => decide(worker, client, token, ReasonCode::QUOTA_EXCEEDED),
+        // `one-owner`: the session is another connection's.
+        Outcome::Refused => client
+            .connection
+            .borrow_mut()
+            .close(ReasonCode::SESSION_TAKEN_OVER, None),
         // It may have been stored: neither acknowledge nor reject. The client asks again on its next connection.
         Outcome::Unknown => {
             client
@@ -168,12 +235,18 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
     if let Some((packet, token)) = ready {
         let served = client.connection.borrow().served;
         if let Some(message) = served.and_then(|served| message_of(&packet, served.session)) {
-            route(worker, client, message, packet, Some(token));
+            route(worker, client, message, packet, token);
         }
     }
 }
 
 fn decide(worker: &Worker, client: &Client, token: u64, reason: ReasonCode) {
+    if token & UNACKNOWLEDGED != 0 {
+        if reason.is_error() {
+            worker.metrics.publish_refused(reason);
+        }
+        return;
+    }
     let mut connection = client.connection.borrow_mut();
     let protocol = &mut *connection;
     if protocol.ending().is_some() {
@@ -207,42 +280,26 @@ fn message_of(packet: &Publish, publisher: SessionId) -> Option<Message> {
     })
 }
 
-/// The Will Message of a connection that ended without DISCONNECT 0x00. [MQTT-3.1.2-8]
-pub fn publish_will(worker: &Rc<Worker>, connection: u64, will: &Will, publisher: SessionId) {
-    let Ok(properties) = will.publish_properties() else {
-        return;
-    };
+/// The Will Message as the control plane keeps it; its publisher is filled in when it is published. [MQTT-3.1.2-8]
+pub fn kept_will(will: &Will) -> Option<lontra_storage::command::Will> {
     let message = Message {
         topic: will.topic.as_str().into(),
         payload: will.payload.clone(),
         qos: will.qos as u8,
-        retain: false,
-        publisher,
+        retain: will.retain,
+        publisher: SessionId(0),
         expiry_interval: will.properties.message_expiry_interval,
-        properties: properties.into(),
+        properties: will.publish_properties().ok()?.into(),
     };
-    let matched = worker.routes.borrow_mut().lookup(&message.topic);
-    let recipients = match will.qos {
-        QoS::AtMostOnce => Arc::from(Vec::new()),
-        QoS::AtLeastOnce | QoS::ExactlyOnce => matched.recipients(message.qos, false, publisher),
-    };
-    if !recipients.is_empty() {
-        let ticket = Ticket {
-            worker: worker.id,
-            connection,
-            token: WILL,
-        };
-        let version = matched.matched.route_version;
-        worker
-            .cluster
-            .publish_durable(matched.shard, message.encode(), recipients, version, ticket);
-        return;
-    }
-    let nodes = matched.nodes(message.qos);
-    worker.cluster.publish_ephemeral(Arc::new(message), &nodes, None);
+    Some(lontra_storage::command::Will {
+        message: message.encode(),
+        delay: will.properties.delay_interval,
+    })
 }
 
-/// Tokens with this bit name a Packet Identifier that is being settled.
-const SETTLEMENT: u64 = 1 << 63;
-/// Nobody waits for the outcome of a will.
-const WILL: u64 = u64::MAX >> 1;
+/// Tokens with this bit name a Packet Identifier of the outbound half, whose entry is settled or (with `RELEASED`)
+/// released.
+const OUTBOUND: u64 = 1 << 63;
+const RELEASED: u64 = 1 << 16;
+/// Tokens of QoS 0 publishes: nobody is told.
+const UNACKNOWLEDGED: u64 = 1 << 62;

@@ -5,3 +5,4 @@ pub mod end;
 pub mod execute;
 pub mod operations;
 pub mod publishes;
+pub mod retained;

@@ -13,6 +13,9 @@ use lontra_storage::command::Subscription;
 use lontra_storage::meta::SubscriptionOptions;
 
 use crate::protocol::codec::ReasonCode;
+use crate::protocol::codec::topic_grammar::is_shared;
+use crate::protocol::connection::Served;
+use crate::sys::is_sys;
 use crate::worker::{Client, Worker};
 
 /// What a client asked for and has not been answered.
@@ -64,7 +67,7 @@ impl Worker {
         });
     }
 
-    async fn run_operation(&self, client: &Rc<Client>, operation: Operation) {
+    async fn run_operation(self: &Rc<Self>, client: &Rc<Client>, operation: Operation) {
         match operation {
             Operation::Subscribe {
                 packet_id,
@@ -108,37 +111,86 @@ impl Worker {
         }
     }
 
-    async fn subscribe(&self, client: &Rc<Client>, subscriptions: Vec<Subscription>) -> Result<(), MetaError> {
+    async fn subscribe(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        subscriptions: Vec<Subscription>,
+    ) -> Result<(), MetaError> {
         if subscriptions.is_empty() {
             return Ok(());
         }
         let Some(served) = client.connection.borrow().served else {
             return Err(MetaError::Stale);
         };
-        let mut fresh = Vec::new();
+        let is_fresh = |one: &Subscription| !client.has_filter(&one.filter);
+        let fresh: Vec<Box<str>> = subscriptions
+            .iter()
+            .filter(|one| is_fresh(one))
+            .map(|one| one.filter.clone())
+            .collect();
+        // [MQTT-3.8.4-4]: what a replaced subscription gets again is decided before it is replaced.
+        let (told, replayed): (Vec<Subscription>, Vec<Subscription>) = subscriptions
+            .iter()
+            .filter(|one| !is_shared(&one.filter))
+            .filter(|one| one.retain_handling == 0 || one.retain_handling == 1 && is_fresh(one))
+            .filter(|one| is_sys(&one.filter) || !client.is_durable() || one.qos == 0)
+            .cloned()
+            .partition(|one| is_sys(&one.filter));
+        // What was acknowledged before this SUBSCRIBE came is retained for it, not live: nothing of it is on its way any
+        // more when the filter begins to match.
+        self.catch_up(&replayed).await;
+        let replays: Vec<_> = replayed
+            .iter()
+            .map(|one| (one, self.expect_replays(client, one)))
+            .collect();
         for subscription in &subscriptions {
-            if !client.subscriptions.borrow().contains_key(&subscription.filter) {
-                fresh.push(subscription.filter.clone());
-            }
             self.add_filter(client, &subscription.filter, SubscriptionOptions::of(subscription));
         }
-        let result = if client.is_durable() {
-            self.cluster
-                .subscribe(served.session, served.epoch, subscriptions)
-                .await
-        } else {
-            let added = self.cluster.add_routes(&fresh).await;
-            if added.is_err() {
-                self.cluster.remove_routes(fresh.clone());
-            }
-            added
-        };
+        let result = self.tell_cluster(client, served, &fresh, subscriptions).await;
         if result.is_err() {
+            for (_, expected) in replays {
+                client.replays.cancel(expected);
+            }
             for filter in &fresh {
                 self.remove_filter(client, filter);
             }
+            return result;
         }
-        result
+        for (subscription, expected) in replays {
+            self.replay_retained(client, subscription, expected);
+        }
+        self.tell_sys(client, told);
+        Ok(())
+    }
+
+    async fn tell_cluster(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        served: Served,
+        fresh: &[Box<str>],
+        subscriptions: Vec<Subscription>,
+    ) -> Result<(), MetaError> {
+        if client.is_durable() {
+            let (_, owed) = self
+                .cluster
+                .subscribe(served.session, served.epoch, subscriptions)
+                .await?;
+            if !owed.is_empty() {
+                self.cluster.enqueue_retained(served.session, owed);
+            }
+            return Ok(());
+        }
+        let shared: Vec<Subscription> = subscriptions.into_iter().filter(|one| is_shared(&one.filter)).collect();
+        if !shared.is_empty() {
+            // A group keeps its queue in the shards, whoever its members are.
+            self.cluster.subscribe(served.session, served.epoch, shared).await?;
+        }
+        let own: Vec<Box<str>> = fresh.iter().filter(|filter| !is_shared(filter)).cloned().collect();
+        let added = self.cluster.add_routes(&own).await;
+        if added.is_err() {
+            self.cluster.remove_routes(own);
+        }
+        added
     }
 
     async fn unsubscribe(&self, client: &Rc<Client>, filters: Vec<Box<str>>) -> Result<Vec<bool>, MetaError> {
@@ -155,6 +207,10 @@ impl Worker {
             }
             return Ok(existed);
         }
+        let shared: Vec<Box<str>> = filters.iter().filter(|filter| is_shared(filter)).cloned().collect();
+        if !shared.is_empty() {
+            self.cluster.unsubscribe(served.session, served.epoch, shared).await?;
+        }
         // Nothing is delivered for it from here on; the other nodes stop sending when they hear of it.
         let existed: Vec<bool> = filters
             .iter()
@@ -163,7 +219,7 @@ impl Worker {
         let gone = filters
             .into_iter()
             .zip(&existed)
-            .filter(|(_, existed)| **existed)
+            .filter(|(filter, existed)| **existed && !is_shared(filter))
             .map(|(filter, _)| filter);
         self.cluster.remove_routes(gone.collect());
         Ok(existed)

@@ -1,7 +1,7 @@
 //! Which path a connection's publishes on a topic take while earlier ones are under way. (DESIGN §3.5)
 //!
 //! ```text
-//!   durable publish on a topic  ─▶ later ones take the durable path too, until every Up node has applied its offset
+//!   durable publish on a topic  ─▶ later ones of its QoS take the durable path too, until every Up node has applied it
 //!   ephemeral publishes unacked ─▶ a durable one on the same topic waits for them
 //! ```
 //!
@@ -9,6 +9,7 @@
 //! subscription that comes or goes changes the path in between.
 
 use std::collections::HashMap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use lontra_cluster::lease::Lease;
@@ -21,11 +22,13 @@ use crate::protocol::codec::Publish;
 #[derive(Default)]
 pub struct Publishes {
     /// By the token of a publish that waits for its outcome.
-    waiting: HashMap<u64, (Arc<TopicMatch>, Path)>,
-    durable: HashMap<Box<str>, Durable>,
-    ephemeral: HashMap<Box<str>, usize>,
+    waiting: HashMap<u64, (Arc<TopicMatch>, Path, u8)>,
+    durable: [HashMap<Box<str>, Durable>; 3],
+    ephemeral: [HashMap<Box<str>, usize>; 3],
     /// A durable publish that waits for ephemeral ones: nothing behind it is looked at.
     stalled: Option<(Publish, u64)>,
+    /// The shards of QoS 2 publishes that are not released, by Packet Identifier.
+    received: HashMap<NonZeroU16, ShardId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,40 +54,42 @@ impl Publishes {
 
     /// The stalled publish, if it may go now.
     pub fn take_ready(&mut self) -> Option<(Publish, u64)> {
-        let topic = self.stalled.as_ref()?.0.topic();
-        if self.ephemeral.contains_key(topic) {
+        let publish = &self.stalled.as_ref()?.0;
+        if self.has_ephemeral(publish.topic(), publish.qos() as u8) {
             return None;
         }
         self.stalled.take()
     }
 
-    /// Whether earlier durable publishes on the topic keep later ones on that path.
-    pub fn keeps_durable(&mut self, topic: &str, lease: &Lease) -> bool {
-        let Some(durable) = self.durable.get(topic) else {
+    /// Whether earlier durable publishes on the topic keep later ones of their QoS on that path.
+    pub fn keeps_durable(&mut self, topic: &str, qos: u8, lease: &Lease) -> bool {
+        let of_qos = &mut self.durable[usize::from(qos)];
+        let Some(durable) = of_qos.get(topic) else {
             return false;
         };
         if durable.under_way > 0 || !lease.is_applied_everywhere(durable.shard, durable.highest) {
             return true;
         }
-        self.durable.remove(topic);
+        of_qos.remove(topic);
         false
     }
 
-    pub fn has_ephemeral(&self, topic: &str) -> bool {
-        self.ephemeral.contains_key(topic)
+    pub fn has_ephemeral(&self, topic: &str, qos: u8) -> bool {
+        self.ephemeral[usize::from(qos)].contains_key(topic)
     }
 
     /// A publish with this token went out.
-    pub fn begin(&mut self, token: u64, matched: &Arc<TopicMatch>, path: Path, lease: &Lease) {
+    pub fn begin(&mut self, token: u64, matched: &Arc<TopicMatch>, path: Path, qos: u8, lease: &Lease) {
         match path {
             Path::Durable => {
-                if self.durable.len() >= TOPICS_MAX {
-                    self.durable.retain(|_, durable| {
+                let of_qos = &mut self.durable[usize::from(qos)];
+                if of_qos.len() >= TOPICS_MAX {
+                    of_qos.retain(|_, durable| {
                         durable.under_way > 0 || !lease.is_applied_everywhere(durable.shard, durable.highest)
                     });
                 }
                 let shard = matched.shard;
-                if let Some(durable) = self.durable.get_mut(&matched.topic) {
+                if let Some(durable) = of_qos.get_mut(&matched.topic) {
                     durable.under_way += 1;
                 } else {
                     let durable = Durable {
@@ -92,35 +97,49 @@ impl Publishes {
                         under_way: 1,
                         highest: Offset(0),
                     };
-                    self.durable.insert(matched.topic.clone(), durable);
+                    of_qos.insert(matched.topic.clone(), durable);
                 }
             }
-            Path::Ephemeral => *self.ephemeral.entry(matched.topic.clone()).or_default() += 1,
+            Path::Ephemeral => {
+                let of_qos = &mut self.ephemeral[usize::from(qos)];
+                *of_qos.entry(matched.topic.clone()).or_default() += 1;
+            }
         }
-        self.waiting.insert(token, (matched.clone(), path));
+        self.waiting.insert(token, (matched.clone(), path, qos));
     }
 
-    /// Its outcome came; `offset` where it was stored.
+    /// Its outcome came; `offset` where it was stored: that offset or a later one.
     pub fn end(&mut self, token: u64, offset: Option<Offset>) {
-        let Some((matched, path)) = self.waiting.remove(&token) else {
+        let Some((matched, path, qos)) = self.waiting.remove(&token) else {
             return;
         };
         match path {
             Path::Durable => {
-                if let Some(durable) = self.durable.get_mut(&matched.topic) {
+                if let Some(durable) = self.durable[usize::from(qos)].get_mut(&matched.topic) {
                     durable.under_way = durable.under_way.saturating_sub(1);
                     durable.highest = durable.highest.max(offset.unwrap_or_default());
                 }
             }
             Path::Ephemeral => {
-                if let Some(count) = self.ephemeral.get_mut(&matched.topic) {
+                let of_qos = &mut self.ephemeral[usize::from(qos)];
+                if let Some(count) = of_qos.get_mut(&matched.topic) {
                     *count -= 1;
                     if *count == 0 {
-                        self.ephemeral.remove(&matched.topic);
+                        of_qos.remove(&matched.topic);
                     }
                 }
             }
         }
+    }
+
+    /// A QoS 2 publish under this Packet Identifier went to `shard`.
+    pub fn received(&mut self, packet_id: NonZeroU16, shard: ShardId) {
+        self.received.insert(packet_id, shard);
+    }
+
+    /// The shard that knows the identifier; none if an earlier connection published it.
+    pub fn released(&mut self, packet_id: NonZeroU16) -> Option<ShardId> {
+        self.received.remove(&packet_id)
     }
 }
 
@@ -145,10 +164,10 @@ mod tests {
     fn a_topic_stays_durable_until_every_node_has_applied_it() {
         let (mut publishes, lease) = (Publishes::default(), Lease::default());
         let topic = matched("t");
-        publishes.begin(1, &topic, Path::Durable, &lease);
-        assert!(publishes.keeps_durable("t", &lease));
+        publishes.begin(1, &topic, Path::Durable, 1, &lease);
+        assert!(publishes.keeps_durable("t", 1, &lease));
         publishes.end(1, Some(Offset(5)));
-        assert!(publishes.keeps_durable("t", &lease));
+        assert!(publishes.keeps_durable("t", 1, &lease));
         lease.grant(
             Incarnation(0),
             boot_time(),
@@ -156,7 +175,7 @@ mod tests {
             vec![Offset(4)],
             vec![],
         );
-        assert!(publishes.keeps_durable("t", &lease));
+        assert!(publishes.keeps_durable("t", 1, &lease));
         lease.grant(
             Incarnation(0),
             boot_time(),
@@ -164,19 +183,19 @@ mod tests {
             vec![Offset(5)],
             vec![],
         );
-        assert!(!publishes.keeps_durable("t", &lease));
-        assert!(!publishes.keeps_durable("other", &lease));
+        assert!(!publishes.keeps_durable("t", 1, &lease));
+        assert!(!publishes.keeps_durable("other", 1, &lease));
     }
 
     #[test]
     fn ephemeral_publishes_are_counted_until_their_outcome() {
         let (mut publishes, lease) = (Publishes::default(), Lease::default());
         let topic = matched("t");
-        publishes.begin(1, &topic, Path::Ephemeral, &lease);
-        publishes.begin(2, &topic, Path::Ephemeral, &lease);
+        publishes.begin(1, &topic, Path::Ephemeral, 1, &lease);
+        publishes.begin(2, &topic, Path::Ephemeral, 1, &lease);
         publishes.end(1, None);
-        assert!(publishes.has_ephemeral("t"));
+        assert!(publishes.has_ephemeral("t", 1));
         publishes.end(2, None);
-        assert!(!publishes.has_ephemeral("t"));
+        assert!(!publishes.has_ephemeral("t", 1));
     }
 }

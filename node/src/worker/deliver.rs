@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use lontra_cluster::local::Guard;
+use lontra_cluster::local::{Audience, Guard};
 use lontra_storage::ids::{Offset, SessionId, ShardId};
-use lontra_storage::message::{LogTime, Message, Recipient};
+use lontra_storage::message::{LogTime, Message, Recipient, Role};
 use lontra_storage::meta::SubscriptionOptions;
 use lontra_storage::shard::{Appended, Applied, PendingEntry};
 
@@ -25,23 +25,53 @@ impl Worker {
             for recipient in appended.recipients.iter() {
                 let client = self.sessions.borrow().get(&recipient.session).cloned();
                 if let Some(client) = client {
-                    push(&client, applied.shard, appended, recipient, applied.now);
+                    self.push(&client, applied.shard, appended, recipient, &mut frames);
                     client.wake.notify_one();
                 }
             }
-            let is_recipient = |session| appended.recipients.iter().any(|recipient| recipient.session == session);
-            self.deliver_connected(&appended.message, Some(applied.now), is_recipient, None, &mut frames);
+            if appended.published {
+                let is_recipient = |session| appended.recipients.iter().any(|recipient| recipient.session == session);
+                let at = Some((applied.shard, appended.offset, appended.appended_at));
+                self.deliver_connected(&appended.message, at, is_recipient, None, &mut frames);
+            }
         }
     }
 
-    pub(super) fn deliver_ephemeral(&self, message: &Arc<Message>, guard: &Guard) {
-        self.deliver_connected(message, None, |_| false, Some(guard), &mut FrameCache::default());
+    pub(super) fn deliver_ephemeral(&self, message: &Arc<Message>, audience: &Audience, guard: &Guard) {
+        let frames = &mut FrameCache::default();
+        if audience.matching {
+            self.deliver_connected(message, None, |_| false, Some(guard), frames);
+        }
+        for member in audience.members.iter() {
+            let client = self.sessions.borrow().get(&member.session).cloned();
+            let Some(client) = client else { continue };
+            let delivery = Delivery {
+                message: message.clone(),
+                qos: 0,
+                retain: false,
+                subscription_identifiers: member.subscription_identifier.into_iter().collect(),
+                age: None,
+                settle: None,
+            };
+            let mut protocol = client.connection.borrow_mut();
+            let connection = &mut *protocol;
+            connection.outbound.deliver(
+                delivery,
+                Some(guard),
+                frames,
+                &mut connection.out,
+                &mut connection.effects,
+            );
+            drop(protocol);
+            client.wake.notify_one();
+        }
     }
 
+    /// `at` where the message was appended to a shard.
     fn deliver_connected(
         &self,
         message: &Arc<Message>,
-        appended_at: Option<LogTime>,
+        at: Option<(ShardId, Offset, LogTime)>,
         is_recipient: impl Fn(SessionId) -> bool,
         guard: Option<&Guard>,
         frames: &mut FrameCache,
@@ -62,9 +92,16 @@ impl Worker {
             let Some(served) = protocol.served.filter(|_| protocol.is_connected()) else {
                 continue;
             };
-            let Some(delivery) = grant(message, served.session, &subscriptions, appended_at) else {
+            let Some(delivery) = grant(message, served.session, &subscriptions, at.map(|(.., at)| at)) else {
                 continue;
             };
+            // What is not retained is no reason to leave out what is.
+            if let Some((shard, offset, _)) = at
+                && message.retain
+                && !client.replays.is_empty()
+            {
+                client.replays.delivered(shard, offset, &message.topic);
+            }
             // What a durable session gets at QoS 1 comes from its shard.
             if protocol.outbound.is_durable() && (delivery.qos > 0 || is_recipient(served.session)) {
                 continue;
@@ -89,27 +126,57 @@ impl Worker {
             let connection = &mut *protocol;
             if connection.outbound.is_durable() {
                 connection.outbound.hole(shard, upto, &mut connection.effects);
-            } else if client.subscriptions.borrow().values().any(|options| options.qos > 0) {
+            } else if client.subscriptions.borrow().values().any(|options| options.qos > 0)
+                || !client.shared.borrow().is_empty()
+            {
                 connection.close(ReasonCode::QUOTA_EXCEEDED, Some("messages may have been missed"));
             }
             drop(protocol);
             client.wake.notify_one();
         }
     }
-}
 
-fn push(client: &Client, shard: ShardId, appended: &Appended, recipient: &Recipient, now: LogTime) {
-    let entry = || PendingEntry {
-        offset: appended.offset,
-        appended_at: now,
-        granted: recipient.clone(),
-        message: appended.message.clone(),
-    };
-    client
-        .connection
-        .borrow_mut()
-        .outbound
-        .push(shard, entry, appended.offset);
+    fn push(
+        &self,
+        client: &Client,
+        shard: ShardId,
+        appended: &Appended,
+        recipient: &Recipient,
+        frames: &mut FrameCache,
+    ) {
+        let mut protocol = client.connection.borrow_mut();
+        let Some(served) = protocol.served else { return };
+        if let Role::Member { group, epoch } = recipient.role {
+            client.credit.arrived(shard, group);
+            if epoch != served.epoch && recipient.qos < 2 {
+                // It was assigned to an earlier connection. Nobody else looks for it while this one is served.
+                return self.cluster.unassign(shard, served.session, vec![appended.offset]);
+            }
+            if !protocol.outbound.is_durable() {
+                let delivery = Delivery {
+                    message: appended.message.clone(),
+                    qos: recipient.qos,
+                    retain: false,
+                    subscription_identifiers: recipient.subscription_identifiers.clone(),
+                    age: Some(appended.appended_at),
+                    settle: Some((shard, appended.offset)),
+                };
+                let connection = &mut *protocol;
+                connection
+                    .outbound
+                    .deliver(delivery, None, frames, &mut connection.out, &mut connection.effects);
+                return;
+            }
+        }
+        let entry = || PendingEntry {
+            offset: appended.offset,
+            appended_at: appended.appended_at,
+            granted: recipient.clone(),
+            released: false,
+            message: appended.message.clone(),
+        };
+        protocol.outbound.push(shard, entry, appended.offset);
+    }
 }
 
 /// What overlapping subscriptions of one session grant together. [MQTT-3.3.4-2] [MQTT-3.3.4-3]
@@ -130,6 +197,7 @@ fn grant(
         retain: false,
         subscription_identifiers: Vec::new(),
         age: appended_at,
+        settle: None,
     };
     for options in heard {
         delivery.qos = delivery.qos.max(options.qos.min(message.qos));

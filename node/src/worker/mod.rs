@@ -11,6 +11,8 @@ mod deliver;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,40 +21,56 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use lontra_cluster::Cluster;
 use lontra_cluster::lease::Serving;
-use lontra_cluster::local::Outcome;
-use lontra_cluster::routes::RouteCache;
-use lontra_storage::ids::{Incarnation, SessionId};
+use lontra_cluster::local::{Member, Outcome};
+use lontra_cluster::routes::{RouteCache, TopicMatch};
+use lontra_cluster::shared::Strategy;
+use lontra_storage::ids::{Incarnation, NodeId, SessionId, ShardId};
 use lontra_storage::meta::SubscriptionOptions;
 use lontra_storage::topic_tree::TopicTree;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
-use crate::gateway::tcp;
-use crate::hub::{Fence, Hub, WorkerEvent, WorkerQueue};
-use crate::metrics::NodeMetrics;
+use crate::config::WebOrigin;
+use crate::gateway::{http, tcp};
+use crate::hub::{CreditBook, Fence, Hub, WorkerEvent, WorkerQueue};
+use crate::metrics::{NodeMetrics, Refusal};
+use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::codec::{self, Direction, Limits, ReasonCode};
 use crate::protocol::connection::Connection;
 use crate::protocol::handshake::Policy;
 use crate::session::execute;
 use crate::session::operations::Operations;
 use crate::session::publishes::Publishes;
+use crate::session::retained::Replays;
+use crate::sys::{Sys, is_sys};
 
-/// What all workers share.
-#[derive(Clone)]
+/// What all workers share. It may be replaced while the node runs: a connection keeps the one that it was accepted under.
 pub struct WorkerConfig {
     pub policy: Policy,
     pub limits: Limits,
     pub connect_timeout: Duration,
     pub outbox_wait_max: Duration,
     pub connections_max: i64,
+    /// Web pages that may connect.
+    pub origins: Arc<[WebOrigin]>,
+}
+
+/// Where the clients of one worker connect; each port is shared with the other workers.
+pub struct Listeners {
+    pub mqtt: std::net::TcpListener,
+    /// HTTP with upgrade.
+    pub websocket: std::net::TcpListener,
 }
 
 /// Everything that the tasks of one thread share.
 pub struct Worker {
     pub id: u16,
-    pub config: WorkerConfig,
+    config: watch::Receiver<Arc<WorkerConfig>>,
     pub cluster: Cluster,
     pub hub: Arc<Hub>,
     pub metrics: NodeMetrics,
+    /// What `$SYS` tells; none if it is off.
+    pub sys: Option<Arc<Sys>>,
     /// The multi-threaded runtime, for what may touch a disk.
     pub runtime: tokio::runtime::Handle,
     pub routes: RefCell<RouteCache>,
@@ -61,12 +79,17 @@ pub struct Worker {
     /// Subscriptions of the connected sessions here, by filter.
     filters: RefCell<TopicTree<BTreeMap<u64, SubscriptionOptions>>>,
     next_connection: Cell<u64>,
+    numbers: Cell<u64>,
+    /// Whose turn it is in shared groups at QoS 0. Not `numbers`: a publish takes one of those too, and with two members
+    /// it would always be the same one's turn.
+    turns: Cell<usize>,
     stopping: Cell<bool>,
 }
 
 /// A client's connection and what the node keeps beside its protocol state.
 pub struct Client {
     pub id: u64,
+    pub config: Arc<WorkerConfig>,
     pub connection: RefCell<Connection>,
     /// Something happened that its gateway task must act on.
     pub wake: Notify,
@@ -76,15 +99,77 @@ pub struct Client {
     pub subscriptions: RefCell<BTreeMap<Box<str>, SubscriptionOptions>>,
     pub operations: Operations,
     pub publishes: RefCell<Publishes>,
+    /// Subscriptions to shared groups, by their whole filter: the group's queue feeds them, nothing is matched here.
+    pub shared: RefCell<BTreeMap<Box<str>, SubscriptionOptions>>,
+    pub credit: Arc<CreditBook>,
+    pub replays: Replays,
+    /// The client took something: a replay may go on.
+    pub room: Notify,
+    /// Its acknowledgements that are on their way to their shards.
+    pub unsettled: Unsettled,
 }
 
 impl Client {
+    pub fn has_filter(&self, filter: &str) -> bool {
+        self.subscriptions.borrow().contains_key(filter) || self.shared.borrow().contains_key(filter)
+    }
+
     pub fn is_durable(&self) -> bool {
         self.connection.borrow().outbound.is_durable()
     }
 
+    /// Whether as much waits for the client to read as may.
+    pub fn is_full(&self, connection: &Connection) -> bool {
+        connection.out.len() >= self.config.policy.outbox_bytes_max
+    }
+
     pub fn is_displaced(&self) -> bool {
         self.fence.borrow().as_ref().is_some_and(|fence| fence.is_set())
+    }
+}
+
+/// How many settlements and releases have no outcome yet, and in which shards (one bit each) they may be.
+#[derive(Default)]
+pub struct Unsettled {
+    count: Cell<usize>,
+    shards: Cell<u64>,
+}
+
+impl Unsettled {
+    pub fn begin(&self, shard: ShardId) {
+        self.count.set(self.count.get() + 1);
+        self.shards.set(self.shards.get() | (1 << shard.0));
+    }
+
+    pub fn end(&self) {
+        self.count.set(self.count.get().saturating_sub(1));
+        if self.count.get() == 0 {
+            self.shards.set(0);
+        }
+    }
+
+    pub fn shards(&self) -> Vec<ShardId> {
+        let shards = self.shards.get();
+        (0..64)
+            .filter(|shard| shards & (1 << shard) != 0)
+            .map(ShardId)
+            .collect()
+    }
+}
+
+/// A connection that is counted, from its accept to the end of its socket.
+struct Open(NodeMetrics);
+
+impl Open {
+    fn new(metrics: &NodeMetrics) -> Self {
+        metrics.connection_opened();
+        Open(metrics.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connection_closed();
     }
 }
 
@@ -98,12 +183,13 @@ impl Client {
 )]
 pub fn spawn(
     id: u16,
-    config: WorkerConfig,
-    listener: std::net::TcpListener,
+    config: watch::Receiver<Arc<WorkerConfig>>,
+    listeners: Listeners,
     cluster: Cluster,
     hub: Arc<Hub>,
     queue: WorkerQueue,
     metrics: NodeMetrics,
+    sys: Option<Arc<Sys>>,
     stop: watch::Receiver<bool>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     let main = tokio::runtime::Handle::current();
@@ -119,29 +205,26 @@ pub fn spawn(
                 cluster,
                 hub,
                 metrics,
+                sys,
                 runtime: main,
                 connections: RefCell::default(),
                 sessions: RefCell::default(),
                 filters: RefCell::default(),
                 next_connection: Cell::new(1),
+                numbers: Cell::new(0),
+                turns: Cell::new(0),
                 stopping: Cell::new(false),
             });
-            local.block_on(&runtime, run(worker, listener, queue, stop));
+            local.block_on(&runtime, run(worker, listeners, queue, stop));
         })
 }
 
-async fn run(
-    worker: Rc<Worker>,
-    listener: std::net::TcpListener,
-    mut queue: WorkerQueue,
-    mut stop: watch::Receiver<bool>,
-) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "a worker cannot use its listener");
-            return;
-        }
+async fn run(worker: Rc<Worker>, listeners: Listeners, mut queue: WorkerQueue, mut stop: watch::Receiver<bool>) {
+    let usable = |listener| {
+        TcpListener::from_std(listener).inspect_err(|error| tracing::error!(%error, "a worker cannot use its listener"))
+    };
+    let (Ok(mqtt), Ok(websocket)) = (usable(listeners.mqtt), usable(listeners.websocket)) else {
+        return;
     };
     loop {
         tokio::select! {
@@ -153,16 +236,8 @@ async fn run(
                     worker.event(event, &queue);
                 }
             }
-            accepted = listener.accept(), if !worker.stopping.get() => {
-                match accepted {
-                    Ok((stream, _)) => worker.accept(stream),
-                    // Out of file descriptors: what is open goes on, new clients wait.
-                    Err(error) => {
-                        tracing::warn!(%error, "accept failed");
-                        tokio::time::sleep(ACCEPT_RETRY).await;
-                    }
-                }
-            }
+            accepted = mqtt.accept(), if !worker.stopping.get() => worker.accepted(accepted, tcp::serve).await,
+            accepted = websocket.accept(), if !worker.stopping.get() => worker.accepted(accepted, http::serve).await,
             _ = stop.wait_for(|stop| *stop), if !worker.stopping.get() => {
                 worker.stopping.set(true);
                 worker.close_all(ReasonCode::SERVER_SHUTTING_DOWN);
@@ -175,56 +250,79 @@ async fn run(
 }
 
 impl Worker {
-    fn accept(self: &Rc<Self>, stream: tokio::net::TcpStream) {
+    async fn accepted(
+        self: &Rc<Self>,
+        accepted: io::Result<(TcpStream, SocketAddr)>,
+        serve: impl AsyncFnOnce(Rc<Worker>, TcpStream) + 'static,
+    ) {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            // Out of file descriptors: what is open goes on, new clients wait.
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                self.metrics.connection_refused(Refusal::AcceptFailed);
+                return tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        };
         // Refused before it costs anything; a client tries again elsewhere.
-        if self.metrics.open_connections() >= self.config.connections_max {
-            return;
+        if self.metrics.open_connections() >= self.config().connections_max {
+            return self.metrics.connection_refused(Refusal::ConnectionsMax);
         }
-        let worker = self.clone();
-        tokio::task::spawn_local(async move { tcp::run(worker, stream).await });
+        let (worker, open) = (self.clone(), Open::new(&self.metrics));
+        tokio::task::spawn_local(async move {
+            serve(worker, stream).await;
+            drop(open);
+        });
+    }
+
+    /// What holds for connections that are accepted now.
+    pub fn config(&self) -> Arc<WorkerConfig> {
+        self.config.borrow().clone()
     }
 
     /// A new connection.
-    pub fn open(&self, now: Instant) -> Rc<Client> {
+    pub fn open(&self, config: Arc<WorkerConfig>, now: Instant) -> Rc<Client> {
         let id = self.next_connection.get();
         self.next_connection.set(id + 1);
-        let WorkerConfig {
-            policy,
-            connect_timeout,
-            outbox_wait_max,
-            ..
-        } = &self.config;
+        let (policy, waits) = (config.policy.clone(), (config.connect_timeout, config.outbox_wait_max));
         let client = Rc::new(Client {
             id,
-            connection: RefCell::new(Connection::new(policy.clone(), *connect_timeout, *outbox_wait_max, now)),
+            config,
+            connection: RefCell::new(Connection::new(policy, waits.0, waits.1, now)),
             wake: Notify::new(),
             fence: RefCell::default(),
             incarnation: Cell::default(),
             subscriptions: RefCell::default(),
             operations: Operations::default(),
             publishes: RefCell::default(),
+            shared: RefCell::default(),
+            credit: Arc::default(),
+            replays: Replays::default(),
+            room: Notify::new(),
+            unsettled: Unsettled::default(),
         });
         self.connections.borrow_mut().insert(id, client.clone());
-        self.metrics.connection_opened();
         client
     }
 
     /// Takes whole packets out of what was received, until the connection wants no more.
     pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) {
+        let mut packets = 0;
         while self.may_go_on(client) {
             let mut connection = client.connection.borrow_mut();
             let version = connection.version();
-            match codec::frame_length(received, &self.config.limits, version) {
+            match codec::frame_length(received, &client.config.limits, version) {
                 Ok(None) => break,
                 Ok(Some(length)) => {
                     let frame = received.split_to(length).freeze();
+                    packets += 1;
                     if version.is_none()
                         && let Some(version) = codec::connect_version(&frame)
                     {
                         connection.note_version(version);
                     }
                     let version = version.filter(|_| connection.served.is_some());
-                    match codec::decode(frame, version, Direction::ClientToServer, &self.config.limits) {
+                    match codec::decode(frame, version, Direction::ClientToServer, &client.config.limits) {
                         Ok(packet) => connection.packet(packet, Instant::now(), || self.fresh_client_id(client)),
                         Err(violation) => connection.violation(&violation),
                     }
@@ -233,6 +331,9 @@ impl Worker {
             }
             drop(connection);
             execute::outputs(self, client);
+        }
+        if packets > 0 {
+            self.metrics.received(packets);
         }
         self.pump(client);
     }
@@ -250,7 +351,7 @@ impl Worker {
             return false;
         }
         // `bounded`: a client that does not read its answers, or piles up SUBSCRIBEs, is not listened to meanwhile.
-        if self.is_full(&connection) || client.operations.is_full() {
+        if client.is_full(&connection) || client.operations.is_full() {
             return false;
         }
         if !connection.is_connected() {
@@ -268,11 +369,6 @@ impl Worker {
         lease.is_valid()
     }
 
-    /// Whether as much waits for the client to read as may.
-    pub fn is_full(&self, connection: &Connection) -> bool {
-        connection.out.len() >= self.config.policy.outbox_bytes_max
-    }
-
     /// Sends what may be sent, and does what the connection asks for.
     pub fn pump(self: &Rc<Self>, client: &Rc<Client>) {
         client
@@ -280,6 +376,39 @@ impl Worker {
             .borrow_mut()
             .pump(|shard| self.cluster.log_time(shard), Instant::now());
         execute::outputs(self, client);
+        if !client.shared.borrow().is_empty() {
+            client.credit.set_free(&client.connection.borrow().outbound);
+        }
+        if !client.replays.is_empty() {
+            client.room.notify_waiters();
+        }
+    }
+
+    /// A number that this worker has not given out before.
+    pub fn next_number(&self) -> u64 {
+        let number = self.numbers.get();
+        self.numbers.set(number + 1);
+        number & u64::from(u32::MAX)
+    }
+
+    /// Members of shared groups that take a publish at QoS 0, one of each group.
+    pub fn give(&self, matched: &TopicMatch, qos: u8) -> Vec<(NodeId, Member)> {
+        if matched.matched.groups.is_empty() {
+            return Vec::new();
+        }
+        let here = self.cluster.node();
+        matched.given(qos, |connected| {
+            let near = connected.iter().position(|member| member.owner == Some(here));
+            match (self.cluster.shared_strategy(), near) {
+                (Strategy::Local, Some(at)) => at,
+                (Strategy::Sticky, _) => 0,
+                _ => {
+                    let turn = self.turns.get();
+                    self.turns.set(turn.wrapping_add(1));
+                    turn % connected.len().max(1)
+                }
+            }
+        })
     }
 
     /// Unique in the cluster: incarnations are.
@@ -300,11 +429,12 @@ impl Worker {
                 self.deliver_applied(&applied);
                 self.dequeued(bytes, queue);
             }
-            WorkerEvent::Ephemeral(message, guard, bytes) => {
-                self.deliver_ephemeral(&message, &guard);
+            WorkerEvent::Ephemeral(message, audience, guard, bytes) => {
+                self.deliver_ephemeral(&message, &audience, &guard);
                 self.dequeued(bytes, queue);
             }
             WorkerEvent::Hole(shard, upto) => self.deliver_hole(shard, upto),
+            WorkerEvent::Mark(done) => drop(done),
             WorkerEvent::Completed(outcomes) => self.completed(outcomes),
             WorkerEvent::Displaced(connection) => {
                 if let Some(client) = self.client(connection) {
@@ -388,15 +518,29 @@ impl Worker {
 
     /// Deliveries match the subscription from here on.
     pub fn add_filter(&self, client: &Client, filter: &str, options: SubscriptionOptions) {
+        if is_shared(filter) {
+            if client.shared.borrow_mut().insert(filter.into(), options).is_none() {
+                self.metrics.subscriptions_changed(1);
+            }
+            client.credit.set_free(&client.connection.borrow().outbound);
+            return;
+        }
         let known = client.subscriptions.borrow_mut().insert(filter.into(), options);
         self.filters.borrow_mut().entry(filter).insert(client.id, options);
         if known.is_none() {
             self.metrics.subscriptions_changed(1);
+            if is_sys(filter) {
+                self.hub.sys_watchers(1);
+            }
         }
     }
 
     /// Whether it was subscribed.
     pub fn remove_filter(&self, client: &Client, filter: &str) -> bool {
+        if client.shared.borrow_mut().remove(filter).is_some() {
+            self.metrics.subscriptions_changed(-1);
+            return true;
+        }
         if client.subscriptions.borrow_mut().remove(filter).is_none() {
             return false;
         }
@@ -405,15 +549,20 @@ impl Worker {
             !clients.is_empty()
         });
         self.metrics.subscriptions_changed(-1);
+        if is_sys(filter) {
+            self.hub.sys_watchers(-1);
+        }
         true
     }
 
-    /// Forgets a connection; returns its filters.
+    /// Forgets a connection; returns its filters, but those of shared groups.
     pub fn forget(&self, client: &Rc<Client>) -> Vec<Box<str>> {
         let filters: Vec<Box<str>> = client.subscriptions.borrow().keys().cloned().collect();
-        for filter in &filters {
+        let shared: Vec<Box<str>> = client.shared.borrow().keys().cloned().collect();
+        for filter in filters.iter().chain(&shared) {
             self.remove_filter(client, filter);
         }
+        client.room.notify_waiters();
         if let Some(served) = client.connection.borrow().served {
             let mut sessions = self.sessions.borrow_mut();
             if sessions
@@ -424,7 +573,6 @@ impl Worker {
             }
         }
         self.connections.borrow_mut().remove(&client.id);
-        self.metrics.connection_closed();
         filters
     }
 

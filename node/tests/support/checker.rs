@@ -10,6 +10,7 @@
 //! | `TotalOrder` | P3: two consumers saw the first deliveries of one topic in different order |
 //! | `Phantom`, `RefusedDelivered` | P9: never published, altered, to another topic; or refused and delivered |
 //! | `Unexplained` | P1, [MQTT-3.3.1-1]: more copies without DUP, or on one connection, than were sent |
+//! | `Twice` | P2: handed over more than once, see [`twice`] |
 //! | `NotSubscribed` | delivered although no filter matches |
 //! | `Misbehaved` | what a client saw by itself: session lost, acknowledged out of order, wrong bytes |
 
@@ -111,6 +112,11 @@ pub enum Violation {
         copies: u32,
         sends: u32,
     },
+    Twice {
+        consumer: String,
+        message: MessageId,
+        copies: u32,
+    },
     NotSubscribed {
         consumer: String,
         topic: String,
@@ -153,6 +159,25 @@ pub fn check(history: &History) -> Vec<Violation> {
         found.extend(unexplained(history, consumer));
     }
     found.extend(total_order(history));
+    found
+}
+
+/// P2, beside [`check`]: messages that a consumer got more than once, where deliveries are counted behind the client's own
+/// QoS 2 receiver. However often a publisher sent: never twice.
+pub fn twice(history: &History) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for consumer in &history.consumers {
+        let mut copies: BTreeMap<MessageId, u32> = BTreeMap::new();
+        for id in consumer.deliveries.iter().filter_map(|delivery| delivery.message) {
+            *copies.entry(id).or_default() += 1;
+        }
+        let twice = copies.into_iter().filter(|(_, copies)| *copies > 1);
+        found.extend(twice.map(|(message, copies)| Violation::Twice {
+            consumer: consumer.name.clone(),
+            message,
+            copies,
+        }));
+    }
     found
 }
 
@@ -349,6 +374,7 @@ impl Violation {
             Violation::Phantom { .. } => "phantom",
             Violation::RefusedDelivered { .. } => "refused-delivered",
             Violation::Unexplained { .. } => "unexplained-duplicate",
+            Violation::Twice { .. } => "twice",
             Violation::NotSubscribed { .. } => "not-subscribed",
             Violation::Misbehaved { .. } => "misbehaved",
         }

@@ -4,7 +4,7 @@
 //! lets the test choose packet identifiers and DUP. What arrives while it waits for something else is kept in order.
 
 use super::SOON;
-use super::codec::{self, Connect, Packet, Publish, Version};
+use super::codec::{self, Connect, Packet, Property, Publish, Version};
 use bytes::BytesMut;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ pub enum Gone {
 pub struct Client {
     pub version: Version,
     pub client_id: String,
-    /// Whether [`Client::message`] answers QoS 1 with PUBACK. On after `connect`.
+    /// Whether [`Client::message`] answers: PUBACK, or PUBREC and PUBCOMP. On after `connect`.
     pub auto_acknowledge: bool,
     stream: TcpStream,
     buffer: BytesMut,
@@ -132,6 +132,22 @@ impl Client {
         timeout(limit, self.packet()).await.unwrap_or(Err(Gone::Silent(limit)))
     }
 
+    /// The first byte and the body of the next packet as it came.
+    pub async fn frame(&mut self) -> (u8, BytesMut) {
+        let frame = timeout(SOON, async {
+            loop {
+                if let Some(frame) = codec::take_frame(&mut self.buffer).map_err(Gone::Wrong)? {
+                    return Ok(frame);
+                }
+                if self.stream.read_buf(&mut self.buffer).await.map_err(closed)? == 0 {
+                    return Err(Gone::Closed("end of stream".into()));
+                }
+            }
+        });
+        let frame = frame.await.unwrap_or(Err(Gone::Silent(SOON)));
+        frame.unwrap_or_else(|gone| panic!("{}: no packet: {gone:?}", self.client_id))
+    }
+
     async fn fresh_packet(&mut self) -> Result<Packet, Gone> {
         loop {
             if let Some(packet) = codec::decode(self.version, &mut self.buffer).map_err(Gone::Wrong)? {
@@ -144,7 +160,12 @@ impl Client {
     }
 
     /// Reads until `wanted` takes a packet; keeps the others.
-    async fn wait_for<T>(&mut self, what: &str, wanted: impl Fn(&Packet) -> Option<T>) -> T {
+    pub async fn wait_for<T>(&mut self, what: &str, wanted: impl Fn(&Packet) -> Option<T>) -> T {
+        let kept = self.kept.iter().enumerate();
+        if let Some((index, value)) = kept.filter_map(|(index, packet)| Some((index, wanted(packet)?))).next() {
+            self.kept.remove(index);
+            return value;
+        }
         let answer = timeout(SOON, async {
             loop {
                 let packet = self.fresh_packet().await?;
@@ -162,8 +183,13 @@ impl Client {
 
     /// Subscribes and waits for SUBACK; every filter must be granted at its QoS.
     pub async fn subscribe(&mut self, filters: &[(&str, u8)]) {
+        self.subscribe_with(&[], filters).await;
+    }
+
+    /// As [`Client::subscribe`], with properties of SUBSCRIBE.
+    pub async fn subscribe_with(&mut self, properties: &[Property], filters: &[(&str, u8)]) {
         let pid = self.next_pid();
-        self.send(&codec::subscribe(self.version, pid, filters))
+        self.send(&codec::subscribe_with(self.version, pid, properties, filters))
             .await
             .expect("SUBSCRIBE");
         let codes = self
@@ -193,6 +219,28 @@ impl Client {
     pub async fn publish(&mut self, topic: &str, payload: impl Into<Vec<u8>>, qos: u8) {
         let code = self.publish_code(topic, payload, qos).await;
         assert!(code < 0x80, "{}: PUBACK {code:#04x} for {topic}", self.client_id);
+    }
+
+    /// Publishes any PUBLISH, at QoS 2 with the whole exchange; its Packet Identifier is filled in. The reason code of the
+    /// PUBACK, or of the PUBREC or PUBCOMP that ended it.
+    pub async fn publish_packet(&mut self, publish: Publish) -> u8 {
+        let pid = if publish.qos > 0 { self.next_pid() } else { 0 };
+        let publish = Publish { pid, ..publish };
+        self.send(&publish.encode(self.version)).await.expect("PUBLISH");
+        if publish.qos == 0 {
+            return 0;
+        }
+        let code = self
+            .wait_for("PUBACK or PUBREC", |packet| match packet {
+                Packet::Puback { pid: answered, code } if *answered == pid && publish.qos == 1 => Some(*code),
+                Packet::Pubrec { pid: answered, code } if *answered == pid && publish.qos == 2 => Some(*code),
+                _ => None,
+            })
+            .await;
+        match publish.qos == 2 && code < 0x80 {
+            true => self.release(pid).await.max(code),
+            false => code,
+        }
     }
 
     /// Publishes and returns the reason code of the PUBACK.
@@ -242,12 +290,14 @@ impl Client {
         }
     }
 
-    /// The next PUBLISH, acknowledged if `auto_acknowledge`; anything else that comes is a failure.
+    /// The next PUBLISH, its exchange completed if `auto_acknowledge`; anything else that comes is a failure.
     pub async fn message(&mut self) -> Publish {
         match self.packet_within(SOON).await {
             Ok(Packet::Publish(publish)) => {
-                if publish.qos == 1 && self.auto_acknowledge {
-                    self.acknowledge(publish.pid).await;
+                match publish.qos {
+                    1 if self.auto_acknowledge => self.acknowledge(publish.pid).await,
+                    2 if self.auto_acknowledge => self.complete(publish.pid).await,
+                    _ => {}
                 }
                 publish
             }
@@ -264,6 +314,55 @@ impl Client {
                 message => messages.push(message),
             }
         }
+    }
+
+    /// Publishes at QoS 2 and completes the exchange; returns its Packet Identifier.
+    pub async fn publish_exactly_once(&mut self, topic: &str, payload: impl Into<Vec<u8>>) -> u16 {
+        let pid = self.next_pid();
+        let publish = Publish {
+            pid,
+            ..Publish::new(topic, payload, 2)
+        };
+        self.send(&publish.encode(self.version)).await.expect("PUBLISH");
+        self.pubrec_of(pid).await;
+        self.release(pid).await;
+        pid
+    }
+
+    /// Waits for the PUBREC of `pid`, which must say success.
+    pub async fn pubrec_of(&mut self, pid: u16) {
+        let code = self
+            .wait_for("PUBREC", |packet| match packet {
+                Packet::Pubrec { pid: answered, code } if *answered == pid => Some(*code),
+                _ => None,
+            })
+            .await;
+        assert!(code < 0x80, "{}: PUBREC {code:#04x} of {pid}", self.client_id);
+    }
+
+    /// PUBREL, and the reason code of the PUBCOMP.
+    pub async fn release(&mut self, pid: u16) -> u8 {
+        self.send(&codec::pubrel(pid)).await.expect("PUBREL");
+        self.wait_for("PUBCOMP", |packet| match packet {
+            Packet::Pubcomp { pid: answered, code } if *answered == pid => Some(*code),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The receiver's half of a QoS 2 exchange after the PUBLISH: PUBREC, PUBREL, PUBCOMP.
+    pub async fn complete(&mut self, pid: u16) {
+        self.send(&codec::pubrec(pid)).await.expect("PUBREC");
+        self.pubrel_of(pid).await;
+        self.send(&codec::pubcomp(pid)).await.expect("PUBCOMP");
+    }
+
+    pub async fn pubrel_of(&mut self, pid: u16) {
+        self.wait_for("PUBREL", |packet| match packet {
+            Packet::Pubrel { pid: sent, .. } if *sent == pid => Some(()),
+            _ => None,
+        })
+        .await;
     }
 
     pub async fn acknowledge(&mut self, pid: u16) {

@@ -5,6 +5,7 @@
 //! Everything a test started ends with it: `Drop` kills by process id, and a small shell that outlives the test process
 //! does the same when the test was killed itself (it waits for the end of a pipe).
 
+use super::partition::{self, Partition};
 use super::random::Random;
 use super::{START, eventually};
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,7 +32,11 @@ pub struct Node {
     /// `node.data_dir` of its configuration.
     pub data: PathBuf,
     pub mqtt: String,
+    /// Where WebSocket clients connect.
+    pub ws: String,
     pub http: String,
+    /// The UDP address of its links to the other nodes.
+    pub cluster: String,
 }
 
 pub struct Cluster {
@@ -40,6 +45,7 @@ pub struct Cluster {
     environment: Vec<(String, String)>,
     /// The process of each node; none while it is down.
     processes: Mutex<BTreeMap<u64, Process>>,
+    pub(super) partition: Partition,
     dev: Child,
     /// Kills what is left and removes `dir` when the test process has gone.
     watchdog: Child,
@@ -82,7 +88,8 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .expect("lontra dev starts");
-        let watchdog = watchdog(&dir, dev.id());
+        let table = partition::table(base);
+        let watchdog = watchdog(&dir, dev.id(), &table);
         let mut cluster = Cluster {
             dir,
             nodes: Vec::new(),
@@ -91,6 +98,7 @@ impl Cluster {
                 .map(|(key, value)| ((*key).into(), (*value).into()))
                 .collect(),
             processes: Mutex::default(),
+            partition: Partition::new(table),
             dev,
             watchdog,
         };
@@ -131,7 +139,9 @@ impl Cluster {
                 config,
                 data,
                 mqtt: text("mqtt"),
+                ws: text("ws"),
                 http: text("http"),
+                cluster: text("cluster"),
             });
             self.processes
                 .lock()
@@ -152,6 +162,11 @@ impl Cluster {
     /// The MQTT address of the node at `index` (from 0).
     pub fn mqtt(&self, index: usize) -> &str {
         &self.nodes[index].mqtt
+    }
+
+    /// The WebSocket address of the node at `index` (from 0).
+    pub fn ws(&self, index: usize) -> &str {
+        &self.nodes[index].ws
     }
 
     pub fn ids(&self) -> Vec<u64> {
@@ -199,7 +214,66 @@ impl Cluster {
         }
     }
 
-    /// SIGTERM, and waits until the node has stopped by itself.
+    /// SIGSTOP: the process keeps its sockets, and does nothing. Waits until all its threads stand still.
+    pub async fn pause(&self, id: u64) {
+        self.signal(id, Signal::STOP);
+        let pid = self.pid(id).expect("it runs");
+        eventually(&format!("node {id} stopped"), START, || async move {
+            is_stopped(pid).then_some(())
+        })
+        .await;
+    }
+
+    /// SIGSTOP to `ids`; returns when none of their threads runs any more, or will before SIGCONT: one that is inside a
+    /// system call may finish that, but never hears of it.
+    pub async fn freeze(&self, ids: &[u64]) {
+        for id in ids {
+            self.signal(*id, Signal::STOP);
+        }
+        for id in ids {
+            let pid = self.pid(*id).expect("it runs");
+            eventually(&format!("node {id} frozen"), START, || async move {
+                all_threads_are(pid, &['T', 'D']).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, id: u64) {
+        self.signal(id, Signal::CONT);
+    }
+
+    /// SIGHUP: the node reads its configuration again.
+    pub fn reload(&self, id: u64) {
+        self.signal(id, Signal::HUP);
+    }
+
+    fn signal(&self, id: u64, signal: Signal) {
+        let pid = self.pid(id).filter(|pid| is_ours(*pid));
+        let pid = pid.and_then(|pid| Pid::from_raw(pid as i32));
+        kill_process(pid.unwrap_or_else(|| panic!("node {id} does not run")), signal).expect("a signal");
+    }
+
+    /// Waits until the node says that it is not ready, and why.
+    pub async fn wait_not_ready(&self, id: u64, limit: Duration) -> String {
+        eventually(&format!("node {id} not ready"), limit, || async {
+            match http_get(&self.node(id).http, "/health/ready").await {
+                Ok((503, body)) => Some(body),
+                _ => None,
+            }
+        })
+        .await
+    }
+
+    /// Whether `node` is Up, as `seen_by` knows.
+    pub async fn is_up(&self, seen_by: u64, node: u64) -> bool {
+        let status = self.status(seen_by).await.expect("/api/v1/status");
+        let nodes = status["nodes"].as_array().expect("status: nodes");
+        nodes.iter().any(|entry| entry["node"] == node && entry["up"] == true)
+    }
+
+    /// SIGTERM, and waits until the node has stopped by itself; with 0, if it is this process that learns of that.
     pub async fn terminate(&self, id: u64) {
         let pid = self.pid(id).and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.unwrap_or_else(|| panic!("node {id} does not run"));
@@ -213,7 +287,10 @@ impl Cluster {
         super::eventually("a clean stop", super::START, || {
             // A child of the test stays until it is waited for; one of `lontra dev` until that has.
             let gone = match child.as_mut() {
-                Some(child) => child.try_wait().expect("a child").is_some(),
+                Some(child) => child.try_wait().expect("a child").is_some_and(|status| {
+                    assert!(status.success(), "node {id}: {status}");
+                    true
+                }),
                 None => rustix::process::test_kill_process(pid).is_err(),
             };
             async move { gone.then_some(()) }
@@ -440,19 +517,21 @@ fn data_dir(config: &Path) -> PathBuf {
     PathBuf::from(value)
 }
 
-/// A shell that waits for the end of this process and then kills what it started. It ignores the terminal's signals.
-fn watchdog(dir: &Path, dev: u32) -> Child {
+/// A shell that waits for the end of this process and then kills what it started (stopped or not), and heals partitions. It ignores the terminal's signals.
+fn watchdog(dir: &Path, dev: u32, table: &str) -> Child {
     const SCRIPT: &str = r#"trap '' INT TERM HUP
 cat >/dev/null
 for pid in "$2" $(for file in "$1"/*/lontra.pid "$1"/*/data/lontra.pid; do cat "$file"; echo; done 2>/dev/null); do
   case "$(readlink /proc/$pid/exe)" in "$3"*) kill -9 "$pid" ;; esac
 done
+nft delete table inet "$4" 2>/dev/null
 [ -e "$1/keep" ] || case "$1" in */lontra-wire-*) rm -rf "$1" ;; esac"#;
     Command::new("sh")
         .args(["-c", SCRIPT, "watchdog"])
         .arg(dir)
         .arg(dev.to_string())
         .arg(std::fs::canonicalize(LONTRA).expect("the binary"))
+        .arg(table)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -490,6 +569,24 @@ fn has_let_go(pid: u32) -> bool {
         Ok(threads) => threads.count() <= 1,
         Err(_) => true,
     }
+}
+
+/// Whether every thread is stopped.
+fn is_stopped(pid: u32) -> bool {
+    all_threads_are(pid, &['T'])
+}
+
+fn all_threads_are(pid: u32, states: &[char]) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let state = |path: PathBuf| {
+        let stat = std::fs::read_to_string(path.join("stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    threads
+        .flatten()
+        .all(|thread| state(thread.path()).is_some_and(|state| states.contains(&state)))
 }
 
 fn binary() -> PathBuf {

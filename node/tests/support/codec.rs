@@ -37,6 +37,36 @@ pub struct Connect {
     pub clean: bool,
     pub keep_alive: u16,
     pub properties: Vec<Property>,
+    pub will: Option<Will>,
+}
+
+/// The Will Message of a CONNECT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: u8,
+    pub retain: bool,
+    /// [`WILL_DELAY_INTERVAL`] is one of them. None leave with 3.1.1.
+    pub properties: Vec<Property>,
+}
+
+impl Will {
+    pub fn new(topic: &str, payload: impl Into<Vec<u8>>, qos: u8) -> Will {
+        Will {
+            topic: topic.into(),
+            payload: payload.into(),
+            qos,
+            retain: false,
+            properties: Vec::new(),
+        }
+    }
+
+    pub fn delay(mut self, seconds: u32) -> Will {
+        self.properties
+            .push(Property(WILL_DELAY_INTERVAL, Value::Four(seconds)));
+        self
+    }
 }
 
 impl Connect {
@@ -48,6 +78,7 @@ impl Connect {
             clean: true,
             keep_alive: 60,
             properties: Vec::new(),
+            will: None,
         }
     }
 
@@ -77,14 +108,32 @@ impl Connect {
         self
     }
 
+    pub fn will(self, will: Will) -> Connect {
+        Connect {
+            will: Some(will),
+            ..self
+        }
+    }
+
+    pub fn no_will(self) -> Connect {
+        Connect { will: None, ..self }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         put_text(&mut body, "MQTT");
         body.push(if self.version == Version::V5 { 5 } else { 4 });
-        body.push(u8::from(self.clean) << 1);
+        let will = self.will.as_ref();
+        let will_flags = will.map_or(0, |will| 0x04 | will.qos << 3 | u8::from(will.retain) << 5);
+        body.push(u8::from(self.clean) << 1 | will_flags);
         body.extend(self.keep_alive.to_be_bytes());
         put_properties(&mut body, self.version, &self.properties);
         put_text(&mut body, &self.client_id);
+        if let Some(will) = will {
+            put_properties(&mut body, self.version, &will.properties);
+            put_text(&mut body, &will.topic);
+            put_binary(&mut body, &will.payload);
+        }
         frame(0x10, &body)
     }
 }
@@ -135,8 +184,13 @@ impl Publish {
 }
 
 pub fn subscribe(version: Version, pid: u16, filters: &[(&str, u8)]) -> Vec<u8> {
+    subscribe_with(version, pid, &[], filters)
+}
+
+/// SUBSCRIBE with properties; each filter with its options byte.
+pub fn subscribe_with(version: Version, pid: u16, properties: &[Property], filters: &[(&str, u8)]) -> Vec<u8> {
     let mut body = pid.to_be_bytes().to_vec();
-    put_properties(&mut body, version, &[]);
+    put_properties(&mut body, version, properties);
     for (filter, options) in filters {
         put_text(&mut body, filter);
         body.push(*options);
@@ -157,6 +211,25 @@ pub fn puback(pid: u16) -> Vec<u8> {
     frame(0x40, &pid.to_be_bytes())
 }
 
+/// An acknowledgement of QoS 2; the reason code and its properties are left out.
+pub fn pubrec(pid: u16) -> Vec<u8> {
+    frame(0x50, &pid.to_be_bytes())
+}
+
+/// PUBREC of 5.0 with a reason code: from 0x80 on the exchange is over.
+pub fn pubrec_with_code(pid: u16, code: u8) -> Vec<u8> {
+    let [high, low] = pid.to_be_bytes();
+    frame(0x50, &[high, low, code])
+}
+
+pub fn pubrel(pid: u16) -> Vec<u8> {
+    frame(0x62, &pid.to_be_bytes())
+}
+
+pub fn pubcomp(pid: u16) -> Vec<u8> {
+    frame(0x70, &pid.to_be_bytes())
+}
+
 pub fn pingreq() -> Vec<u8> {
     frame(0xc0, &[])
 }
@@ -164,6 +237,11 @@ pub fn pingreq() -> Vec<u8> {
 /// A plain DISCONNECT: of 3.1.1, and of 5.0 with reason 0x00 left out.
 pub fn disconnect() -> Vec<u8> {
     frame(0xe0, &[])
+}
+
+/// DISCONNECT of 5.0 with a reason code.
+pub fn disconnect_with_code(code: u8) -> Vec<u8> {
+    frame(0xe0, &[code])
 }
 
 /// DISCONNECT of 5.0 that changes the Session Expiry Interval.
@@ -187,6 +265,18 @@ pub enum Packet {
     },
     Publish(Publish),
     Puback {
+        pid: u16,
+        code: u8,
+    },
+    Pubrec {
+        pid: u16,
+        code: u8,
+    },
+    Pubrel {
+        pid: u16,
+        code: u8,
+    },
+    Pubcomp {
         pid: u16,
         code: u8,
     },
@@ -223,15 +313,9 @@ impl Packet {
 /// # Errors
 /// What of the standard the server's bytes break.
 pub fn decode(version: Version, buffer: &mut BytesMut) -> Result<Option<Packet>, String> {
-    let Some((header, length)) = remaining_length(buffer)? else {
+    let Some((first, frame)) = take_frame(buffer)? else {
         return Ok(None);
     };
-    if buffer.len() < header + length {
-        return Ok(None);
-    }
-    let first = buffer[0];
-    buffer.advance(header);
-    let frame = buffer.split_to(length);
     let mut body = Body { left: &frame };
     let packet = body
         .packet(version, first)
@@ -242,6 +326,38 @@ pub fn decode(version: Version, buffer: &mut BytesMut) -> Result<Option<Packet>,
             "{} bytes too many in {first:02x} {frame:02x?}",
             body.left.len()
         )),
+    }
+}
+
+/// Takes the first byte and the body of one packet off the front of `buffer`; `None` while it is not whole.
+///
+/// # Errors
+/// The length has more than four bytes.
+pub fn take_frame(buffer: &mut BytesMut) -> Result<Option<(u8, BytesMut)>, String> {
+    let Some((header, length)) = remaining_length(buffer)? else {
+        return Ok(None);
+    };
+    if buffer.len() < header + length {
+        return Ok(None);
+    }
+    let first = buffer[0];
+    buffer.advance(header);
+    Ok(Some((first, buffer.split_to(length))))
+}
+
+/// The properties of a 5.0 acknowledgement (PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK), which [`decode`] drops.
+///
+/// # Errors
+/// What of the standard the bytes break.
+pub fn properties_of(first: u8, body: &[u8]) -> Result<Vec<Property>, String> {
+    let start = match first >> 4 {
+        4..=7 => 3,
+        9 | 11 => 2,
+        kind => return Err(format!("packet type {kind} is no acknowledgement")),
+    };
+    match body.get(start..) {
+        None | Some([]) => Ok(Vec::new()),
+        Some(left) => Body { left }.properties(Version::V5),
     }
 }
 
@@ -266,13 +382,29 @@ struct Body<'a> {
 
 impl Body<'_> {
     fn packet(&mut self, version: Version, first: u8) -> Result<Packet, String> {
-        if first >> 4 != 3 && first & 0x0f != 0 {
-            return Err("reserved flags are set".into());
+        let reserved = if first >> 4 == 6 { 2 } else { 0 };
+        if first >> 4 != 3 && first & 0x0f != reserved {
+            return Err("reserved flags are not as they must be".into());
         }
         Ok(match first >> 4 {
             2 => self.connack(version)?,
             3 => Packet::Publish(self.publish(version, first & 0x0f)?),
-            4 => self.puback(version)?,
+            4 => {
+                let (pid, code) = self.acknowledgement(version)?;
+                Packet::Puback { pid, code }
+            }
+            5 => {
+                let (pid, code) = self.acknowledgement(version)?;
+                Packet::Pubrec { pid, code }
+            }
+            6 => {
+                let (pid, code) = self.acknowledgement(version)?;
+                Packet::Pubrel { pid, code }
+            }
+            7 => {
+                let (pid, code) = self.acknowledgement(version)?;
+                Packet::Pubcomp { pid, code }
+            }
             9 => Packet::Suback {
                 pid: self.two()?,
                 codes: self.codes(version, true)?,
@@ -309,14 +441,15 @@ impl Body<'_> {
             return Err("PUBLISH flags".into());
         }
         let topic = self.text()?;
-        if topic.is_empty() || topic.contains(['+', '#', '\0']) {
-            return Err(format!("topic name {topic:?}"));
-        }
         let pid = if qos > 0 { self.two()? } else { 0 };
         if qos > 0 && pid == 0 {
             return Err("packet identifier 0".into());
         }
         let properties = self.properties(version)?;
+        let has_alias = properties.iter().any(|property| property.0 == TOPIC_ALIAS);
+        if (topic.is_empty() && !has_alias) || topic.contains(['+', '#', '\0']) {
+            return Err(format!("topic name {topic:?}"));
+        }
         let payload = std::mem::take(&mut self.left).to_vec();
         Ok(Publish {
             topic,
@@ -329,7 +462,7 @@ impl Body<'_> {
         })
     }
 
-    fn puback(&mut self, version: Version) -> Result<Packet, String> {
+    fn acknowledgement(&mut self, version: Version) -> Result<(u16, u8), String> {
         let pid = self.two()?;
         let code = if version == Version::V5 && !self.left.is_empty() {
             self.byte()?
@@ -339,7 +472,7 @@ impl Body<'_> {
         if version == Version::V5 && !self.left.is_empty() {
             self.properties(version)?;
         }
-        Ok(Packet::Puback { pid, code })
+        Ok((pid, code))
     }
 
     fn codes(&mut self, version: Version, some: bool) -> Result<Vec<u8>, String> {
@@ -462,6 +595,11 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
+fn put_binary(out: &mut Vec<u8>, binary: &[u8]) {
+    out.extend(u16::try_from(binary.len()).expect("short bytes").to_be_bytes());
+    out.extend(binary);
+}
+
 fn put_properties(out: &mut Vec<u8>, version: Version, properties: &[Property]) {
     if version != Version::V5 {
         return;
@@ -475,10 +613,7 @@ fn put_properties(out: &mut Vec<u8>, version: Version, properties: &[Property]) 
             Value::Four(value) => bytes.extend(value.to_be_bytes()),
             Value::Var(value) => put_var(&mut bytes, *value as usize),
             Value::Text(text) => put_text(&mut bytes, text),
-            Value::Binary(binary) => {
-                bytes.extend((binary.len() as u16).to_be_bytes());
-                bytes.extend(binary);
-            }
+            Value::Binary(binary) => put_binary(&mut bytes, binary),
             Value::Pair(key, value) => {
                 put_text(&mut bytes, key);
                 put_text(&mut bytes, value);
@@ -489,10 +624,18 @@ fn put_properties(out: &mut Vec<u8>, version: Version, properties: &[Property]) 
     out.extend(bytes);
 }
 
+pub const MESSAGE_EXPIRY_INTERVAL: u8 = 0x02;
+pub const SUBSCRIPTION_IDENTIFIER: u8 = 0x0b;
 pub const SESSION_EXPIRY_INTERVAL: u8 = 0x11;
 pub const ASSIGNED_CLIENT_ID: u8 = 0x12;
+pub const SERVER_KEEP_ALIVE: u8 = 0x13;
+pub const REQUEST_PROBLEM_INFORMATION: u8 = 0x17;
+pub const WILL_DELAY_INTERVAL: u8 = 0x18;
+pub const REASON_STRING: u8 = 0x1f;
 pub const RECEIVE_MAXIMUM: u8 = 0x21;
+pub const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
+pub const TOPIC_ALIAS: u8 = 0x23;
 pub const MAXIMUM_QOS: u8 = 0x24;
 pub const RETAIN_AVAILABLE: u8 = 0x25;
 pub const MAXIMUM_PACKET_SIZE: u8 = 0x27;
-const USER_PROPERTY: u8 = 0x26;
+pub const USER_PROPERTY: u8 = 0x26;

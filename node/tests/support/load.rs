@@ -9,7 +9,9 @@
 
 use super::checker::{self, Consumer, Delivery, History, Message, MessageId, Outcome, Producer, Verdict, Violation};
 use super::client::{Client, Gone};
+use super::cluster::Cluster;
 use super::codec::{self, Connect, Packet, Publish, Version};
+use super::ledger::assert_conserved;
 use super::random::Random;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -26,6 +28,10 @@ pub struct Plan {
     pub window: usize,
     /// Messages per second and producer, on average and at most; they come in bursts of three quarters of the window.
     pub rate: u32,
+    /// Between two PINGREQ.
+    pub ping_every: Duration,
+    /// A server from which nothing came for so long is given up.
+    pub answer_within: Duration,
 }
 
 impl Default for Plan {
@@ -34,6 +40,8 @@ impl Default for Plan {
             producers: 6,
             window: 20,
             rate: 150,
+            ping_every: Duration::from_secs(2),
+            answer_within: Duration::from_secs(8),
         }
     }
 }
@@ -43,6 +51,18 @@ pub struct Load {
     tasks: Vec<JoinHandle<()>>,
 }
 
+/// A connection that was served: from its CONNACK until its client saw the end of it, or gave it up.
+#[derive(Clone, Debug)]
+pub struct Served {
+    pub client: String,
+    /// Index of the node's address.
+    pub node: usize,
+    pub from: Duration,
+    pub until: Option<Duration>,
+    /// The client itself ended it.
+    pub by_choice: bool,
+}
+
 struct Shared {
     plan: Plan,
     addresses: Vec<String>,
@@ -50,11 +70,14 @@ struct Shared {
     tag: String,
     started: Instant,
     history: Mutex<History>,
+    connections: Mutex<Vec<Served>>,
     acknowledged: AtomicU64,
     subscribed: AtomicUsize,
     producing: AtomicUsize,
     stop_producing: AtomicBool,
     stop_consuming: AtomicBool,
+    /// Every client goes to its home node, see [`Load::go_home`].
+    homing: AtomicBool,
 }
 
 /// Consumers that are always there: everything; wildcards; parts; and overlapping filters, each message still once.
@@ -73,11 +96,13 @@ impl Load {
             tag: tag.into(),
             started: Instant::now(),
             history: Mutex::default(),
+            connections: Mutex::default(),
             acknowledged: AtomicU64::new(0),
             subscribed: AtomicUsize::new(0),
             producing: AtomicUsize::new(plan.producers),
             stop_producing: AtomicBool::new(false),
             stop_consuming: AtomicBool::new(false),
+            homing: AtomicBool::new(false),
             plan,
         });
         let mut tasks = Vec::new();
@@ -122,6 +147,42 @@ impl Load {
             .iter()
             .map(|(name, _, _)| format!("{}-{name}", self.shared.tag))
             .collect()
+    }
+
+    /// Spreads the clients evenly over the nodes again, by their own choice, and waits until they are.
+    pub async fn go_home(&self) {
+        self.shared.homing.store(true, Ordering::SeqCst);
+        super::eventually("all clients at home", super::START, || async {
+            let connections = self.connections();
+            let mut latest = std::collections::BTreeMap::new();
+            for served in &connections {
+                latest.insert(&served.client, (served.node, served.until.is_none()));
+            }
+            let homes = (0..self.shared.plan.producers)
+                .map(|index| (format!("{}-producer-{index}", self.shared.tag), index))
+                .chain(
+                    self.consumers()
+                        .into_iter()
+                        .enumerate()
+                        .map(|(index, name)| (name, index)),
+                );
+            homes
+                .into_iter()
+                .all(|(client, index)| latest.get(&client) == Some(&(self.shared.home(index), true)))
+                .then_some(())
+        })
+        .await;
+        self.shared.homing.store(false, Ordering::SeqCst);
+    }
+
+    /// Every connection that was served so far.
+    pub fn connections(&self) -> Vec<Served> {
+        self.shared.connections.lock().expect("no panic").clone()
+    }
+
+    /// When a message was first acknowledged that was first sent after `at`: for each topic, `None` while there is none.
+    pub fn published_after(&self, at: Duration) -> Vec<Option<Duration>> {
+        published_after(&self.shared.history.lock().expect("no panic"), at)
     }
 
     pub fn acknowledged(&self) -> u64 {
@@ -232,6 +293,78 @@ pub fn judge(test: &str, history: &History) -> Vec<Violation> {
     violations
 }
 
+/// [`judge`]: nothing was violated, no node panicked, and the nodes' own accounts say the same.
+pub async fn assert_kept(test: &str, history: &History, cluster: &Cluster) {
+    let violations = judge(test, history);
+    cluster.assert_no_panic();
+    assert!(
+        violations.is_empty(),
+        "{} violations, see above\n{}",
+        violations.len(),
+        cluster.logs()
+    );
+    assert_conserved(test, history, cluster).await;
+}
+
+/// How long after `at` a message was acknowledged that was first sent after it, for each topic; one pass from the end, where
+/// they are.
+pub fn published_after(history: &History, at: Duration) -> Vec<Option<Duration>> {
+    let mut first: Vec<Option<Duration>> = vec![None; TOPICS];
+    for producer in &history.producers {
+        for message in producer
+            .messages
+            .iter()
+            .rev()
+            .take_while(|message| message.first_sent > at)
+        {
+            let Some(when) = message.acknowledged else { continue };
+            let took = when.saturating_sub(at);
+            let index = (0..TOPICS).find(|index| message.topic.ends_with(&topic_ending(*index)));
+            let slot = &mut first[index.expect("one of the topics")];
+            *slot = Some(slot.map_or(took, |known| known.min(took)));
+        }
+    }
+    first
+}
+
+/// The longest times without an acknowledgement.
+pub struct Pauses {
+    /// Of messages of one topic, whoever sent them.
+    pub topic: Duration,
+    /// Of one producer, whatever the topic.
+    pub producer: Duration,
+}
+
+/// The longest pauses that began between `from` and `until`.
+pub fn longest_pauses(history: &History, from: Duration, until: Duration) -> Pauses {
+    let longest = |messages: &mut dyn Iterator<Item = &Message>| {
+        let mut times: Vec<Duration> = messages.filter_map(|message| message.acknowledged).collect();
+        times.sort_unstable();
+        let pauses = times.windows(2).filter(|pair| pair[1] > from && pair[0] < until);
+        pauses.map(|pair| pair[1] - pair[0]).max().unwrap_or(Duration::MAX)
+    };
+    let all = || history.producers.iter().flat_map(|producer| &producer.messages);
+    let topics = (0..TOPICS).map(|index| {
+        let ending = topic_ending(index);
+        longest(&mut all().filter(|message| message.topic.ends_with(&ending)))
+    });
+    let producers = history.producers.iter();
+    Pauses {
+        topic: topics.max().unwrap_or(Duration::MAX),
+        producer: producers
+            .map(|one| longest(&mut one.messages.iter()))
+            .max()
+            .unwrap_or(Duration::MAX),
+    }
+}
+
+/// The topics that a load of this tag publishes to.
+pub fn topics(tag: &str) -> Vec<String> {
+    (0..TOPICS)
+        .map(|index| format!("{tag}{}", topic_ending(index)))
+        .collect()
+}
+
 /// For each fault: how long until each producer, and each topic, had a message acknowledged that was sent after it.
 pub fn print_recovery(test: &str, history: &History, faults: &[(String, Duration)]) {
     let mut worst = Duration::ZERO;
@@ -305,12 +438,19 @@ impl ProducerTask {
     }
 
     async fn run(mut self) {
+        let mut lost = None;
         while !self.finished() {
-            let Some((client, present)) = connect_to_any(&self.shared, &self.connect, &mut self.random).await else {
+            let home = self.shared.home(self.index);
+            let connected = connect_to_any(&self.shared, &self.connect, home, &mut self.random, &mut lost).await;
+            let Some((client, present, node)) = connected else {
                 continue;
             };
             self.judge_session(present);
-            match self.serve(client, present).await {
+            let served = self.shared.served(&self.connect.client_id, node);
+            let ended = self.serve(client, present, node).await;
+            self.shared.ended(served, ended.is_ok());
+            lost = ended.is_err().then_some(node);
+            match ended {
                 Ok(()) | Err(Gone::Closed(_) | Gone::Silent(_)) => {}
                 Err(Gone::Wrong(what)) => self.log(|producer| producer.misbehaved.push(what)),
             }
@@ -338,7 +478,7 @@ impl ProducerTask {
         self.had_session = true;
     }
 
-    async fn serve(&mut self, mut client: Client, present: bool) -> Result<(), Gone> {
+    async fn serve(&mut self, mut client: Client, present: bool, node: usize) -> Result<(), Gone> {
         for (sequence, pid) in self.unacknowledged.clone() {
             let publish = self.log(|producer| {
                 let message = &mut producer.messages[sequence];
@@ -361,7 +501,7 @@ impl ProducerTask {
         let mut pace = interval(Duration::from_secs(1) * burst / self.shared.plan.rate);
         let mut due = 0;
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut keep_alive = KeepAlive::new();
+        let mut keep_alive = KeepAlive::new(&self.shared.plan);
         while !self.finished() {
             while due > 0 && self.may_publish() {
                 self.publish_next(&mut client).await?;
@@ -371,10 +511,15 @@ impl ProducerTask {
                 packet = client.packet() => match packet? {
                     Packet::Puback { pid, code } => self.acknowledged(pid, code),
                     Packet::Pingresp => keep_alive.answered(),
-                    Packet::Disconnect { .. } => return Ok(()),
+                    Packet::Disconnect { code, .. } => return Err(Gone::Closed(format!("DISCONNECT {code:#04x}"))),
                     other => return Err(Gone::Wrong(format!("to a producer: {other:?}"))),
                 },
-                _ = pace.tick() => due = burst,
+                _ = pace.tick() => {
+                    if self.shared.goes_home(self.index, node) {
+                        return Ok(());
+                    }
+                    due = burst;
+                }
                 alive = keep_alive.due() => {
                     alive?;
                     client.send(&codec::pingreq()).await?;
@@ -464,8 +609,11 @@ impl ConsumerTask {
         let connect = Connect::persistent(self.version, &self.name).keep_alive(KEEP_ALIVE);
         let mut subscribed = false;
         let mut connection = 0;
+        let mut lost = None;
         while !self.shared.stop_consuming.load(Ordering::SeqCst) {
-            let Some((client, present)) = connect_to_any(&self.shared, &connect, &mut self.random).await else {
+            let home = self.shared.home(self.index);
+            let connected = connect_to_any(&self.shared, &connect, home, &mut self.random, &mut lost).await;
+            let Some((client, present, node)) = connected else {
                 continue;
             };
             connection += 1;
@@ -474,21 +622,31 @@ impl ConsumerTask {
                 // Subscribe again, so that one lost session is one violation and what it had lost.
                 subscribed = false;
             }
-            match self.serve(client, connection, &mut subscribed).await {
+            let served = self.shared.served(&self.name, node);
+            let ended = self.serve(client, connection, node, &mut subscribed).await;
+            self.shared.ended(served, ended.is_ok());
+            lost = ended.is_err().then_some(node);
+            match ended {
                 Ok(()) | Err(Gone::Closed(_) | Gone::Silent(_)) => {}
                 Err(Gone::Wrong(what)) => self.log(|consumer| consumer.misbehaved.push(what)),
             }
         }
     }
 
-    async fn serve(&mut self, mut client: Client, connection: u32, subscribed: &mut bool) -> Result<(), Gone> {
+    async fn serve(
+        &mut self,
+        mut client: Client,
+        connection: u32,
+        node: usize,
+        subscribed: &mut bool,
+    ) -> Result<(), Gone> {
         if !*subscribed {
             let filters: Vec<(&str, u8)> = self.filters.iter().map(|filter| (filter.as_str(), 1)).collect();
             client
                 .send(&codec::subscribe(self.version, SUBSCRIBE_ID, &filters))
                 .await?;
         }
-        let mut keep_alive = KeepAlive::new();
+        let mut keep_alive = KeepAlive::new(&self.shared.plan);
         let mut look = interval(Duration::from_millis(100));
         let restless = self.index == RESTLESS;
         let leave_at = Instant::now() + Duration::from_millis(1_000 + self.random.below(4_000) as u64);
@@ -505,11 +663,12 @@ impl ConsumerTask {
                     }
                     Packet::Suback { pid: SUBSCRIBE_ID, codes } => self.granted(&codes, subscribed),
                     Packet::Pingresp => keep_alive.answered(),
-                    Packet::Disconnect { .. } => return Ok(()),
+                    Packet::Disconnect { code, .. } => return Err(Gone::Closed(format!("DISCONNECT {code:#04x}"))),
                     other => return Err(Gone::Wrong(format!("to a consumer: {other:?}"))),
                 },
                 _ = look.tick() => {
-                    if restless && *subscribed && Instant::now() > leave_at {
+                    let leaves = restless && *subscribed && Instant::now() > leave_at;
+                    if leaves || self.shared.goes_home(self.index, node) {
                         return Ok(());
                     }
                 }
@@ -564,10 +723,52 @@ impl ConsumerTask {
     }
 }
 
-/// One attempt at a random node; on failure waits a moment, so that a dead cluster is not hammered.
-async fn connect_to_any(shared: &Shared, connect: &Connect, random: &mut Random) -> Option<(Client, bool)> {
-    let address = random.pick(&shared.addresses);
-    let connected = Client::try_connect(address, connect, CONNECT_WITHIN).await;
+impl Shared {
+    /// Notes a CONNACK; returns the index of the connection.
+    fn served(&self, client: &str, node: usize) -> usize {
+        let mut connections = self.connections.lock().expect("no panic");
+        connections.push(Served {
+            client: client.into(),
+            node,
+            from: self.started.elapsed(),
+            until: None,
+            by_choice: false,
+        });
+        connections.len() - 1
+    }
+
+    fn home(&self, index: usize) -> usize {
+        index % self.addresses.len()
+    }
+
+    fn goes_home(&self, index: usize, node: usize) -> bool {
+        self.homing.load(Ordering::SeqCst) && node != self.home(index)
+    }
+
+    fn ended(&self, connection: usize, by_choice: bool) {
+        let connection = &mut self.connections.lock().expect("no panic")[connection];
+        connection.until = Some(self.started.elapsed());
+        connection.by_choice = by_choice;
+    }
+}
+
+/// One attempt at a random node, but not the one that was `lost` last; on failure waits a moment, so that a dead cluster
+/// is not hammered.
+async fn connect_to_any(
+    shared: &Shared,
+    connect: &Connect,
+    home: usize,
+    random: &mut Random,
+    lost: &mut Option<usize>,
+) -> Option<(Client, bool, usize)> {
+    let others: Vec<usize> = (0..shared.addresses.len())
+        .filter(|node| Some(*node) != *lost)
+        .collect();
+    let node = match shared.homing.load(Ordering::SeqCst) {
+        true => home,
+        false => *random.pick(if others.is_empty() { &[0] } else { &others }),
+    };
+    let connected = Client::try_connect(&shared.addresses[node], connect, CONNECT_WITHIN).await;
     if let Ok((
         client,
         Packet::Connack {
@@ -577,48 +778,51 @@ async fn connect_to_any(shared: &Shared, connect: &Connect, random: &mut Random)
         },
     )) = connected
     {
-        return Some((client, session_present));
+        return Some((client, session_present, node));
     }
+    *lost = Some(node);
     sleep(Duration::from_millis(50 + random.below(100) as u64)).await;
     None
 }
 
-/// Pings every [`PING_EVERY`]; a server that does not answer for [`ANSWER_WITHIN`] is given up.
-struct KeepAlive {
+/// Pings every [`Plan::ping_every`]; a server that does not answer for [`Plan::answer_within`] is given up.
+pub struct KeepAlive {
     last_answer: Instant,
+    answer_within: Duration,
     next: tokio::time::Interval,
 }
 
 impl KeepAlive {
-    fn new() -> KeepAlive {
-        let mut next = interval(PING_EVERY);
+    pub fn new(plan: &Plan) -> KeepAlive {
+        let mut next = interval(plan.ping_every);
         next.set_missed_tick_behavior(MissedTickBehavior::Delay);
         KeepAlive {
             last_answer: Instant::now(),
+            answer_within: plan.answer_within,
             next,
         }
     }
 
-    fn answered(&mut self) {
+    pub fn answered(&mut self) {
         self.last_answer = Instant::now();
     }
 
-    async fn due(&mut self) -> Result<(), Gone> {
+    pub async fn due(&mut self) -> Result<(), Gone> {
         self.next.tick().await;
-        match self.last_answer.elapsed() < ANSWER_WITHIN {
+        match self.last_answer.elapsed() < self.answer_within {
             true => Ok(()),
-            false => Err(Gone::Silent(ANSWER_WITHIN)),
+            false => Err(Gone::Silent(self.answer_within)),
         }
     }
 }
 
 /// `<sum> <producer> <sequence> <topic> …`, filled up so that 20,000 of them are worth a few megabytes.
-fn payload(producer: usize, sequence: usize, topic: &str) -> Vec<u8> {
+pub fn payload(producer: usize, sequence: usize, topic: &str) -> Vec<u8> {
     let body = format!("{producer} {sequence} {topic} {:.<60}", "");
     format!("{:016x} {body}", sum(body.as_bytes())).into_bytes()
 }
 
-fn parse_payload(publish: &Publish) -> Option<MessageId> {
+pub fn parse_payload(publish: &Publish) -> Option<MessageId> {
     let text = std::str::from_utf8(&publish.payload).ok()?;
     let (written, body) = text.split_once(' ')?;
     let mut words = body.split(' ');
@@ -638,11 +842,11 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// `/<0..8>/<a|b|c>`: with 24 topics every one of 12 shards is likely to have some.
-fn topic_ending(index: usize) -> String {
+pub fn topic_ending(index: usize) -> String {
     format!("/{}/{}", index / 3, ["a", "b", "c"][index % 3])
 }
 
-const TOPICS: usize = 24;
+pub const TOPICS: usize = 24;
 /// How long before it leaves the restless consumer stops acknowledging.
 const WITHHOLD: Duration = Duration::from_millis(200);
 /// The consumer that changes its node every few seconds without a DISCONNECT.
@@ -651,8 +855,6 @@ pub const SESSION_LOST: &str = "session lost: Session Present is 0";
 const SUBSCRIBE_ID: u16 = 1;
 const NO_MATCHING_SUBSCRIBERS: u8 = 0x10;
 const KEEP_ALIVE: u16 = 10;
-const PING_EVERY: Duration = Duration::from_secs(2);
-const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 const CONNECT_WITHIN: Duration = Duration::from_secs(4);
 /// P10.
 const BACK_WITHIN: Duration = Duration::from_secs(5);

@@ -2,7 +2,9 @@
 //!
 //!     codec ◀── client ◀── load ──▶ checker          an MQTT client and a codec of their own: a bug that the broker's
 //!                 ▲         ▲                         codec has in both directions cannot hide here
-//!     cluster ────┴─────────┴── power                 real processes, real files, real sockets
+//!     websocket ──┤         │                         the same client, its bytes in frames
+//!     cluster ────┴─────────┴── power, partition      real processes, real files, real sockets
+//!     foreign, mosquitto                              clients that others wrote
 //!
 //! Nothing here sleeps to synchronise: [`eventually`] waits for a condition with a deadline. `tokio::time` otherwise only
 //! paces load and faults.
@@ -16,12 +18,20 @@ pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod codec;
+pub mod exactly_once;
+pub mod foreign;
+pub mod ledger;
 pub mod load;
+pub mod members;
 pub mod metrics;
 pub mod mosquitto;
 pub mod pairs;
+pub mod partition;
 pub mod power;
 pub mod random;
+pub mod register;
+pub mod websocket;
+pub mod wills;
 
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};

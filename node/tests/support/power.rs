@@ -62,6 +62,9 @@ impl Disks {
 
     /// Cuts the power of all disks, as near to at once as one process can: nothing that was not synced survives, and
     /// whoever still writes gets EIO.
+    ///
+    /// An fsync under way during the ioctl may return success for what is dropped (Linux 6.18; 73 of 750 cuts with three
+    /// writers, none of 900 with writers that were stopped before): whoever writes must not run any more.
     pub fn cut(&self) {
         const CUT: &str = "
 import fcntl, os, struct, sys

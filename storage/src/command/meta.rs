@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::encoding::{DecodeError, Reader, Writer};
-use crate::ids::{Incarnation, NodeId, Offset, SessionEpoch, SessionId};
+use crate::ids::{Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId};
 
 /// A subscription as granted. [MQTT-3.8.3]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,19 @@ pub struct Subscription {
     pub qos: u8,
     pub no_local: bool,
     pub retain_as_published: bool,
+    /// Which retained messages a SUBSCRIBE asks for: 0 all, 1 all if the subscription is new, 2 none. [MQTT-3.3.1-9]
+    /// to [MQTT-3.3.1-11]
+    pub retain_handling: u8,
     pub identifier: Option<u32>,
+}
+
+/// What a connection leaves to be published if it ends without DISCONNECT 0x00. [MQTT-3.1.2-8]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will {
+    /// An encoded [`Message`](crate::message::Message); its publisher is filled in when it is published.
+    pub message: Bytes,
+    /// Will Delay Interval in seconds. [MQTT-3.1.3-9]
+    pub delay: u32,
 }
 
 /// Operations on the control plane. Each is idempotent or guarded by an epoch, since a proposer may repeat it.
@@ -24,7 +36,8 @@ pub enum MetaOp {
     /// The meta leader found that the incarnation's lease ran out.
     NodeDown { node: NodeId, incarnation: Incarnation },
     /// CONNECT. A session is durable if `expiry` > 0, fixed at creation. `request` is unique in the incarnation: a
-    /// repeat gets the first answer again, so that Session Present stays true. [MQTT-3.2.2-2]
+    /// repeat gets the first answer again, so that Session Present stays true. `will` is that of this connection.
+    /// [MQTT-3.2.2-2]
     Connect {
         client_id: Box<str>,
         clean_start: bool,
@@ -32,16 +45,19 @@ pub enum MetaOp {
         node: NodeId,
         incarnation: Incarnation,
         request: u64,
+        will: Option<Will>,
     },
     /// The connection of `epoch` ended. `expiry` if DISCONNECT changed it; `sent` is the highest offset that was ever
     /// sent, by shard; `None` if the connection does not know what earlier ones sent. An ephemeral session ends with it.
+    /// Without `publish_will` (DISCONNECT 0x00) the will is discarded [MQTT-3.14.4-3]; void if that comes too late.
     Detach {
         session: SessionId,
         epoch: SessionEpoch,
         expiry: Option<u32>,
         sent: Option<Vec<Offset>>,
+        publish_will: bool,
     },
-    /// Subscriptions of a durable session; replaces those with an equal filter. [MQTT-3.8.4-3]
+    /// Subscriptions of a durable session, or shared ones of any; replaces those with an equal filter. [MQTT-3.8.4-3]
     Subscribe {
         session: SessionId,
         epoch: SessionEpoch,
@@ -61,6 +77,23 @@ pub enum MetaOp {
     },
     /// Ends at most `limit` sessions whose expiry has passed in log time.
     ExpireSessions { limit: u32 },
+    /// What [`Session::retained_owed`](crate::meta::Session::retained_owed) says of `filter` has been done in every
+    /// shard concerned; void if another `version` is owed by now.
+    RetainedDone {
+        session: SessionId,
+        filter: Box<str>,
+        version: MetaIndex,
+    },
+    /// Makes at most `limit` wills due whose time has come in log time, oldest first.
+    DueWills { limit: u32 },
+    /// The due will of that connection stands in its topic's shard.
+    WillPublished { session: SessionId, epoch: SessionEpoch },
+    /// Ends a session for good, also one that is served (a queue limit, an operator). Void if `epoch` is given and is
+    /// not current.
+    EndSession {
+        session: SessionId,
+        epoch: Option<SessionEpoch>,
+    },
 }
 
 /// Who serves a session.
@@ -89,15 +122,25 @@ pub enum MetaReply {
     Unsubscribed {
         existed: Vec<bool>,
     },
-    /// The epoch, session or incarnation named is not current: the operation is void.
+    /// What the operation names (epoch, session, incarnation, version) is not current, or the entry creates too much
+    /// already: the operation is void.
     Stale,
     /// ExpireSessions.
     Expired {
         count: u32,
     },
+    /// Subscribe: whether each filter had been subscribed before. [MQTT-3.3.1-10]
+    Subscribed {
+        existed: Vec<bool>,
+    },
+    /// DueWills.
+    Due {
+        count: u32,
+    },
 }
 
-const META_OP_VERSION: u8 = 1;
+/// 1: Connect without will, Detach without `publish_will`.
+const META_OP_VERSION: u8 = 2;
 
 /// One meta bundle: the operations of one proposer, answered in order.
 pub fn encode_meta_ops(operations: &[MetaOp]) -> Bytes {
@@ -124,6 +167,7 @@ fn write_meta_op(writer: &mut Writer, operation: &MetaOp) {
             node,
             incarnation,
             request,
+            will,
         } => {
             writer
                 .u8(2)
@@ -132,18 +176,19 @@ fn write_meta_op(writer: &mut Writer, operation: &MetaOp) {
                 .var(*expiry as u64)
                 .var(*node)
                 .var(incarnation.0);
-            writer.var(*request);
+            writer.var(*request).option(will.as_ref(), |w, will| will.write(w));
         }
         MetaOp::Detach {
             session,
             epoch,
             expiry,
             sent,
+            publish_will,
         } => {
             writer.u8(3).var(session.0).var(epoch.0).option(*expiry, |w, seconds| {
                 w.var(seconds as u64);
             });
-            writer.option(sent.as_deref(), write_offsets);
+            writer.option(sent.as_deref(), write_offsets).bool(*publish_will);
         }
         MetaOp::Subscribe {
             session,
@@ -176,6 +221,24 @@ fn write_meta_op(writer: &mut Writer, operation: &MetaOp) {
         MetaOp::ExpireSessions { limit } => {
             writer.u8(7).var(*limit as u64);
         }
+        MetaOp::RetainedDone {
+            session,
+            filter,
+            version,
+        } => {
+            writer.u8(8).var(session.0).str(filter).var(version.0);
+        }
+        MetaOp::DueWills { limit } => {
+            writer.u8(9).var(*limit as u64);
+        }
+        MetaOp::WillPublished { session, epoch } => {
+            writer.u8(10).var(session.0).var(epoch.0);
+        }
+        MetaOp::EndSession { session, epoch } => {
+            writer.u8(11).var(session.0).option(*epoch, |w, epoch| {
+                w.var(epoch.0);
+            });
+        }
     }
 }
 
@@ -183,18 +246,19 @@ fn write_meta_op(writer: &mut Writer, operation: &MetaOp) {
 /// The bytes are torn or of a later version.
 pub fn decode_meta_ops(bytes: &Bytes) -> Result<Vec<MetaOp>, DecodeError> {
     let mut reader = Reader::new("meta operations", bytes);
-    if reader.u8()? != META_OP_VERSION {
+    let version = reader.u8()?;
+    if !(1..=META_OP_VERSION).contains(&version) {
         return Err(reader.error());
     }
     let mut operations = Vec::new();
     for _ in 0..reader.count()? {
-        operations.push(read_meta_op(&mut reader)?);
+        operations.push(read_meta_op(&mut reader, version)?);
     }
     reader.end()?;
     Ok(operations)
 }
 
-fn read_meta_op(reader: &mut Reader<'_>) -> Result<MetaOp, DecodeError> {
+fn read_meta_op(reader: &mut Reader<'_>, version: u8) -> Result<MetaOp, DecodeError> {
     Ok(match reader.u8()? {
         0 => MetaOp::NodeUp {
             node: reader.var()?,
@@ -211,12 +275,14 @@ fn read_meta_op(reader: &mut Reader<'_>) -> Result<MetaOp, DecodeError> {
             node: reader.var()?,
             incarnation: Incarnation(reader.var()?),
             request: reader.var()?,
+            will: if version == 1 { None } else { reader.option(Will::read)? },
         },
         3 => MetaOp::Detach {
             session: SessionId(reader.var()?),
             epoch: SessionEpoch(reader.var()?),
             expiry: reader.option(|r| r.var32())?,
             sent: reader.option(read_offsets)?,
+            publish_will: version > 1 && reader.bool()?,
         },
         4 => {
             let (session, epoch) = (SessionId(reader.var()?), SessionEpoch(reader.var()?));
@@ -242,6 +308,20 @@ fn read_meta_op(reader: &mut Reader<'_>) -> Result<MetaOp, DecodeError> {
             remove: read_strings(reader)?,
         },
         7 => MetaOp::ExpireSessions { limit: reader.var32()? },
+        8 => MetaOp::RetainedDone {
+            session: SessionId(reader.var()?),
+            filter: reader.str()?.into(),
+            version: MetaIndex(reader.var()?),
+        },
+        9 => MetaOp::DueWills { limit: reader.var32()? },
+        10 => MetaOp::WillPublished {
+            session: SessionId(reader.var()?),
+            epoch: SessionEpoch(reader.var()?),
+        },
+        11 => MetaOp::EndSession {
+            session: SessionId(reader.var()?),
+            epoch: reader.option(|r| r.var().map(SessionEpoch))?,
+        },
         _ => return Err(reader.error()),
     })
 }
@@ -276,9 +356,44 @@ fn read_strings(reader: &mut Reader<'_>) -> Result<Vec<Box<str>>, DecodeError> {
     Ok(strings)
 }
 
-impl Subscription {
+fn write_bools(writer: &mut Writer, bools: &[bool]) {
+    writer.var(bools.len() as u64);
+    for one in bools {
+        writer.bool(*one);
+    }
+}
+
+fn read_bools(reader: &mut Reader<'_>) -> Result<Vec<bool>, DecodeError> {
+    let mut bools = Vec::new();
+    for _ in 0..reader.count()? {
+        bools.push(reader.bool()?);
+    }
+    Ok(bools)
+}
+
+impl Will {
     pub fn write(&self, writer: &mut Writer) {
-        let flags = self.qos | (self.no_local as u8) << 2 | (self.retain_as_published as u8) << 3;
+        writer.var(self.delay as u64).bytes(&self.message);
+    }
+
+    /// The message does not share the memory of what is read: a will is kept for long.
+    ///
+    /// # Errors
+    /// The bytes are torn.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Will, DecodeError> {
+        Ok(Will {
+            delay: reader.var32()?,
+            message: Bytes::copy_from_slice(&reader.bytes()?),
+        })
+    }
+}
+
+impl Subscription {
+    /// The filter, the options in one byte (QoS in bits 0–1, No Local 2, Retain As Published 3, Retain Handling 4–5),
+    /// the identifier or 0.
+    pub fn write(&self, writer: &mut Writer) {
+        let flags =
+            self.qos | (self.no_local as u8) << 2 | (self.retain_as_published as u8) << 3 | self.retain_handling << 4;
         writer
             .str(&self.filter)
             .u8(flags)
@@ -296,6 +411,7 @@ impl Subscription {
             qos: flags & 3,
             no_local: flags & 4 != 0,
             retain_as_published: flags & 8 != 0,
+            retain_handling: flags >> 4 & 3,
             identifier,
         })
     }
@@ -326,16 +442,21 @@ pub fn encode_meta_replies(replies: &[MetaReply]) -> Bytes {
                 });
             }
             MetaReply::Unsubscribed { existed } => {
-                writer.u8(3).var(existed.len() as u64);
-                for one in existed {
-                    writer.bool(*one);
-                }
+                writer.u8(3);
+                write_bools(&mut writer, existed);
             }
             MetaReply::Stale => {
                 writer.u8(4);
             }
             MetaReply::Expired { count } => {
                 writer.u8(5).var(*count as u64);
+            }
+            MetaReply::Subscribed { existed } => {
+                writer.u8(6);
+                write_bools(&mut writer, existed);
+            }
+            MetaReply::Due { count } => {
+                writer.u8(7).var(*count as u64);
             }
         }
     }
@@ -365,18 +486,21 @@ pub fn decode_meta_replies(bytes: &Bytes) -> Result<Vec<MetaReply>, DecodeError>
                     })
                 })?,
             },
-            3 => {
-                let mut existed = Vec::new();
-                for _ in 0..reader.count()? {
-                    existed.push(reader.bool()?);
-                }
-                MetaReply::Unsubscribed { existed }
-            }
+            3 => MetaReply::Unsubscribed {
+                existed: read_bools(&mut reader)?,
+            },
             4 => MetaReply::Stale,
             5 => MetaReply::Expired { count: reader.var32()? },
+            6 => MetaReply::Subscribed {
+                existed: read_bools(&mut reader)?,
+            },
+            7 => MetaReply::Due { count: reader.var32()? },
             _ => return Err(reader.error()),
         });
     }
     reader.end()?;
     Ok(replies)
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,10 +13,14 @@ mod shard;
 use bytes::Bytes;
 
 pub use self::meta::{
-    MetaOp, MetaReply, Owner, Subscription, decode_meta_ops, decode_meta_replies, encode_meta_ops, encode_meta_replies,
+    MetaOp, MetaReply, Owner, Subscription, Will, decode_meta_ops, decode_meta_replies, encode_meta_ops,
+    encode_meta_replies,
 };
 pub(crate) use self::meta::{read_offsets, write_offsets};
-pub use self::shard::{BatchReply, NodeBatch, ShardOperation};
+pub use self::shard::{
+    Append, Assignment, BatchReply, EnqueueRetained, Left, NodeBatch, OperationResult, Origin, ShardOperation,
+};
+pub(crate) use self::shard::{read_applied, write_applied};
 
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::message::LogTime;

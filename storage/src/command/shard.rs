@@ -1,10 +1,14 @@
 //! What a shard's log says: batches of nodes, and what apply answers to each.
 
-use bytes::Bytes;
+mod bytes;
+#[cfg(test)]
+mod tests;
 
-use crate::encoding::{DecodeError, Reader, Writer};
-use crate::ids::{Incarnation, MetaIndex, NodeId, Offset, SessionId};
-use crate::message::Recipient;
+use ::bytes::Bytes;
+
+pub(crate) use self::bytes::{read_applied, write_applied};
+use crate::ids::{Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId};
+use crate::message::{LogTime, Recipient};
 
 /// Operations of one node for one shard. Messages and sequence are fixed once it was sent (`batch-sequence`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +17,7 @@ pub struct NodeBatch {
     pub incarnation: Incarnation,
     /// From 1 per (incarnation, shard), without gaps.
     pub sequence: u64,
-    /// The lowest route version that one of its messages was matched at.
+    /// The route version that its retained messages were matched at: one batch, one version. 0 without any.
     pub route_version: MetaIndex,
     /// Recipient sets that the operations refer to: equal matches are written once.
     pub recipient_sets: Vec<Vec<Recipient>>,
@@ -22,159 +26,188 @@ pub struct NodeBatch {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShardOperation {
-    /// Stores a message for the recipients of a set. `message` is an encoded [`crate::message::Message`].
-    Append { message: Bytes, recipients: u32 },
-    /// The session is gone for good: at most [`crate::shard::SWEEP_PAGE`] of its entries leave. Repeated until none is
-    /// left.
-    Sweep { session: SessionId },
-    /// PUBACK or PUBCOMP received: the entries leave the session's queue. Idempotent, true from any owner.
-    Ack { session: SessionId, offsets: Vec<Offset> },
+    Append(Append),
+    /// The session is gone for good: at most [`crate::shard::SWEEP_PAGE`] of its rows leave. Repeated until none is
+    /// left. What it was assigned of a shared group goes back, QoS 2 excepted. [MQTT-4.8.2-5]
+    Sweep {
+        session: SessionId,
+    },
+    /// Entries leave the session's queue. Idempotent; [`Left::Delivered`] is true from any owner.
+    Ack {
+        session: SessionId,
+        how: Left,
+        offsets: Vec<Offset>,
+    },
+    /// PUBREC received: from here on the client is sent PUBREL, never the PUBLISH again. Idempotent. [MQTT-4.3.3-5]
+    Release {
+        session: SessionId,
+        offsets: Vec<Offset>,
+    },
+    /// PUBREL received: the Packet Identifier is free for a new message. Idempotent. [MQTT-4.3.3-11]
+    ReleaseReceived {
+        session: SessionId,
+        epoch: SessionEpoch,
+        packet_id: u16,
+    },
+    /// A page of the retained messages that a new subscription of a durable session matches enters its queue. Repeated
+    /// until the answer is not `More`, and from then on without effect until it is forgotten.
+    EnqueueRetained(EnqueueRetained),
+    /// Nobody asks for this replay any more. One of a later version is left alone.
+    ForgetReplay {
+        session: SessionId,
+        filter: Box<str>,
+        version: MetaIndex,
+    },
+    /// Retained messages whose time is over by log time leave, at most `limit`.
+    ExpireRetained {
+        limit: u32,
+    },
+    /// Waiting messages of a shared group go to connected members.
+    Assign {
+        group: SessionId,
+        assignments: Vec<Assignment>,
+    },
+    /// The member's connection ended: what it was assigned goes back to the group (QoS 2 stays). [MQTT-4.8.2-5]
+    Unassign {
+        session: SessionId,
+        offsets: Vec<Offset>,
+    },
+    /// Meta recorded the wills as published.
+    ForgetWills {
+        wills: Vec<(SessionId, SessionEpoch)>,
+    },
+    /// The incarnation is Down: nothing more of it is taken. Idempotent. (`Mark` of DESIGN §4)
+    Fence {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
+}
+
+/// How a message left a queue. The values are those of the encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Left {
+    /// The client acknowledged it: PUBACK, PUBCOMP, or PUBREC with an error.
+    Delivered = 0,
+    /// Its Message Expiry Interval passed, or the age that the operator allows.
+    Expired = 1,
+    /// Larger than the client's Maximum Packet Size.
+    TooLarge = 2,
+    /// A limit of the operator: the oldest went.
+    DropOldest = 3,
+    /// A limit of the operator: the newest went.
+    DropNew = 4,
+    /// Its session ended, or its group.
+    SessionEnded = 5,
+    /// Granted QoS 0, and the client does not read fast enough.
+    OutboxFull = 6,
+}
+
+impl Left {
+    pub const ALL: [Left; 7] = [
+        Left::Delivered,
+        Left::Expired,
+        Left::TooLarge,
+        Left::DropOldest,
+        Left::DropNew,
+        Left::SessionEnded,
+        Left::OutboxFull,
+    ];
+
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Left::Delivered => "delivered",
+            Left::Expired => "expired",
+            Left::TooLarge => "packet_too_large",
+            Left::DropOldest => "drop_oldest",
+            Left::DropNew => "drop_new",
+            Left::SessionEnded => "session_ended",
+            Left::OutboxFull => "outbox_full",
+        }
+    }
+}
+
+/// Stores a message for the recipients of a set; takes one offset for all sessions, and one more per group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// An encoded [`crate::message::Message`].
+    pub message: Bytes,
+    /// Index of its recipient set.
+    pub recipients: u32,
+    pub origin: Origin,
+}
+
+/// Where a message comes from, as far as a repeat of it must be recognised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// QoS 0 or 1: the batch's sequence is enough.
+    #[default]
+    Plain,
+    /// QoS 2 from a client: a repeat under the same Packet Identifier is the same message until PUBREL, whichever node
+    /// it comes through. [MQTT-4.3.3-10]
+    Received {
+        session: SessionId,
+        epoch: SessionEpoch,
+        packet_id: u16,
+    },
+    /// The will of a connection. Not taken after `not_after`: a proposer that was paused must not append it once the
+    /// record of its repeat key is gone.
+    Will {
+        session: SessionId,
+        epoch: SessionEpoch,
+        not_after: LogTime,
+    },
+}
+
+/// See [`ShardOperation::EnqueueRetained`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnqueueRetained {
+    pub session: SessionId,
+    pub filter: Box<str>,
+    /// The meta index of the subscription. Retained messages matched at it or later reached the session live.
+    pub version: MetaIndex,
+    /// Granted maximum QoS.
+    pub qos: u8,
+    pub no_local: bool,
+    pub identifier: Option<u32>,
+}
+
+/// One message of a group for one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    pub offset: Offset,
+    pub session: SessionId,
+    pub epoch: SessionEpoch,
+    /// Granted maximum QoS of the member's subscription.
+    pub qos: u8,
+    pub identifier: Option<u32>,
 }
 
 /// What apply says to one batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchReply {
-    /// Applied now, or earlier under the same sequence: the offsets that its messages took, consecutive from `first`.
-    Applied { first: Offset, count: u32 },
+    /// Applied now, or earlier under the same sequence. `upto` is the shard's last offset then; what an operation has
+    /// to tell beyond that stands under its position.
+    Applied {
+        upto: Offset,
+        results: Vec<(u32, OperationResult)>,
+    },
     /// A sequence before it is missing: everything from `expected` on must be sent again, in order.
     Gap { expected: u64 },
     /// So old that its results are no longer kept; a correct sender never sees this.
     Forgotten,
     /// The incarnation ended: nothing was stored, nothing ever will be under it.
     DeadIncarnation,
+    /// Its retained messages were matched before a subscription whose replay has begun: nothing was stored; match again
+    /// at `floor` or later, and send everything from this batch on again, in order.
+    StaleRoute { floor: MetaIndex },
 }
 
-const BATCH_VERSION: u8 = 1;
-
-impl NodeBatch {
-    pub fn encode(&self) -> Bytes {
-        let mut writer = Writer::with_capacity(256);
-        writer
-            .u8(BATCH_VERSION)
-            .var(self.node)
-            .var(self.incarnation.0)
-            .var(self.sequence);
-        writer.var(self.route_version.0);
-        writer.var(self.recipient_sets.len() as u64);
-        for set in &self.recipient_sets {
-            writer.var(set.len() as u64);
-            for recipient in set {
-                recipient.write(&mut writer);
-            }
-        }
-        writer.var(self.operations.len() as u64);
-        for operation in &self.operations {
-            match operation {
-                ShardOperation::Append { message, recipients } => {
-                    writer.u8(0).var(*recipients as u64).bytes(message);
-                }
-                ShardOperation::Sweep { session } => {
-                    writer.u8(2).var(session.0);
-                }
-                ShardOperation::Ack { session, offsets } => {
-                    writer.u8(1).var(session.0).var(offsets.len() as u64);
-                    for offset in offsets {
-                        writer.var(offset.0);
-                    }
-                }
-            }
-        }
-        writer.finish()
-    }
-
-    /// # Errors
-    /// The bytes are torn, of a later version, or refer to a set that is not there.
-    pub fn decode(bytes: &Bytes) -> Result<NodeBatch, DecodeError> {
-        let mut reader = Reader::new("batch", bytes);
-        if reader.u8()? != BATCH_VERSION {
-            return Err(reader.error());
-        }
-        let node = reader.var()?;
-        let incarnation = Incarnation(reader.var()?);
-        let sequence = reader.var()?;
-        let route_version = MetaIndex(reader.var()?);
-        let mut recipient_sets = Vec::new();
-        for _ in 0..reader.count()? {
-            let mut set = Vec::new();
-            for _ in 0..reader.count()? {
-                set.push(Recipient::read(&mut reader)?);
-            }
-            recipient_sets.push(set);
-        }
-        let mut operations = Vec::new();
-        for _ in 0..reader.count()? {
-            operations.push(match reader.u8()? {
-                0 => {
-                    let recipients = reader.var32()?;
-                    if recipients as usize >= recipient_sets.len() {
-                        return Err(reader.error());
-                    }
-                    ShardOperation::Append {
-                        recipients,
-                        message: reader.bytes()?,
-                    }
-                }
-                2 => ShardOperation::Sweep {
-                    session: SessionId(reader.var()?),
-                },
-                1 => {
-                    let session = SessionId(reader.var()?);
-                    let mut offsets = Vec::new();
-                    for _ in 0..reader.count()? {
-                        offsets.push(Offset(reader.var()?));
-                    }
-                    ShardOperation::Ack { session, offsets }
-                }
-                _ => return Err(reader.error()),
-            });
-        }
-        reader.end()?;
-        Ok(NodeBatch {
-            node,
-            incarnation,
-            sequence,
-            route_version,
-            recipient_sets,
-            operations,
-        })
-    }
-}
-
-impl BatchReply {
-    pub fn encode(&self) -> Bytes {
-        let mut writer = Writer::new();
-        match self {
-            BatchReply::Applied { first, count } => {
-                writer.u8(0).var(first.0).var(*count as u64);
-            }
-            BatchReply::Gap { expected } => {
-                writer.u8(1).var(*expected);
-            }
-            BatchReply::Forgotten => {
-                writer.u8(2);
-            }
-            BatchReply::DeadIncarnation => {
-                writer.u8(3);
-            }
-        }
-        writer.finish()
-    }
-
-    /// # Errors
-    /// The bytes are torn.
-    pub fn decode(bytes: &Bytes) -> Result<BatchReply, DecodeError> {
-        let mut reader = Reader::new("batch reply", bytes);
-        Ok(match reader.u8()? {
-            0 => BatchReply::Applied {
-                first: Offset(reader.var()?),
-                count: reader.var32()?,
-            },
-            1 => BatchReply::Gap {
-                expected: reader.var()?,
-            },
-            2 => BatchReply::Forgotten,
-            3 => BatchReply::DeadIncarnation,
-            _ => return Err(reader.error()),
-        })
-    }
+/// News of one operation of an applied batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationResult {
+    /// A QoS 2 publish of an epoch that is over, or a will that came too late: not stored.
+    Refused,
+    /// EnqueueRetained, ExpireRetained, Sweep: there is more.
+    More,
 }

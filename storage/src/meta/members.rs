@@ -31,16 +31,18 @@ impl MetaState {
 
     /// A repeat of the same process start that is still Up gets the same incarnation.
     pub(super) fn node_up(&mut self, node: NodeId, start: u64, change: &mut Change<'_, '_>) -> MetaReply {
-        if let Some(record) = self.nodes.get(&node) {
-            if record.up && record.start == start {
-                return MetaReply::Admitted {
-                    incarnation: record.incarnation,
-                };
-            }
-            if record.up {
-                let incarnation = record.incarnation;
-                self.node_down(node, incarnation, change);
-            }
+        let up = self.nodes.get(&node).filter(|record| record.up);
+        let up = up.map(|record| (record.start, record.incarnation));
+        if let Some((admitted, incarnation)) = up
+            && admitted == start
+        {
+            return MetaReply::Admitted { incarnation };
+        }
+        if !change.has_ids(1) {
+            return MetaReply::Stale;
+        }
+        if let Some((_, incarnation)) = up {
+            self.node_down(node, incarnation, change);
         }
         let incarnation = Incarnation(change.fresh_id());
         let record = NodeRecord {

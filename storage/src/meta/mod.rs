@@ -1,19 +1,23 @@
-//! The control plane's state: nodes, sessions, subscriptions; and from them the route table.
+//! The control plane's state: nodes, sessions, subscriptions, shared groups, wills; and from them the route table.
 //!
 //! Every node applies every meta entry, so every node holds the whole route table in memory. [`MetaView`] is the read
 //! side: short read locks, no await.
 //!
-//!     MetaOp ─▶ members | sessions | routes ─▶ rows · MetaReply · MetaEvent ─▶ MetaSink (same task, log order)
+//!     MetaOp ─▶ members | sessions | subscriptions | wills | routes
+//!                  └─▶ rows · MetaReply · MetaEvent ─▶ MetaSink (same task, log order)
 //!
 //! Invariants
 //! - `one-owner`: a session has one current epoch; operations that name another are void.
 //! - `apply-deterministic`: ids are log indexes, time is log time.
 //! - "applied" means visible: memory is changed before the index is published, and readers match against memory.
 
+mod groups;
 mod members;
 mod routes;
 mod rows;
 mod sessions;
+mod subscriptions;
+mod wills;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -21,9 +25,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
+pub use groups::ShareGroup;
 pub use members::NodeRecord;
-pub use routes::{Matched, MatchedSession, SubscriptionOptions};
+pub use routes::{GroupMember, Matched, MatchedGroup, MatchedSession, SubscriptionOptions};
 pub use sessions::Session;
+pub use wills::ScheduledWill;
 
 use crate::command::{MetaOp, MetaReply, Owner, Reply, decode_envelope, decode_meta_ops, encode_meta_replies};
 use crate::ids::{Incarnation, MetaIndex, NodeId, SessionEpoch, SessionId};
@@ -31,6 +37,7 @@ use crate::machine::{EntryPosition, Machine, TableBatch, Tables};
 use crate::message::LogTime;
 use crate::topic_tree::TopicTree;
 use routes::Route;
+use wills::Wills;
 
 /// What an entry changed that somebody must act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +53,15 @@ pub enum MetaEvent {
     SessionEnded {
         session: SessionId,
         durable: bool,
+    },
+    /// The last subscription of a shared group is gone, and so is the group.
+    GroupEnded {
+        group: SessionId,
+    },
+    /// The will that the connection left is to be published now.
+    WillDue {
+        session: SessionId,
+        epoch: SessionEpoch,
     },
     NodeUp {
         node: NodeId,
@@ -86,18 +102,22 @@ impl MetaView {
 #[derive(Default)]
 pub struct MetaState {
     log_time: LogTime,
-    /// Changes whenever a match may change; cached matches carry the value they were made at.
+    /// Index of the last entry that may have changed a match; cached matches carry the one they were made at.
     route_version: u64,
     nodes: BTreeMap<NodeId, NodeRecord>,
     sessions: HashMap<SessionId, Session>,
+    /// How many of them are durable.
+    durable_sessions: usize,
     clients: HashMap<Box<str>, SessionId>,
     routes: TopicTree<Route>,
+    groups: BTreeMap<SessionId, ShareGroup>,
     /// Filters with connected ephemeral subscribers, by node: the rows behind `Route::nodes`.
     node_filters: BTreeMap<NodeId, BTreeSet<Box<str>>>,
     /// Sessions by the node that serves them.
     owned: BTreeMap<NodeId, BTreeSet<SessionId>>,
     /// Unserved sessions that will expire, by when.
     expiring: BTreeSet<(LogTime, SessionId)>,
+    wills: Wills,
 }
 
 /// Log time after which a session ends, `None` for never (0xFFFFFFFF). [MQTT-3.1.2-23]
@@ -110,12 +130,14 @@ impl MetaState {
         self.log_time
     }
 
+    /// Log index as of which the routes stand: comparable between nodes. It may name a later entry than the last
+    /// one that changed a route (after a restart or a snapshot), never an earlier one.
     pub fn route_version(&self) -> u64 {
         self.route_version
     }
 
-    fn routes_changed(&mut self) {
-        self.route_version += 1;
+    fn routes_changed(&mut self, change: &Change<'_, '_>) {
+        self.route_version = change.at.index;
     }
 
     fn apply(&mut self, operation: MetaOp, change: &mut Change<'_, '_>) -> MetaReply {
@@ -129,6 +151,7 @@ impl MetaState {
                 node,
                 incarnation,
                 request,
+                will,
             } => {
                 let owner = Owner { node, incarnation };
                 self.connect(
@@ -138,6 +161,7 @@ impl MetaState {
                         expiry,
                         owner,
                         request,
+                        will,
                     },
                     change,
                 )
@@ -147,7 +171,8 @@ impl MetaState {
                 epoch,
                 expiry,
                 sent,
-            } => self.detach(session, epoch, expiry, sent, change),
+                publish_will,
+            } => self.detach(session, epoch, expiry, sent, publish_will, change),
             MetaOp::Subscribe {
                 session,
                 epoch,
@@ -165,6 +190,14 @@ impl MetaState {
                 remove,
             } => self.node_routes(Owner { node, incarnation }, add, remove, change),
             MetaOp::ExpireSessions { limit } => self.expire_sessions(limit, change),
+            MetaOp::RetainedDone {
+                session,
+                filter,
+                version,
+            } => self.retained_done(session, &filter, version, change),
+            MetaOp::DueWills { limit } => self.due_wills_until_now(limit, change),
+            MetaOp::WillPublished { session, epoch } => self.will_published(session, epoch, change),
+            MetaOp::EndSession { session, epoch } => self.end_session_now(session, epoch, change),
         }
     }
 }
@@ -179,11 +212,20 @@ struct Change<'a, 'b> {
 }
 
 impl Change<'_, '_> {
-    /// A number that no entry gave out before.
+    /// Whether the entry may give out `count` more ids. An operation that finds too few is void: beyond, they would be
+    /// those of the next entry.
+    fn has_ids(&self, count: usize) -> bool {
+        self.ids + (count as u64) < SessionId::PER_ENTRY
+    }
+
+    /// A number that no entry gave out before. Asked for after `has_ids`.
     fn fresh_id(&mut self) -> u64 {
         let id = self.at.index * SessionId::PER_ENTRY + self.ids;
         self.ids += 1;
-        debug_assert!(self.ids < SessionId::PER_ENTRY, "an entry creates fewer sessions");
+        debug_assert!(
+            self.ids < SessionId::PER_ENTRY,
+            "an entry creates fewer sessions and groups"
+        );
         id
     }
 }
@@ -210,8 +252,8 @@ impl Machine for Meta {
         let mut loaded = rows::load(tables)?;
         {
             let mut state = self.view.write();
-            // A cached match must not look current by accident.
-            loaded.route_version = state.route_version + 1;
+            // What was matched before a jump is older than this, so that it does not look current.
+            loaded.route_version = tables.applied_index()?.max(state.route_version);
             *state = loaded;
         }
         self.events.clear();

@@ -1,4 +1,5 @@
-//! The route table: filter → durable sessions with their options; filter → nodes with connected ephemeral subscribers.
+//! The route table: filter → durable sessions with their options, shared groups, nodes with connected ephemeral
+//! subscribers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,7 @@ pub struct SubscriptionOptions {
     pub qos: u8,
     pub no_local: bool,
     pub retain_as_published: bool,
+    pub retain_handling: u8,
     pub identifier: Option<u32>,
 }
 
@@ -21,7 +23,20 @@ impl SubscriptionOptions {
             qos: subscription.qos,
             no_local: subscription.no_local,
             retain_as_published: subscription.retain_as_published,
+            retain_handling: subscription.retain_handling,
             identifier: subscription.identifier,
+        }
+    }
+
+    /// The subscription to `filter` with these options.
+    pub fn subscription(self, filter: &str) -> Subscription {
+        Subscription {
+            filter: filter.into(),
+            qos: self.qos,
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            retain_handling: self.retain_handling,
+            identifier: self.identifier,
         }
     }
 }
@@ -30,12 +45,14 @@ impl SubscriptionOptions {
 #[derive(Default)]
 pub(super) struct Route {
     sessions: BTreeMap<SessionId, SubscriptionOptions>,
+    /// Shared groups of this filter, by Share Name.
+    pub(super) groups: BTreeMap<Box<str>, SessionId>,
     nodes: BTreeSet<NodeId>,
 }
 
 impl Route {
-    fn is_used(&self) -> bool {
-        !self.sessions.is_empty() || !self.nodes.is_empty()
+    pub(super) fn is_used(&self) -> bool {
+        !self.sessions.is_empty() || !self.groups.is_empty() || !self.nodes.is_empty()
     }
 }
 
@@ -45,6 +62,8 @@ pub struct Matched {
     pub route_version: u64,
     /// Durable sessions, by id.
     pub sessions: Vec<MatchedSession>,
+    /// Shared groups, by id. Their members count among `sessions` only by other subscriptions.
+    pub groups: Vec<MatchedGroup>,
     /// Up nodes with connected ephemeral sessions that match, by id.
     pub nodes: Vec<NodeId>,
 }
@@ -58,37 +77,71 @@ pub struct MatchedSession {
     pub subscriptions: Vec<SubscriptionOptions>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatchedGroup {
+    pub group: SessionId,
+    /// The highest QoS that a member was granted.
+    pub qos: u8,
+    /// By id, never empty.
+    pub members: Vec<GroupMember>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    pub session: SessionId,
+    /// The node that serves it now.
+    pub owner: Option<NodeId>,
+    pub options: SubscriptionOptions,
+}
+
 impl MetaState {
     /// Matches a topic name against every subscription of the cluster. [MQTT-3.3.5-1]
     pub fn match_topic(&self, topic: &str) -> Matched {
         let mut sessions = BTreeMap::<SessionId, Vec<SubscriptionOptions>>::new();
-        let mut nodes = BTreeSet::new();
+        let (mut groups, mut nodes) = (BTreeSet::new(), BTreeSet::new());
         self.routes.matches(topic, &mut |route: &Route| {
             for (session, options) in &route.sessions {
                 sessions.entry(*session).or_default().push(*options);
             }
+            groups.extend(route.groups.values());
             nodes.extend(&route.nodes);
         });
         let sessions = sessions
             .into_iter()
-            .map(|(session, subscriptions)| {
-                let owner = self
-                    .sessions
-                    .get(&session)
-                    .and_then(|session| session.owner)
-                    .map(|owner| owner.node);
-                MatchedSession {
-                    session,
-                    owner,
-                    subscriptions,
-                }
+            .map(|(session, subscriptions)| MatchedSession {
+                session,
+                owner: self.owner_node(session),
+                subscriptions,
             })
             .collect();
         Matched {
             route_version: self.route_version,
             sessions,
+            groups: groups
+                .into_iter()
+                .filter_map(|group| self.matched_group(group))
+                .collect(),
             nodes: nodes.into_iter().collect(),
         }
+    }
+
+    fn matched_group(&self, id: SessionId) -> Option<MatchedGroup> {
+        let group = self.share_group(id)?;
+        let members = group.members.iter().map(|(session, options)| GroupMember {
+            session: *session,
+            owner: self.owner_node(*session),
+            options: *options,
+        });
+        Some(MatchedGroup {
+            group: id,
+            qos: group.members.values().map(|options| options.qos).max().unwrap_or(0),
+            members: members.collect(),
+        })
+    }
+
+    fn owner_node(&self, session: SessionId) -> Option<NodeId> {
+        let owner = self.sessions.get(&session)?.owner?;
+        Some(owner.node)
     }
 
     /// Number of filters in the route table.
@@ -96,29 +149,16 @@ impl MetaState {
         self.routes.len()
     }
 
-    pub(super) fn add_subscription(
-        &mut self,
-        session: SessionId,
-        subscription: &Subscription,
-        change: &mut Change<'_, '_>,
-    ) {
-        self.link_subscription(session, &subscription.filter, SubscriptionOptions::of(subscription));
-        rows::put_subscription(change.batch, session, subscription);
-    }
-
     /// Memory only: also used when the rows are loaded.
     pub(super) fn link_subscription(&mut self, session: SessionId, filter: &str, options: SubscriptionOptions) {
         self.routes.entry(filter).sessions.insert(session, options);
-        self.routes_changed();
     }
 
-    pub(super) fn remove_subscription(&mut self, session: SessionId, filter: &str, change: &mut Change<'_, '_>) {
+    pub(super) fn unlink_subscription(&mut self, session: SessionId, filter: &str) {
         self.routes.update(filter, |route| {
             route.sessions.remove(&session);
             route.is_used()
         });
-        self.routes_changed();
-        rows::delete_subscription(change.batch, session, filter);
     }
 
     pub(super) fn node_routes(
@@ -142,13 +182,14 @@ impl MetaState {
             rows::put_node_route(change.batch, owner.node, &filter);
             self.link_node_route(owner.node, filter);
         }
+        self.routes_changed(change);
         MetaReply::Done
     }
 
+    /// Memory only: also used when the rows are loaded.
     pub(super) fn link_node_route(&mut self, node: NodeId, filter: Box<str>) {
         self.routes.entry(&filter).nodes.insert(node);
         self.node_filters.entry(node).or_default().insert(filter);
-        self.routes_changed();
     }
 
     fn unlink_node_route(&mut self, node: NodeId, filter: &str) {
@@ -156,12 +197,12 @@ impl MetaState {
             route.nodes.remove(&node);
             route.is_used()
         });
-        self.routes_changed();
     }
 
     /// The node's connections are gone, and what they subscribed to with them.
     pub(super) fn drop_node_routes(&mut self, node: NodeId, change: &mut Change<'_, '_>) {
         for filter in self.node_filters.remove(&node).unwrap_or_default() {
+            self.routes_changed(change);
             self.unlink_node_route(node, &filter);
             rows::delete_node_route(change.batch, node, &filter);
         }

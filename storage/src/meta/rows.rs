@@ -1,18 +1,23 @@
-//! The control plane's rows: how nodes, sessions and routes stand in the tables, and how memory is rebuilt from them.
+//! The control plane's rows: how all of it stands in the tables, and how memory is rebuilt from them.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use super::sessions::Connected;
-use super::{MetaState, NodeRecord, Session, SubscriptionOptions};
-use crate::command::{Owner, Subscription, read_offsets, write_offsets};
+use super::{MetaState, NodeRecord, ScheduledWill, Session, SubscriptionOptions};
+use crate::command::{Owner, Subscription, Will, read_offsets, write_offsets};
 use crate::encoding::{DecodeError, Reader, Writer};
-use crate::ids::{Incarnation, NodeId, SessionEpoch, SessionId};
+use crate::ids::{Incarnation, MetaIndex, NodeId, SessionEpoch, SessionId};
 use crate::keys;
 use crate::machine::{TableBatch, Tables};
 use crate::message::LogTime;
+use crate::topic::share_parts;
 
-const ROW_VERSION: u8 = 1;
+const NODE_VERSION: u8 = 1;
+/// 1: no will.
+const SESSION_VERSION: u8 = 2;
+const GROUP_VERSION: u8 = 1;
+const WILL_VERSION: u8 = 1;
 
 pub(super) fn put_head(batch: &mut TableBatch<'_>, log_time: LogTime) {
     batch.put(&[keys::META_HEAD], &log_time.0.to_be_bytes());
@@ -21,7 +26,7 @@ pub(super) fn put_head(batch: &mut TableBatch<'_>, log_time: LogTime) {
 pub(super) fn put_node(batch: &mut TableBatch<'_>, node: NodeId, record: &NodeRecord) {
     let mut writer = Writer::new();
     writer
-        .u8(ROW_VERSION)
+        .u8(NODE_VERSION)
         .bool(record.up)
         .var(record.incarnation.0)
         .u64(record.start);
@@ -31,7 +36,7 @@ pub(super) fn put_node(batch: &mut TableBatch<'_>, node: NodeId, record: &NodeRe
 pub(super) fn put_session(batch: &mut TableBatch<'_>, id: SessionId, session: &Session) {
     let mut writer = Writer::new();
     writer
-        .u8(ROW_VERSION)
+        .u8(SESSION_VERSION)
         .str(&session.client_id)
         .var(session.epoch.0)
         .bool(session.durable);
@@ -53,6 +58,7 @@ pub(super) fn put_session(batch: &mut TableBatch<'_>, id: SessionId, session: &S
     writer.option(previous, |w, owner| {
         w.var(owner.node).var(owner.incarnation.0);
     });
+    writer.option(session.will.as_ref(), |w, will| will.write(w));
     batch.put(&keys::number(keys::SESSION, id.0), &writer.finish());
 }
 
@@ -60,9 +66,18 @@ pub(super) fn delete_session(batch: &mut TableBatch<'_>, id: SessionId) {
     batch.delete(&keys::number(keys::SESSION, id.0));
 }
 
-pub(super) fn put_subscription(batch: &mut TableBatch<'_>, id: SessionId, subscription: &Subscription) {
+/// `owed`: see [`Session::retained_owed`].
+pub(super) fn put_subscription(
+    batch: &mut TableBatch<'_>,
+    id: SessionId,
+    subscription: &Subscription,
+    owed: Option<MetaIndex>,
+) {
     let mut writer = Writer::new();
     subscription.write(&mut writer);
+    if let Some(version) = owed {
+        writer.var(version.0);
+    }
     batch.put(&keys::subscription(id, &subscription.filter), &writer.finish());
 }
 
@@ -76,6 +91,27 @@ pub(super) fn put_node_route(batch: &mut TableBatch<'_>, node: NodeId, filter: &
 
 pub(super) fn delete_node_route(batch: &mut TableBatch<'_>, node: NodeId, filter: &str) {
     batch.delete(&keys::node_route(node, filter));
+}
+
+pub(super) fn put_group(batch: &mut TableBatch<'_>, id: SessionId, name: &str, filter: &str) {
+    let mut writer = Writer::new();
+    writer.u8(GROUP_VERSION).str(name).str(filter);
+    batch.put(&keys::number(keys::SHARE_GROUP, id.0), &writer.finish());
+}
+
+pub(super) fn delete_group(batch: &mut TableBatch<'_>, id: SessionId) {
+    batch.delete(&keys::number(keys::SHARE_GROUP, id.0));
+}
+
+pub(super) fn put_will(batch: &mut TableBatch<'_>, session: SessionId, epoch: SessionEpoch, scheduled: &ScheduledWill) {
+    let mut writer = Writer::new();
+    writer.u8(WILL_VERSION).var(scheduled.due_at.0).bool(scheduled.due);
+    scheduled.will.write(&mut writer);
+    batch.put(&keys::will(session, epoch), &writer.finish());
+}
+
+pub(super) fn delete_will(batch: &mut TableBatch<'_>, session: SessionId, epoch: SessionEpoch) {
+    batch.delete(&keys::will(session, epoch));
 }
 
 /// Rebuilds memory from the tables.
@@ -99,22 +135,49 @@ pub(super) fn load(tables: &Tables) -> io::Result<MetaState> {
         if let Some(at) = session.expires_at {
             state.expiring.insert((at, id));
         }
+        state.durable_sessions += usize::from(session.durable);
         state.sessions.insert(id, session);
+    }
+    // Before the subscriptions, which make the members.
+    for (key, row) in scan(tables, keys::SHARE_GROUP)? {
+        let (id, _) = split_key(&key)?;
+        let mut reader = versioned("shared group", &row, GROUP_VERSION)?.1;
+        state.link_group(SessionId(id), reader.str()?, reader.str()?);
     }
     for (key, row) in scan(tables, keys::SUBSCRIPTION)? {
         let (id, _) = split_key(&key)?;
-        let subscription = Subscription::read(&mut Reader::new("subscription", &row))?;
-        let options = SubscriptionOptions::of(&subscription);
-        if let Some(session) = state.sessions.get_mut(&SessionId(id)) {
-            session.subscriptions.insert(subscription.filter.clone(), options);
-            state.link_subscription(SessionId(id), &subscription.filter, options);
-        }
+        load_subscription(&mut state, SessionId(id), &row)?;
     }
     for (key, _) in scan(tables, keys::NODE_ROUTE)? {
         let (node, filter) = split_key(&key)?;
         state.link_node_route(node, filter.into());
     }
+    for (key, row) in scan(tables, keys::WILL)? {
+        let (session, epoch) = split_will_key(&key)?;
+        state.wills.insert(session, epoch, read_will(&row)?);
+    }
     Ok(state)
+}
+
+fn load_subscription(state: &mut MetaState, id: SessionId, row: &bytes::Bytes) -> Result<(), DecodeError> {
+    let mut reader = Reader::new("subscription", row);
+    let subscription = Subscription::read(&mut reader)?;
+    let (filter, options) = (&subscription.filter, SubscriptionOptions::of(&subscription));
+    let Some(session) = state.sessions.get_mut(&id) else {
+        return Ok(());
+    };
+    session.subscriptions.insert(filter.clone(), options);
+    if !reader.is_at_end() {
+        session.retained_owed.insert(filter.clone(), MetaIndex(reader.var()?));
+    }
+    match share_parts(filter) {
+        Some((name, filter)) if !state.link_member(name, filter, id, options) => Err(reader.error()),
+        Some(_) => Ok(()),
+        None => {
+            state.link_subscription(id, filter, options);
+            Ok(())
+        }
+    }
 }
 
 fn scan(tables: &Tables, kind: u8) -> io::Result<Vec<(bytes::Bytes, bytes::Bytes)>> {
@@ -130,8 +193,23 @@ fn split_key(key: &bytes::Bytes) -> Result<(u64, &str), DecodeError> {
     Ok((number, text))
 }
 
+fn split_will_key(key: &bytes::Bytes) -> Result<(SessionId, SessionEpoch), DecodeError> {
+    let mut reader = Reader::new("will key", key);
+    reader.u8()?;
+    Ok((SessionId(reader.u64()?), SessionEpoch(reader.u64()?)))
+}
+
+fn read_will(row: &bytes::Bytes) -> Result<ScheduledWill, DecodeError> {
+    let mut reader = versioned("will", row, WILL_VERSION)?.1;
+    Ok(ScheduledWill {
+        due_at: LogTime(reader.var()?),
+        due: reader.bool()?,
+        will: Will::read(&mut reader)?,
+    })
+}
+
 fn read_node(row: &bytes::Bytes) -> Result<NodeRecord, DecodeError> {
-    let mut reader = versioned("node", row)?;
+    let mut reader = versioned("node", row, NODE_VERSION)?.1;
     Ok(NodeRecord {
         up: reader.bool()?,
         incarnation: Incarnation(reader.var()?),
@@ -140,7 +218,7 @@ fn read_node(row: &bytes::Bytes) -> Result<NodeRecord, DecodeError> {
 }
 
 fn read_session(row: &bytes::Bytes) -> Result<Session, DecodeError> {
-    let mut reader = versioned("session", row)?;
+    let (version, mut reader) = versioned("session", row, SESSION_VERSION)?;
     Ok(Session {
         client_id: reader.str()?.into(),
         epoch: SessionEpoch(reader.var()?),
@@ -155,7 +233,9 @@ fn read_session(row: &bytes::Bytes) -> Result<Session, DecodeError> {
             present: reader.bool()?,
             previous: reader.option(read_owner)?,
         },
+        will: if version == 1 { None } else { reader.option(Will::read)? },
         subscriptions: BTreeMap::new(),
+        retained_owed: BTreeMap::new(),
     })
 }
 
@@ -166,10 +246,12 @@ fn read_owner(reader: &mut Reader<'_>) -> Result<Owner, DecodeError> {
     })
 }
 
-fn versioned<'a>(what: &'static str, row: &'a bytes::Bytes) -> Result<Reader<'a>, DecodeError> {
+/// The row's version, at most `newest`, and what follows it.
+fn versioned<'a>(what: &'static str, row: &'a bytes::Bytes, newest: u8) -> Result<(u8, Reader<'a>), DecodeError> {
     let mut reader = Reader::new(what, row);
-    if reader.u8()? == ROW_VERSION {
-        Ok(reader)
+    let version = reader.u8()?;
+    if (1..=newest).contains(&version) {
+        Ok((version, reader))
     } else {
         Err(reader.error())
     }

@@ -3,13 +3,21 @@
 //!     Connect ─▶ served under a new epoch ─▶ Detach | NodeDown ─▶ unserved ─▶ Connect … | expiry
 //!                                             └─ ephemeral, or expiry 0 ─▶ ended
 //!
+//! What becomes of the connection's will, see [`super::wills`]: [MQTT-3.1.2-8] [MQTT-3.1.3-9] [MQTT-3.14.4-3]
+//!
+//!     Detach with DISCONNECT 0x00                   discarded
+//!     Detach otherwise, NodeDown                    waits min(Will Delay, Session Expiry); 0: due
+//!       then a Connect that resumes the session     discarded if its time has not come
+//!     Connect that takes over and resumes           due if its delay is 0, else discarded
+//!     the session ends, whatever the reason         due
+//!
 //! Invariant `one-owner`: the epoch grows with every Connect; Detach, Subscribe, Unsubscribe of another are void.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Change, MetaEvent, MetaState, SubscriptionOptions, expires_at, rows};
-use crate::command::{MetaReply, Owner, Subscription};
-use crate::ids::{Incarnation, Offset, SessionEpoch, SessionId};
+use crate::command::{MetaReply, Owner, Will};
+use crate::ids::{Incarnation, MetaIndex, Offset, SessionEpoch, SessionId};
 use crate::message::LogTime;
 
 /// The state of a client that outlives its connections, or (ephemeral) ends with the one it has.
@@ -29,7 +37,13 @@ pub struct Session {
     pub sent: Option<Vec<Offset>>,
     /// The Connect that opened the current epoch, and what it was answered.
     pub connected: Connected,
+    /// The will of the connection; only while served.
+    pub will: Option<Will>,
+    /// Shared ones with their whole filter, `$share/{name}/{filter}`.
     pub subscriptions: BTreeMap<Box<str>, SubscriptionOptions>,
+    /// Subscriptions whose retained messages have still to be put into the session's queue: by filter, the index of
+    /// the Subscribe that asked for them, until a RetainedDone names it. Only QoS ≥ 1 ones of a durable session.
+    pub retained_owed: BTreeMap<Box<str>, MetaIndex>,
 }
 
 /// What a Connect was answered, so that a repeat of it hears the same.
@@ -48,6 +62,7 @@ pub(super) struct Connect {
     pub expiry: u32,
     pub owner: Owner,
     pub request: u64,
+    pub will: Option<Will>,
 }
 
 impl Session {
@@ -79,10 +94,17 @@ impl MetaState {
 
     /// Number of sessions: (all, durable).
     pub fn session_counts(&self) -> (usize, usize) {
-        (
-            self.sessions.len(),
-            self.sessions.values().filter(|session| session.durable).count(),
-        )
+        (self.sessions.len(), self.durable_sessions)
+    }
+
+    /// Number of sessions that a node serves now.
+    pub fn connected_count(&self) -> usize {
+        self.owned.values().map(BTreeSet::len).sum()
+    }
+
+    /// The session if `epoch` is its current one.
+    pub(super) fn current_session(&mut self, id: SessionId, epoch: SessionEpoch) -> Option<&mut Session> {
+        self.sessions.get_mut(&id).filter(|session| session.epoch == epoch)
     }
 
     pub(super) fn connect(&mut self, connect: Connect, change: &mut Change<'_, '_>) -> MetaReply {
@@ -95,23 +117,24 @@ impl MetaState {
             present: false,
             previous: None,
         };
-        if let Some((id, session)) = self.session_of(&connect.client_id) {
-            let repeated = (session.connected.incarnation, session.connected.request);
-            if repeated == (connected.incarnation, connected.request) {
-                return session.answer(id);
-            }
+        let known = self.session_of(&connect.client_id);
+        if let Some((id, session)) = known
+            && (session.connected.incarnation, session.connected.request) == (connected.incarnation, connected.request)
+        {
+            return session.answer(id);
+        }
+        if !change.has_ids(1) {
+            return MetaReply::Stale;
+        }
+        if let Some((id, session)) = known {
             connected.previous = session.owner;
-            if let Some(owner) = session.owner {
-                change.events.push(MetaEvent::Displaced {
-                    session: id,
-                    epoch: session.epoch,
-                    owner,
-                });
-            }
             let expired = session.expires_at.is_some_and(|at| at <= self.log_time);
-            if session.durable && !connect.clean_start && !expired {
-                connected.present = true;
-                return self.resume(id, connect.expiry, connect.owner, connected, change);
+            // The connection that is displaced closes: a session that was to last as long ends with it. [MQTT-3.1.2.11.2]
+            let ends = session.owner.is_some() && session.expiry == 0;
+            connected.present = session.durable && !connect.clean_start && !expired && !ends;
+            self.displace(id, change);
+            if connected.present {
+                return self.resume(id, connect, connected, change);
             }
             self.end_session(id, change);
         }
@@ -125,32 +148,49 @@ impl MetaState {
             expires_at: None,
             sent: Some(Vec::new()),
             connected,
+            will: connect.will,
             subscriptions: BTreeMap::new(),
+            retained_owed: BTreeMap::new(),
         };
         rows::put_session(change.batch, id, &session);
         let answer = session.answer(id);
+        self.durable_sessions += usize::from(session.durable);
         self.sessions.insert(id, session);
         self.clients.insert(connect.client_id, id);
         self.owned.entry(connect.owner.node).or_default().insert(id);
         answer
     }
 
+    /// Tells the connection that serves the session, if any, to stop.
+    fn displace(&self, id: SessionId, change: &mut Change<'_, '_>) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        if let Some(owner) = session.owner {
+            change.events.push(MetaEvent::Displaced {
+                session: id,
+                epoch: session.epoch,
+                owner,
+            });
+        }
+    }
+
     fn resume(
         &mut self,
         id: SessionId,
-        expiry: u32,
-        owner: Owner,
+        connect: Connect,
         connected: Connected,
         change: &mut Change<'_, '_>,
     ) -> MetaReply {
         self.unserve(id);
+        self.resolve_will(id, change);
         let Some(session) = self.sessions.get_mut(&id) else {
             return MetaReply::Stale;
         };
+        let owner = connect.owner;
         session.epoch.0 += 1;
-        session.expiry = expiry;
+        session.expiry = connect.expiry;
         session.owner = Some(owner);
         session.connected = connected;
+        session.will = connect.will;
         if connected.previous.is_some() {
             session.sent = None;
         }
@@ -158,9 +198,25 @@ impl MetaState {
         let (answer, subscribed) = (session.answer(id), !session.subscriptions.is_empty());
         self.owned.entry(owner.node).or_default().insert(id);
         if subscribed {
-            self.routes_changed();
+            self.routes_changed(change);
         }
         answer
+    }
+
+    /// The session is resumed: the will of a connection that is taken over counts only without a delay, that of an
+    /// earlier one only if its time has come. [MQTT-3.1.3-9]
+    fn resolve_will(&mut self, id: SessionId, change: &mut Change<'_, '_>) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let epoch = session.epoch;
+        match session.will.take() {
+            Some(will) if will.delay == 0 => self.schedule_will(id, epoch, will, 0, change),
+            Some(_) => {}
+            None => {
+                self.discard_will(id, epoch, change);
+            }
+        }
     }
 
     /// Takes a session out of the indexes by owner and by expiry.
@@ -184,16 +240,23 @@ impl MetaState {
         epoch: SessionEpoch,
         expiry: Option<u32>,
         sent: Option<Vec<Offset>>,
+        publish_will: bool,
         change: &mut Change<'_, '_>,
     ) -> MetaReply {
-        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.epoch == epoch) else {
+        let Some(session) = self.current_session(id, epoch) else {
             return MetaReply::Stale;
         };
         if session.owner.is_none() {
-            return MetaReply::Done;
+            // A repeat, or NodeDown came first. DISCONNECT 0x00 still counts, but not against a will that is due: who
+            // hears Done may tell the client that there is none.
+            let is_settled = publish_will || self.discard_will(id, epoch, change);
+            return if is_settled { MetaReply::Done } else { MetaReply::Stale };
         }
         if let Some(expiry) = expiry {
             session.expiry = expiry;
+        }
+        if !publish_will {
+            session.will = None;
         }
         self.owner_gone(id, sent, change);
         MetaReply::Done
@@ -210,6 +273,8 @@ impl MetaState {
             self.end_session(id, change);
             return;
         }
+        let (epoch, will) = (session.epoch, session.will.take());
+        let expiry = session.expiry;
         session.sent = sent;
         session.expires_at = expires_at(now, session.expiry);
         if let Some(at) = session.expires_at {
@@ -217,15 +282,40 @@ impl MetaState {
         }
         rows::put_session(change.batch, id, session);
         if !session.subscriptions.is_empty() {
-            self.routes_changed();
+            self.routes_changed(change);
+        }
+        if let Some(will) = will {
+            let delay = will.delay.min(expiry);
+            self.schedule_will(id, epoch, will, delay, change);
         }
     }
 
+    pub(super) fn end_session_now(
+        &mut self,
+        id: SessionId,
+        epoch: Option<SessionEpoch>,
+        change: &mut Change<'_, '_>,
+    ) -> MetaReply {
+        let session = self.sessions.get(&id);
+        if session.is_none_or(|session| epoch.is_some_and(|epoch| epoch != session.epoch)) {
+            return MetaReply::Stale;
+        }
+        self.displace(id, change);
+        self.end_session(id, change);
+        MetaReply::Done
+    }
+
+    /// With it ends the delay of its will. [MQTT-3.1.3-9]
     pub(super) fn end_session(&mut self, id: SessionId, change: &mut Change<'_, '_>) {
         self.unserve(id);
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
+        self.durable_sessions -= usize::from(session.durable);
+        match session.will {
+            Some(will) => self.schedule_will(id, session.epoch, will, 0, change),
+            None => self.will_due(id, session.epoch, change),
+        }
         for filter in session.subscriptions.keys() {
             self.remove_subscription(id, filter, change);
         }
@@ -255,48 +345,5 @@ impl MetaState {
     /// The next session expiry in log time, if any.
     pub fn next_expiry(&self) -> Option<LogTime> {
         self.expiring.first().map(|(at, _)| *at)
-    }
-
-    pub(super) fn subscribe(
-        &mut self,
-        id: SessionId,
-        epoch: SessionEpoch,
-        subscriptions: Vec<Subscription>,
-        change: &mut Change<'_, '_>,
-    ) -> MetaReply {
-        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.epoch == epoch) else {
-            return MetaReply::Stale;
-        };
-        for subscription in &subscriptions {
-            session
-                .subscriptions
-                .insert(subscription.filter.clone(), SubscriptionOptions::of(subscription));
-        }
-        for subscription in subscriptions {
-            self.add_subscription(id, &subscription, change);
-        }
-        MetaReply::Done
-    }
-
-    pub(super) fn unsubscribe(
-        &mut self,
-        id: SessionId,
-        epoch: SessionEpoch,
-        filters: Vec<Box<str>>,
-        change: &mut Change<'_, '_>,
-    ) -> MetaReply {
-        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.epoch == epoch) else {
-            return MetaReply::Stale;
-        };
-        let existed: Vec<bool> = filters
-            .iter()
-            .map(|filter| session.subscriptions.remove(filter).is_some())
-            .collect();
-        for (filter, existed) in filters.iter().zip(&existed) {
-            if *existed {
-                self.remove_subscription(id, filter, change);
-            }
-        }
-        MetaReply::Unsubscribed { existed }
     }
 }

@@ -1,12 +1,20 @@
+mod groups;
+mod random;
+mod retained;
+mod rows;
+mod wills;
+
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
 use super::*;
-use crate::command::{Subscription, decode_meta_replies, encode_envelope, encode_meta_ops};
+use crate::command::{Subscription, Will, decode_meta_replies, encode_envelope, encode_meta_ops};
 use crate::engine::{StateBatch, StateEngine};
 use crate::ids::{GroupId, Offset};
 use crate::keys;
+use crate::raft_types::{LeaderId, LogId, SnapshotMeta, encode_snapshot_meta};
 use crate::testing::MemoryState;
+use crate::topic::share_parts;
 
 #[derive(Default)]
 struct Recorder(Mutex<Vec<MetaEvent>>);
@@ -47,18 +55,48 @@ impl Fixture {
     }
 
     fn apply(&mut self, operation: MetaOp) -> MetaReply {
+        self.apply_all(&[operation]).remove(0)
+    }
+
+    /// One entry. Whatever it did: the rows alone tell it as memory does, and its indexes agree with each other.
+    fn apply_all(&mut self, operations: &[MetaOp]) -> Vec<MetaReply> {
         self.index += 1;
         let at = EntryPosition {
             term: 1,
             index: self.index,
         };
-        let command = encode_envelope(LogTime(self.now), &[encode_meta_ops(&[operation])]);
+        let command = encode_envelope(LogTime(self.now), &[encode_meta_ops(operations)]);
         let mut state = StateBatch::default();
         let mut batch = TableBatch::new(&mut state, self.tables.prefix());
         let reply = self.meta.apply(&self.tables, &mut batch, at, &command.0).unwrap();
+        let applied = SnapshotMeta {
+            last_log_id: Some(LogId::new(LeaderId { term: 1, node_id: 1 }, self.index)),
+            ..Default::default()
+        };
+        batch.put(&[0], &encode_snapshot_meta(&applied));
         self.engine.write(state).unwrap();
         self.meta.emit(at);
-        decode_meta_replies(&reply.0[0]).unwrap().remove(0)
+        assert_eq!(self.reloaded(), content(&self.view.read()), "after {operations:?}");
+        check_indexes(&self.view.read());
+        decode_meta_replies(&reply.0[0]).unwrap()
+    }
+
+    /// What a restarted node would know.
+    fn reloaded(&self) -> String {
+        let view = MetaView::default();
+        let mut meta = Meta::new(view.clone(), self.sink.clone());
+        meta.load(&self.tables, false).unwrap();
+        let state = view.read();
+        assert_eq!(state.route_version(), self.index, "at least the applied index");
+        content(&state)
+    }
+
+    fn live(&mut self, node: NodeId) -> Owner {
+        let start = self.index;
+        Owner {
+            node,
+            incarnation: self.up(node, start),
+        }
     }
 
     fn up(&mut self, node: NodeId, start: u64) -> Incarnation {
@@ -75,6 +113,17 @@ impl Fixture {
         expiry: u32,
         owner: Owner,
     ) -> (SessionId, SessionEpoch, bool, Option<Owner>) {
+        self.connect_with(client, clean_start, expiry, owner, None)
+    }
+
+    fn connect_with(
+        &mut self,
+        client: &str,
+        clean_start: bool,
+        expiry: u32,
+        owner: Owner,
+        will: Option<Will>,
+    ) -> (SessionId, SessionEpoch, bool, Option<Owner>) {
         let operation = MetaOp::Connect {
             client_id: client.into(),
             clean_start,
@@ -82,6 +131,7 @@ impl Fixture {
             node: owner.node,
             incarnation: owner.incarnation,
             request: self.index,
+            will,
         };
         match self.apply(operation) {
             MetaReply::Connected {
@@ -95,18 +145,38 @@ impl Fixture {
         }
     }
 
+    fn detach(&mut self, session: SessionId, epoch: SessionEpoch, publish_will: bool) -> MetaReply {
+        self.apply(MetaOp::Detach {
+            session,
+            epoch,
+            expiry: None,
+            sent: None,
+            publish_will,
+        })
+    }
+
     fn subscribe(&mut self, session: SessionId, epoch: SessionEpoch, filter: &str) -> MetaReply {
-        let subscription = Subscription {
-            filter: filter.into(),
-            qos: 1,
-            no_local: false,
-            retain_as_published: false,
-            identifier: None,
-        };
+        self.subscribe_with(session, epoch, vec![subscription(filter, 1, 0)])
+    }
+
+    fn subscribe_with(
+        &mut self,
+        session: SessionId,
+        epoch: SessionEpoch,
+        subscriptions: Vec<Subscription>,
+    ) -> MetaReply {
         self.apply(MetaOp::Subscribe {
             session,
             epoch,
-            subscriptions: vec![subscription],
+            subscriptions,
+        })
+    }
+
+    fn unsubscribe(&mut self, session: SessionId, epoch: SessionEpoch, filter: &str) -> MetaReply {
+        self.apply(MetaOp::Unsubscribe {
+            session,
+            epoch,
+            filters: vec![filter.into()],
         })
     }
 
@@ -128,10 +198,8 @@ impl Fixture {
 
     /// Rows apart from nodes and head.
     fn rows(&self) -> usize {
-        self.tables
-            .scan(&[keys::SESSION], &[keys::META_HEAD], usize::MAX)
-            .unwrap()
-            .len()
+        let count = |start, end| self.tables.scan(&[start], &[end], usize::MAX).unwrap().len();
+        count(keys::SESSION, keys::META_HEAD) + count(keys::META_HEAD + 1, u8::MAX)
     }
 
     fn reload(&mut self) {
@@ -139,6 +207,84 @@ impl Fixture {
         meta.load(&self.tables, false).unwrap();
         self.meta = meta;
     }
+}
+
+fn subscription(filter: &str, qos: u8, retain_handling: u8) -> Subscription {
+    Subscription {
+        filter: filter.into(),
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling,
+        identifier: None,
+    }
+}
+
+fn will(delay: u32) -> Option<Will> {
+    Some(Will {
+        message: Bytes::from_static(b"last words"),
+        delay,
+    })
+}
+
+const TOPICS: [&str; 4] = ["a", "a/b", "b", "c/d"];
+
+/// All that a state says, but for its route version.
+fn content(state: &MetaState) -> String {
+    let sessions: BTreeMap<_, _> = state.sessions.iter().collect();
+    let clients: BTreeMap<_, _> = state.clients.iter().collect();
+    let filters: Vec<_> = state
+        .node_filters
+        .iter()
+        .filter(|(_, filters)| !filters.is_empty())
+        .collect();
+    let owned: Vec<_> = state.owned.iter().filter(|(_, owned)| !owned.is_empty()).collect();
+    let matches = TOPICS.map(|topic| Matched {
+        route_version: 0,
+        ..state.match_topic(topic)
+    });
+    format!(
+        "{:#?}",
+        (
+            (state.log_time, &state.nodes, sessions, clients, state.durable_sessions),
+            (filters, owned, &state.expiring, &state.groups, &state.wills),
+            (state.route_count(), matches),
+        )
+    )
+}
+
+fn check_indexes(state: &MetaState) {
+    let durable = state.sessions.values().filter(|session| session.durable).count();
+    assert_eq!(state.session_counts(), (state.sessions.len(), durable));
+    let connected = state
+        .sessions
+        .values()
+        .filter(|session| session.owner.is_some())
+        .count();
+    assert_eq!(state.connected_count(), connected);
+    let mut memberships = 0;
+    for (id, session) in &state.sessions {
+        assert!(
+            session.will.is_none() || session.owner.is_some(),
+            "a will has a connection"
+        );
+        for filter in session.retained_owed.keys() {
+            assert!(session.durable && session.subscriptions[filter].qos > 0 && share_parts(filter).is_none());
+        }
+        for (filter, options) in &session.subscriptions {
+            if let Some((name, filter)) = share_parts(filter) {
+                let (_, group) = state.group_of(name, filter).expect("a subscription has its group");
+                assert_eq!(group.members.get(id), Some(options));
+                memberships += 1;
+            }
+        }
+    }
+    let members: Vec<usize> = state.share_groups().map(|(_, group)| group.members.len()).collect();
+    assert_eq!(members.iter().sum::<usize>(), memberships);
+    assert!(
+        members.iter().all(|count| *count > 0),
+        "a group ends with its last member"
+    );
 }
 
 #[test]
@@ -177,7 +323,8 @@ fn a_session_follows_its_client_to_another_node() {
             session,
             epoch,
             expiry: Some(0),
-            sent: Some(vec![])
+            sent: Some(vec![]),
+            publish_will: false
         }),
         MetaReply::Stale
     );
@@ -203,6 +350,7 @@ fn clean_start_and_expiry_leave_no_key_behind() {
         epoch: SessionEpoch(1),
         expiry: None,
         sent: Some(vec![]),
+        publish_will: false,
     });
     assert_eq!(fixture.rows(), 0);
 
@@ -213,6 +361,7 @@ fn clean_start_and_expiry_leave_no_key_behind() {
         epoch,
         expiry: None,
         sent: Some(vec![]),
+        publish_will: false,
     });
     assert_eq!(fixture.matched("a/b").0, [(session.0, None)]);
     fixture.reload();
@@ -230,6 +379,22 @@ fn clean_start_and_expiry_leave_no_key_behind() {
     assert_eq!(fixture.view.read().route_count(), 0);
 }
 
+/// [MQTT-3.1.2.11.2] Found by jepsen-tests: a CONNECT right behind DISCONNECT 0x04 overtook the detach.
+#[test]
+fn a_session_that_lasts_as_long_as_its_connection_ends_when_it_is_displaced() {
+    let mut fixture = Fixture::new();
+    let one = Owner {
+        node: 1,
+        incarnation: fixture.up(1, 100),
+    };
+    let (session, ..) = fixture.connect("c", false, 60, one);
+    let (same, _, present, _) = fixture.connect("c", false, 0, one);
+    assert!(present && same == session, "it lasted for 60 s");
+    let (other, _, present, previous) = fixture.connect("c", false, 60, one);
+    assert!(!present && other != session);
+    assert_eq!(previous, Some(one), "who is told to close");
+}
+
 #[test]
 fn session_expiry_may_be_changed_at_disconnect() {
     let mut fixture = Fixture::new();
@@ -243,6 +408,7 @@ fn session_expiry_may_be_changed_at_disconnect() {
         epoch,
         expiry: Some(0),
         sent: Some(vec![]),
+        publish_will: false,
     });
     assert!(fixture.view.read().session(session).is_none());
     let (session, epoch, ..) = fixture.connect("c", false, 60, owner);
@@ -251,6 +417,7 @@ fn session_expiry_may_be_changed_at_disconnect() {
         epoch,
         expiry: Some(u32::MAX),
         sent: Some(vec![]),
+        publish_will: false,
     });
     fixture.now += 1_000_000_000_000;
     fixture.apply(MetaOp::ExpireSessions { limit: 10 });
@@ -353,6 +520,7 @@ fn a_repeated_connect_hears_the_first_answer() {
         node: 1,
         incarnation: one.incarnation,
         request,
+        will: None,
     };
     let first = fixture.apply(connect(1));
     assert!(matches!(
@@ -392,6 +560,7 @@ fn what_was_sent_is_known_only_after_a_detach() {
         epoch,
         expiry: None,
         sent: Some(vec![Offset(4)]),
+        publish_will: false,
     });
     fixture.reload();
     assert_eq!(sent(&fixture), Some(vec![Offset(4)]));

@@ -21,6 +21,9 @@ use super::pending;
 pub(super) struct Counts {
     remaining: HashMap<Offset, u64>,
     settled: HashSet<(SessionId, Offset)>,
+    /// Pending rows.
+    pub written: u64,
+    pub removed: u64,
 }
 
 impl Counts {
@@ -40,12 +43,13 @@ impl Counts {
         for recipient in recipients {
             batch.put(
                 &keys::pending(recipient.session, offset),
-                &pending::encode_granted(recipient),
+                &pending::encode_row(recipient, false),
             );
         }
+        self.written += recipients.len() as u64;
     }
 
-    /// Removes a pending entry; with the last one its message. Idempotent.
+    /// Removes a pending entry; with the last one its message. Idempotent: answers the row that was there, if any.
     ///
     /// # Errors
     /// The engine cannot read.
@@ -55,13 +59,17 @@ impl Counts {
         batch: &mut TableBatch<'_>,
         session: SessionId,
         offset: Offset,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Bytes>> {
         let key = keys::pending(session, offset);
-        if self.settled.contains(&(session, offset)) || tables.get(&key)?.is_none() {
-            return Ok(());
+        if self.settled.contains(&(session, offset)) {
+            return Ok(None);
         }
+        let Some(row) = tables.get(&key)? else {
+            return Ok(None);
+        };
         self.settled.insert((session, offset));
         batch.delete(&key);
+        self.removed += 1;
         let remaining = match self.remaining.get(&offset) {
             Some(remaining) => *remaining,
             None => read_remaining(tables, offset)?,
@@ -78,7 +86,12 @@ impl Counts {
             }
             left => self.put_remaining(batch, offset, left),
         }
-        Ok(())
+        Ok(Some(row))
+    }
+
+    /// Whether this entry of the log has already removed it.
+    pub fn is_settled(&self, session: SessionId, offset: Offset) -> bool {
+        self.settled.contains(&(session, offset))
     }
 
     fn put_remaining(&mut self, batch: &mut TableBatch<'_>, offset: Offset, remaining: u64) {

@@ -1,7 +1,8 @@
 //! One topic shard: messages in order of their offset, and who still has to get them.
 //!
-//!     entry ─▶ bundles ─▶ NodeBatch: sequence ─▶ Append: offset, message, pending rows ─▶ effects ─▶ ShardSink
-//!                                             └▶ Ack:    pending row and, with the last, message go
+//!     entry ─▶ bundles ─▶ NodeBatch: sequence, route ─▶ Append: offset, message, pending rows ─▶ effects ─▶ ShardSink
+//!                                                    ├▶ Ack:    pending row and, with the last, message go
+//!                                                    └▶ the file of its table: retained, repeats, shared, sweep
 //!
 //! Apply is pure: tables, memory and command in; rows, replies and effects out. Delivery is somebody else's.
 //!
@@ -11,64 +12,51 @@
 //! - `settle-once`: a pending entry leaves once; its message goes with the last of them.
 //! - `apply-deterministic`: nothing here looks at a clock or at another group.
 
+mod append;
+mod apply;
+mod effects;
+mod head;
+mod ledger;
 mod messages;
 mod pending;
+mod repeats;
+mod retained;
+mod rows;
 mod senders;
+mod shared;
+mod sweep;
 
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use pending::{Page, PendingEntry, next_session, read_page};
+pub use effects::{Appended, Applied, ShardSink};
+pub use head::{read_head, read_ledger, read_retained_size};
+pub use ledger::Ledger;
+pub use pending::{Page, PendingEntry, read_page};
+pub use repeats::remembered_wills;
+pub use retained::{
+    Retained, RetainedMessage, RetainedPage, RetainedSize, next_retained_expiry, read_retained, remembered_replays,
+};
+pub use senders::is_fenced;
+pub use shared::{Assigned, Waiting, count_waiting, read_assigned, read_waiting};
+pub use sweep::{SESSION_KINDS, SWEEP_PAGE, next_session};
 
-use crate::command::{BatchReply, NodeBatch, Reply, ShardOperation, decode_envelope};
-use crate::encoding::{Reader, Writer};
-use crate::ids::{Offset, ShardId};
+use crate::command::{NodeBatch, Reply, decode_envelope};
+use crate::ids::ShardId;
 use crate::keys;
 use crate::machine::{EntryPosition, Machine, TableBatch, Tables};
-use crate::message::{LogTime, Message, Recipient};
+use head::Head;
 use messages::Counts;
-use senders::{Senders, Sequenced};
-
-/// Hears of what was applied, in log order, on the group's apply task. Must not block.
-pub trait ShardSink: Send + Sync + 'static {
-    /// Everything up to and including `applied.upto` is in the tables; `applied.appended` is what this entry added.
-    fn applied(&self, applied: Applied);
-
-    /// The view jumped to `upto` and log index `at` (a snapshot was installed): what lies between was never handed to
-    /// `applied`.
-    fn jumped(&self, shard: ShardId, upto: Offset, at: u64);
-}
-
-/// The effects of one entry.
-#[derive(Clone, Debug)]
-pub struct Applied {
-    pub shard: ShardId,
-    pub at: EntryPosition,
-    /// The offset before this entry, and the last one now.
-    pub after: Offset,
-    pub upto: Offset,
-    pub now: LogTime,
-    pub appended: Vec<Appended>,
-}
-
-/// A message that just became part of the shard.
-#[derive(Clone, Debug)]
-pub struct Appended {
-    pub offset: Offset,
-    pub message: Arc<Message>,
-    /// The message as stored: what a following node is sent.
-    pub encoded: Bytes,
-    pub recipients: Arc<[Recipient]>,
-}
+use rows::Rows;
+use senders::Senders;
 
 /// The state machine of a shard's group.
 pub struct Shard {
     shard: ShardId,
     sink: Arc<dyn ShardSink>,
-    last_offset: Offset,
-    log_time: LogTime,
+    head: Head,
     senders: Senders,
     effects: Option<Applied>,
 }
@@ -78,81 +66,37 @@ impl Shard {
         Shard {
             shard,
             sink,
-            last_offset: Offset(0),
-            log_time: LogTime(0),
+            head: Head::default(),
             senders: Senders::default(),
             effects: None,
         }
     }
 
-    fn apply_batch(&mut self, batch: NodeBatch, rows: &mut Rows<'_, '_>) -> io::Result<BatchReply> {
-        match self.senders.check(batch.node, batch.incarnation, batch.sequence) {
-            Sequenced::Answered(reply) => return Ok(reply),
-            Sequenced::Next => {}
+    fn no_effects(&self, at: EntryPosition) -> Applied {
+        Applied {
+            shard: self.shard,
+            at,
+            after: self.head.last_offset,
+            upto: self.head.last_offset,
+            now: self.head.log_time,
+            appended: Vec::new(),
+            waiting: Vec::new(),
+            retained: self.head.retained,
+            ledger: self.head.ledger,
         }
-        let recipient_sets: Vec<Arc<[Recipient]>> = batch.recipient_sets.into_iter().map(Arc::from).collect();
-        let first = Offset(self.last_offset.0 + 1);
-        let mut count = 0;
-        for operation in batch.operations {
-            match operation {
-                ShardOperation::Append { message, recipients } => {
-                    let recipients = recipient_sets[recipients as usize].clone();
-                    self.append(message, recipients, rows)?;
-                    count += 1;
-                }
-                ShardOperation::Sweep { session } => {
-                    for offset in pending::offsets(rows.tables, session, SWEEP_PAGE)? {
-                        rows.counts.settle(rows.tables, rows.batch, session, offset)?;
-                    }
-                }
-                ShardOperation::Ack { session, offsets } => {
-                    for offset in offsets {
-                        rows.counts.settle(rows.tables, rows.batch, session, offset)?;
-                    }
-                }
-            }
-        }
-        let reply = BatchReply::Applied { first, count };
-        self.senders
-            .record(batch.node, batch.incarnation, batch.sequence, reply.clone(), rows.batch);
-        Ok(reply)
     }
-
-    fn append(&mut self, encoded: Bytes, recipients: Arc<[Recipient]>, rows: &mut Rows<'_, '_>) -> io::Result<()> {
-        let message = Arc::new(Message::decode(&encoded)?);
-        self.last_offset.0 += 1;
-        let offset = self.last_offset;
-        // Without a pending entry nobody will read it from the tables: what is connected gets it from the effects.
-        if !recipients.is_empty() {
-            rows.counts
-                .store(rows.batch, offset, self.log_time, &encoded, &recipients);
-        }
-        if let Some(effects) = &mut self.effects {
-            effects.appended.push(Appended {
-                offset,
-                message,
-                encoded,
-                recipients,
-            });
-        }
-        Ok(())
-    }
-}
-
-/// What an entry reads and writes, with the counts that it changed and the tables do not show yet.
-struct Rows<'a, 'b> {
-    tables: &'a Tables,
-    batch: &'a mut TableBatch<'b>,
-    counts: Counts,
 }
 
 impl Machine for Shard {
     fn load(&mut self, tables: &Tables, reset: bool) -> io::Result<()> {
         self.effects = None;
         self.senders = Senders::load(tables)?;
-        (self.last_offset, self.log_time) = read_head(tables)?;
+        self.head = Head::read(tables)?;
         if reset {
-            self.sink.jumped(self.shard, self.last_offset, tables.applied_index()?);
+            let at = tables.applied_index()?;
+            let (retained, ledger) = (self.head.retained, self.head.ledger);
+            self.sink
+                .jumped(self.shard, self.head.last_offset, at, retained, ledger);
         }
         Ok(())
     }
@@ -166,61 +110,32 @@ impl Machine for Shard {
     ) -> io::Result<Reply> {
         let (now, bundles) = decode_envelope(command)?;
         // Log time never runs backwards, whatever a new leader believed.
-        self.log_time = self.log_time.max(now);
-        self.effects = Some(Applied {
-            shard: self.shard,
-            at,
-            after: self.last_offset,
-            upto: self.last_offset,
-            now: self.log_time,
-            appended: Vec::new(),
-        });
-        let mut rows = Rows {
-            tables,
-            batch,
-            counts: Counts::default(),
-        };
+        self.head.log_time = self.head.log_time.max(now);
+        self.effects = Some(self.no_effects(at));
+        let mut rows = Rows::new(tables, batch);
         let mut replies = Vec::with_capacity(bundles.len());
         for bundle in &bundles {
             let node_batch = NodeBatch::decode(bundle)?;
             replies.push(self.apply_batch(node_batch, &mut rows)?.encode());
         }
-        let mut head = Writer::new();
-        head.u64(self.last_offset.0).u64(self.log_time.0);
-        rows.batch.put(&[keys::SHARD_HEAD], &head.finish());
+        let Counts { written, removed, .. } = rows.counts;
+        self.head.ledger.moved(written, removed);
+        rows.batch.put(&[keys::SHARD_HEAD], &self.head.encode());
         if let Some(effects) = &mut self.effects {
-            effects.upto = self.last_offset;
+            effects.upto = self.head.last_offset;
+            effects.retained = self.head.retained;
+            effects.ledger = self.head.ledger;
+            effects.waiting.sort_unstable();
+            effects.waiting.dedup();
         }
         Ok(Reply(replies))
     }
 
     fn emit(&mut self, at: EntryPosition) {
-        let effects = self.effects.take().unwrap_or(Applied {
-            shard: self.shard,
-            at,
-            after: self.last_offset,
-            upto: self.last_offset,
-            now: self.log_time,
-            appended: Vec::new(),
-        });
+        let effects = self.effects.take().unwrap_or_else(|| self.no_effects(at));
         self.sink.applied(effects);
     }
 }
-
-/// Last offset and log time of a shard as its tables show them.
-///
-/// # Errors
-/// The engine cannot read, or the row is torn.
-pub fn read_head(tables: &Tables) -> io::Result<(Offset, LogTime)> {
-    let Some(row) = tables.get(&[keys::SHARD_HEAD])? else {
-        return Ok((Offset(0), LogTime(0)));
-    };
-    let mut reader = Reader::new("shard head", &row);
-    Ok((Offset(reader.u64()?), LogTime(reader.u64()?)))
-}
-
-/// Entries of a dead session that one operation removes: an entry of the log stays short in apply.
-pub const SWEEP_PAGE: usize = 1000;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use crate::keys;
 use crate::machine::Tables;
 use crate::message::{LogTime, Message, Recipient};
 
+use super::rows::Rows;
 use super::{messages, read_head};
 
 /// A message that a session still has to get, as it was granted at the match.
@@ -21,6 +22,8 @@ pub struct PendingEntry {
     pub offset: Offset,
     pub appended_at: LogTime,
     pub granted: Recipient,
+    /// PUBREC was received and committed: the client is sent PUBREL, not the PUBLISH. [MQTT-4.3.3-5]
+    pub released: bool,
     pub message: Arc<Message>,
 }
 
@@ -47,8 +50,8 @@ pub fn read_page(
 ) -> io::Result<Page> {
     // The head is read first: the scan then sees at least everything up to it.
     let (head, _) = read_head(tables)?;
-    let start = keys::pending(session, Offset(after.0 + 1));
-    let end = keys::pending(session, Offset(head.0 + 1));
+    let start = keys::pending(session, Offset(after.0.saturating_add(1)));
+    let end = keys::pending(session, Offset(head.0.saturating_add(1)));
     let rows = tables.scan(&start, &end, entries_max)?;
     let mut full = rows.len() == entries_max;
     let (mut entries, mut bytes, mut last) = (Vec::with_capacity(rows.len()), 0, after);
@@ -67,10 +70,12 @@ pub fn read_page(
         let (appended_at, encoded) = messages::decode_body(&body)?;
         let message = Arc::new(Message::decode(&encoded)?);
         bytes += message.size();
+        let (granted, released) = decode_row(session, &value)?;
         entries.push(PendingEntry {
             offset,
             appended_at,
-            granted: decode_granted(session, &value)?,
+            granted,
+            released,
             message,
         });
     }
@@ -82,32 +87,32 @@ pub fn read_page(
     })
 }
 
-/// The first session behind `after` that has entries here: how a sweeper finds those that are gone.
-///
-/// # Errors
-/// The engine cannot read, or a key is torn.
-pub fn next_session(tables: &Tables, after: Option<SessionId>) -> io::Result<Option<SessionId>> {
-    let start = keys::pending(SessionId(after.map_or(0, |session| session.0 + 1)), Offset(0));
-    let (_, end) = keys::kind_range(keys::PENDING);
-    let Some((key, _)) = tables.scan(&start, &end, 1)?.into_iter().next() else {
-        return Ok(None);
-    };
-    let mut reader = Reader::new("pending key", &key);
-    reader.u8()?;
-    Ok(Some(SessionId(reader.u64()?)))
-}
-
-/// Offsets of a session's first `limit` entries.
-pub(super) fn offsets(tables: &Tables, session: SessionId, limit: usize) -> io::Result<Vec<Offset>> {
+/// A session's first `limit` entries: offset and row.
+pub(super) fn rows_of(tables: &Tables, session: SessionId, limit: usize) -> io::Result<Vec<(Offset, Bytes)>> {
     let (start, end) = (
         keys::pending(session, Offset(0)),
         keys::pending(session, Offset(u64::MAX)),
     );
     let rows = tables.scan(&start, &end, limit)?;
     Ok(rows
-        .iter()
-        .filter_map(|(key, _)| keys::offset_of_pending(key))
+        .into_iter()
+        .filter_map(|(key, row)| Some((keys::offset_of_pending(&key)?, row)))
         .collect())
+}
+
+/// Marks an entry as released. Without effect once it is gone.
+pub(super) fn release(rows: &mut Rows<'_, '_>, session: SessionId, offset: Offset) -> io::Result<()> {
+    let key = keys::pending(session, offset);
+    if rows.counts.is_settled(session, offset) {
+        return Ok(());
+    }
+    if let Some(row) = rows.tables.get(&key)? {
+        let (granted, released) = decode_row(session, &row)?;
+        if !released {
+            rows.batch.put(&key, &encode_row(&granted, true));
+        }
+    }
+    Ok(())
 }
 
 impl Page {
@@ -118,7 +123,7 @@ impl Page {
         for entry in &self.entries {
             writer.var(entry.offset.0).var(entry.appended_at.0);
             entry.granted.write(&mut writer);
-            writer.bytes(&entry.message.encode());
+            writer.bool(entry.released).bytes(&entry.message.encode());
         }
         writer.finish()
     }
@@ -134,6 +139,7 @@ impl Page {
                 offset: Offset(reader.var()?),
                 appended_at: LogTime(reader.var()?),
                 granted: Recipient::read(&mut reader)?,
+                released: reader.bool()?,
                 message: Arc::new(Message::decode(&reader.bytes()?)?),
             });
         }
@@ -141,21 +147,26 @@ impl Page {
     }
 }
 
-/// The value of a pending row: a recipient without its session, which stands in the key.
-pub(super) fn encode_granted(recipient: &Recipient) -> Bytes {
+/// The value of a pending row: a recipient without its session, which stands in the key; and whether it was released.
+pub(super) fn encode_row(recipient: &Recipient, released: bool) -> Bytes {
     let mut writer = Writer::with_capacity(8);
     Recipient {
         session: SessionId(0),
         ..recipient.clone()
     }
     .write(&mut writer);
+    if released {
+        writer.bool(true);
+    }
     writer.finish()
 }
 
-fn decode_granted(session: SessionId, value: &Bytes) -> Result<Recipient, DecodeError> {
-    let mut reader = Reader::new("pending entry", value);
-    Ok(Recipient {
+pub(super) fn decode_row(session: SessionId, row: &Bytes) -> Result<(Recipient, bool), DecodeError> {
+    let mut reader = Reader::new("pending entry", row);
+    let granted = Recipient {
         session,
         ..Recipient::read(&mut reader)?
-    })
+    };
+    let released = !reader.is_at_end() && reader.bool()?;
+    Ok((granted, released))
 }

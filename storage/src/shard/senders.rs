@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
-use crate::command::BatchReply;
+use crate::command::{BatchReply, OperationResult, read_applied, write_applied};
 use crate::encoding::{Reader, Writer};
 use crate::ids::{Incarnation, NodeId, Offset};
 use crate::keys;
@@ -26,7 +26,7 @@ struct Sender {
     incarnation: Incarnation,
     last: u64,
     /// Replies of `last - len + 1 ..= last`; only `Applied` ones get a sequence.
-    replies: VecDeque<(Offset, u32)>,
+    replies: VecDeque<(Offset, Vec<(u32, OperationResult)>)>,
 }
 
 pub(super) enum Sequenced {
@@ -46,7 +46,7 @@ impl Senders {
             let (incarnation, last) = (Incarnation(reader.var()?), reader.var()?);
             let mut replies = VecDeque::new();
             for _ in 0..reader.count()? {
-                replies.push_back((Offset(reader.var()?), reader.var32()?));
+                replies.push_back(read_applied(&mut reader)?);
             }
             nodes.insert(
                 node,
@@ -77,9 +77,9 @@ impl Senders {
         let back = (last - sequence) as usize;
         let kept = replies.and_then(|replies| replies.len().checked_sub(back + 1).and_then(|at| replies.get(at)));
         Sequenced::Answered(match kept {
-            Some((first, count)) => BatchReply::Applied {
-                first: *first,
-                count: *count,
+            Some((upto, results)) => BatchReply::Applied {
+                upto: *upto,
+                results: results.clone(),
             },
             None => BatchReply::Forgotten,
         })
@@ -94,35 +94,67 @@ impl Senders {
         reply: BatchReply,
         batch: &mut TableBatch<'_>,
     ) {
-        let BatchReply::Applied { first, count } = reply else {
+        let BatchReply::Applied { upto, results } = reply else {
             return;
         };
-        let sender = self.nodes.entry(node).or_insert_with(|| Sender {
-            incarnation,
-            last: 0,
-            replies: VecDeque::new(),
-        });
+        let sender = self.nodes.entry(node).or_insert_with(|| Sender::new(incarnation));
+        if sender.incarnation > incarnation {
+            // The batch has fenced off its own incarnation: it stays so.
+            return;
+        }
         if sender.incarnation != incarnation {
-            *sender = Sender {
-                incarnation,
-                last: 0,
-                replies: VecDeque::new(),
-            };
+            *sender = Sender::new(incarnation);
         }
         debug_assert_eq!(sequence, sender.last + 1, "batch-sequence");
         sender.last = sequence;
-        sender.replies.push_back((first, count));
+        sender.replies.push_back((upto, results));
         if sender.replies.len() > REPLIES_KEPT {
             sender.replies.pop_front();
         }
+        sender.put(node, batch);
+    }
+
+    /// Nothing more is taken of `incarnation` or an earlier one.
+    pub fn fence(&mut self, node: NodeId, incarnation: Incarnation, batch: &mut TableBatch<'_>) {
+        // Should a start of the node get this very number, it begins at sequence 1 like any other.
+        let over = Incarnation(incarnation.0.saturating_add(1));
+        if self.nodes.get(&node).is_none_or(|sender| sender.incarnation < over) {
+            let sender = Sender::new(over);
+            sender.put(node, batch);
+            self.nodes.insert(node, sender);
+        }
+    }
+}
+
+impl Sender {
+    fn new(incarnation: Incarnation) -> Sender {
+        Sender {
+            incarnation,
+            last: 0,
+            replies: VecDeque::new(),
+        }
+    }
+
+    fn put(&self, node: NodeId, batch: &mut TableBatch<'_>) {
         let mut writer = Writer::with_capacity(96);
         writer
-            .var(incarnation.0)
-            .var(sender.last)
-            .var(sender.replies.len() as u64);
-        for (first, count) in &sender.replies {
-            writer.var(first.0).var(*count as u64);
+            .var(self.incarnation.0)
+            .var(self.last)
+            .var(self.replies.len() as u64);
+        for (upto, results) in &self.replies {
+            write_applied(&mut writer, *upto, results);
         }
         batch.put(&keys::number(keys::SENDER, node), &writer.finish());
     }
+}
+
+/// Whether `incarnation` of `node` is fenced off in the shard, or over because a later one came.
+///
+/// # Errors
+/// The engine cannot read, or the row is torn.
+pub fn is_fenced(tables: &Tables, node: NodeId, incarnation: Incarnation) -> io::Result<bool> {
+    let Some(row) = tables.get(&keys::number(keys::SENDER, node))? else {
+        return Ok(false);
+    };
+    Ok(Reader::new("sender", &row).var()? > incarnation.0)
 }

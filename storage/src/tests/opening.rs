@@ -22,6 +22,7 @@ fn open_as(directory: &Path, identity: Identity) -> Result<Arc<Storage>, OpenErr
             directory: directory.to_owned(),
             identity,
             fsync: true,
+            memory: crate::MemoryBudget::default(),
         },
         metrics(),
     )

@@ -95,6 +95,7 @@ mod on_disk {
                 directory: directory.path().join("data"),
                 identity: identity(),
                 fsync: true,
+                memory: crate::MemoryBudget::default(),
             };
             let (log, state) = take(Storage::open(config, metrics()).unwrap());
             Ok((directory, log, state))

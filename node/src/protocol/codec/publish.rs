@@ -15,6 +15,7 @@ use super::{Direction, Limits, QoS, ReasonCode, Version, Violation};
 use bytes::Bytes;
 use std::fmt;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 /// A checked PUBLISH.
 #[derive(Clone)]
@@ -27,6 +28,8 @@ pub struct Publish {
     properties_bytes: u32,
     packet_id: Option<NonZeroU16>,
     qos: QoS,
+    /// What the Topic Alias stands for, where the frame has no name.
+    resolved: Option<Arc<str>>,
 }
 
 impl Publish {
@@ -48,11 +51,22 @@ impl Publish {
         self.frame[0] & RETAIN != 0
     }
 
-    /// The Topic Name; empty only in MQTT 5 together with a Topic Alias.
+    /// The Topic Name; empty only in MQTT 5 together with a Topic Alias that was not resolved.
     pub fn topic(&self) -> &str {
+        if let Some(resolved) = &self.resolved {
+            return resolved;
+        }
         let start = self.topic_at as usize;
         std::str::from_utf8(&self.frame[start..start + usize::from(self.topic_bytes)])
             .expect("decode has checked that the topic is UTF-8")
+    }
+
+    /// The same with the Topic Name that its Topic Alias stands for.
+    pub fn with_topic(self, topic: Arc<str>) -> Publish {
+        Publish {
+            resolved: Some(topic),
+            ..self
+        }
     }
 
     /// `Some` exactly when the QoS is above 0.
@@ -153,6 +167,7 @@ impl PartialEq for Publish {
     fn eq(&self, other: &Publish) -> bool {
         self.frame[0] == other.frame[0]
             && self.packet_id == other.packet_id
+            && self.resolved == other.resolved
             && self.frame[self.topic_at as usize..] == other.frame[other.topic_at as usize..]
     }
 }
@@ -203,6 +218,7 @@ pub(super) fn decode(
         payload_at: payload_at as u32,
         packet_id,
         qos,
+        resolved: None,
         frame,
     })
 }

@@ -1,7 +1,16 @@
+//! Entries, deliveries and the client's answers in; packets and wishes out.
+
+mod exactly_once;
+mod passing;
+mod simulation;
+
 use bytes::Bytes;
 use lontra_storage::ids::SessionId;
+use lontra_storage::message::Recipient;
 
 use super::*;
+use crate::protocol::codec::{Direction, Limits, Packet, Version, decode, frame_length};
+use lontra_storage::message::Role;
 
 fn message(payload: &str) -> Arc<Message> {
     Arc::new(Message {
@@ -24,8 +33,10 @@ fn entry(offset: u64) -> PendingEntry {
             qos: 1,
             retain: false,
             subscription_identifiers: vec![],
+            role: Role::Session,
         },
         message: message(&offset.to_string()),
+        released: false,
     }
 }
 
@@ -41,22 +52,33 @@ struct Fixture {
     outbound: Outbound,
     out: BytesMut,
     effects: Effects,
+    now: Instant,
+    log_time: LogTime,
 }
 
 const S: ShardId = ShardId(2);
+/// The first identifier of `S` of twelve shards.
+const FIRST: u16 = 1 + 2 * 5461;
 
 impl Fixture {
+    /// A durable session of a 3.1.1 client, its view of `S` attached.
     fn new(receive_maximum: u16) -> Self {
+        Fixture::of(Answers::of_version(Version::V3_1_1), receive_maximum, 0, true)
+    }
+
+    fn of(answers: Answers, receive_maximum: u16, topic_alias_maximum: u16, durable: bool) -> Self {
         let limits = OutboundLimits {
             receive_maximum,
-            maximum_packet_size: 1000,
+            topic_alias_maximum,
             bytes_max: 1 << 20,
             messages_max: 3,
         };
         let mut fixture = Fixture {
-            outbound: Outbound::new(Version::V3_1_1, limits, 12, true),
+            outbound: Outbound::new(answers, limits, 12, durable),
             out: BytesMut::new(),
             effects: Effects::default(),
+            now: Instant::now(),
+            log_time: LogTime(1000),
         };
         fixture.outbound.attach(S, 7, &mut fixture.effects);
         fixture
@@ -70,26 +92,71 @@ impl Fixture {
         self.outbound.page(S, page(offsets, upto, more), &mut self.effects);
     }
 
+    /// The page that was wished for at the beginning, of these entries.
+    fn entries(&mut self, entries: Vec<PendingEntry>) {
+        let page = Page {
+            upto: entries.last().map_or(Offset(0), |entry| entry.offset),
+            entries,
+            more: false,
+        };
+        self.outbound.page(S, page, &mut self.effects);
+        self.wishes();
+    }
+
+    fn deliver(&mut self, delivery: Delivery, guard: Option<&Guard>) {
+        let mut frames = FrameCache::default();
+        self.outbound
+            .deliver(delivery, guard, &mut frames, &mut self.out, &mut self.effects);
+    }
+
+    /// Packets that leave.
+    fn packets(&mut self) -> Vec<Packet> {
+        let log_time = self.log_time;
+        self.outbound
+            .pump(|_| log_time, self.now, &mut self.out, &mut self.effects);
+        let (version, limits) = (self.outbound.answers.version, Limits::default());
+        let mut packets = Vec::new();
+        while let Ok(Some(length)) = frame_length(&self.out, &limits, Some(version)) {
+            let frame = self.out.split_to(length).freeze();
+            packets.push(decode(frame, Some(version), Direction::ServerToClient, &limits).expect("well-formed"));
+        }
+        packets
+    }
+
     /// Payloads (offsets) that left, with their packet identifiers.
     fn pump(&mut self) -> Vec<(u16, u64)> {
-        self.outbound.pump(|_| LogTime(1000), &mut self.out, &mut self.effects);
-        let mut sent = Vec::new();
-        let mut rest = &self.out[..];
-        while let [_, length, packet @ ..] = rest {
-            let (body, after) = packet.split_at(usize::from(*length));
-            let id = u16::from_be_bytes([body[3], body[4]]);
-            sent.push((id, std::str::from_utf8(&body[5..]).unwrap().parse().unwrap()));
-            rest = after;
-        }
-        self.out.clear();
-        sent
+        let packets = self.packets().into_iter();
+        let publishes = packets.map(|packet| match packet {
+            Packet::Publish(publish) => {
+                let payload = std::str::from_utf8(publish.payload()).unwrap();
+                (publish.packet_id().unwrap().get(), payload.parse().unwrap())
+            }
+            other => panic!("{other:?}"),
+        });
+        publishes.collect()
+    }
+
+    /// What leaves, readable: type, payload, QoS, flags; identifiers of `S` by their offset.
+    fn told(&mut self) -> Vec<String> {
+        let offset = |id: NonZeroU16| id.get().checked_sub(FIRST).unwrap_or(id.get());
+        let packets = self.packets().into_iter();
+        let told = packets.map(|packet| match packet {
+            Packet::Publish(publish) => {
+                let id = publish.packet_id().map_or("-".to_owned(), |id| offset(id).to_string());
+                let dup = if publish.dup() { " dup" } else { "" };
+                format!("PUBLISH {id} q{}{dup}", publish.qos() as u8)
+            }
+            Packet::PubRel(ack) if ack.reason.is_error() => {
+                format!("PUBREL {} {:02x}", offset(ack.packet_id), ack.reason.0)
+            }
+            Packet::PubRel(ack) => format!("PUBREL {}", offset(ack.packet_id)),
+            other => panic!("{other:?}"),
+        });
+        told.collect()
     }
 
     fn ack(&mut self, id: u16) {
-        assert!(
-            self.outbound
-                .acknowledge(NonZeroU16::new(id).unwrap(), &mut self.effects)
-        );
+        assert!(self.outbound.puback(NonZeroU16::new(id).unwrap(), &mut self.effects));
     }
 
     fn wishes(&mut self) -> Vec<Wish> {
@@ -102,8 +169,7 @@ fn packet_ids_are_a_function_of_the_offset() {
     let mut fixture = Fixture::new(10);
     assert_eq!(fixture.wishes(), [Wish::Page(S, Offset(0))]);
     fixture.page(&[4, 9], 9, false);
-    let first = 1 + 2 * 5461;
-    assert_eq!(fixture.pump(), [(first + 4, 4), (first + 9, 9)]);
+    assert_eq!(fixture.pump(), [(FIRST + 4, 4), (FIRST + 9, 9)]);
 }
 
 #[test]
@@ -139,7 +205,8 @@ fn a_session_that_falls_behind_reads_what_it_missed() {
                     let offsets: Vec<u64> = (after.0 + 1..=70).collect();
                     fixture.page(&offsets, 70, false);
                 }
-                Wish::Settle(_, _, id) => fixture.outbound.settled(id),
+                Wish::Settle(_, _, id, _) => fixture.outbound.settled(id),
+                Wish::Release(..) => panic!("nothing of QoS 2 was sent"),
             }
         }
         let Some((id, offset)) = sent.first().copied() else {
@@ -198,7 +265,10 @@ fn an_expired_entry_is_settled_unsent() {
     fixture.outbound.page(S, page, &mut fixture.effects);
     fixture.wishes();
     assert_eq!(fixture.pump().len(), 1);
-    assert!(matches!(fixture.wishes()[..], [Wish::Settle(_, Offset(1), _)]));
+    assert!(matches!(
+        fixture.wishes()[..],
+        [Wish::Settle(_, Offset(1), _, Left::Expired)]
+    ));
     assert_eq!(fixture.effects.dropped, [Drop::Expired]);
 }
 
@@ -208,17 +278,8 @@ fn a_full_ephemeral_queue_holds_the_acknowledgement() {
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let flag = done.clone();
     let guard = Guard::new(move || flag.store(true, std::sync::atomic::Ordering::SeqCst));
-    let delivery = |n: u64| Delivery {
-        message: message(&n.to_string()),
-        qos: 1,
-        retain: false,
-        subscription_identifiers: vec![],
-        age: None,
-    };
-    let mut frames = FrameCache::default();
     for n in 1..=5 {
-        let Fixture { outbound, out, effects } = &mut fixture;
-        outbound.deliver(delivery(n), Some(&guard), &mut frames, out, effects);
+        fixture.deliver(passing::delivery(1, &n.to_string()), Some(&guard));
     }
     drop(guard);
     assert!(fixture.outbound.is_overfull());
@@ -236,15 +297,10 @@ fn dup_is_set_on_what_may_have_been_sent_and_on_nothing_else() {
         fixture.outbound.resume(sent);
         fixture.page(&[3, 5], 5, false);
         fixture.push(6);
-        fixture
-            .outbound
-            .pump(|_| LogTime(1000), &mut fixture.out, &mut fixture.effects);
-        let mut dups = Vec::new();
-        let mut rest = &fixture.out[..];
-        while let [first, length, packet @ ..] = rest {
-            dups.push(first & 8 != 0);
-            rest = &packet[usize::from(*length)..];
-        }
+        let packets = fixture.packets().into_iter();
+        let dups: Vec<bool> = packets
+            .map(|packet| matches!(packet, Packet::Publish(publish) if publish.dup()))
+            .collect();
         (dups, fixture.outbound.highest_sent().map(|sent| sent[2].0))
     };
     assert_eq!(dup_of(Some(&[])), (vec![false, false, false], Some(6)));

@@ -1,0 +1,222 @@
+//! SIGHUP: the configuration is read again, and what may change while a node runs does.
+//!
+//!     file + environment ──▶ Config ──▶ changes(running, read) ─┬─ live ────▶ log level · workers · cluster
+//!            └ refused: an ERROR, nothing changes               └─ others ──▶ a WARN each: needs a restart
+//!
+//! All or nothing: a file with one mistake is refused as a whole, with its line and key. Connections keep the limits that
+//! they were accepted under.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lontra_cluster::Cluster;
+use lontra_ops::telemetry::LevelHandle;
+use serde::Deserialize;
+use tokio::sync::watch;
+use toml::{Table, Value};
+
+use crate::config::{Config, Source};
+use crate::file_limit;
+use crate::metrics::NodeMetrics;
+use crate::start::{limits, worker_config};
+use crate::worker::WorkerConfig;
+
+/// What a running node can be given anew.
+pub struct Reloader {
+    pub source: Source,
+    pub log: LevelHandle,
+    /// As in force: what needs a restart is as it was at the start.
+    pub running: Config,
+    pub workers: watch::Sender<Arc<WorkerConfig>>,
+    pub cluster: Cluster,
+    pub metrics: NodeMetrics,
+}
+
+impl Reloader {
+    /// Never fails: what cannot be applied is told in the log, and nothing has changed.
+    pub async fn reload(&mut self) {
+        let changes = self.read().await.and_then(|read| {
+            let changes = changes(&self.running, &read);
+            let set = self.log.set(&changes.config.log.level);
+            set.map(|()| changes).map_err(|error| error.to_string())
+        });
+        match &changes {
+            Ok(changes) => self.apply(changes),
+            Err(why) => tracing::error!(error = %why, "the configuration was not reloaded: nothing has changed"),
+        }
+        self.metrics.config_reloaded(changes.is_ok());
+    }
+
+    /// Elsewhere, and not for ever: a file system that hangs must not keep the node from hearing SIGTERM.
+    async fn read(&self) -> Result<Config, String> {
+        let source = self.source.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            // A pipe was read at the start: it would say nothing now, which is a valid configuration.
+            let is_no_file = |path: &PathBuf| path.metadata().is_ok_and(|metadata| !metadata.is_file());
+            match &source.file {
+                Some(path) if is_no_file(path) => Err(format!("{} is not a file", path.display())),
+                _ => source.load().map_err(|error| error.to_string()),
+            }
+        });
+        match tokio::time::timeout(READ_MAX, read).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("its file was not read within {READ_MAX:?}")),
+        }
+    }
+
+    fn apply(&mut self, changes: &Changes) {
+        let config = &changes.config;
+        self.workers.send_replace(Arc::new(worker_config(config)));
+        self.cluster.set_limits(limits(config));
+        if config.mqtt.connections_max != self.running.mqtt.connections_max {
+            file_limit::check(config.mqtt.connections_max);
+        }
+        self.running = config.clone();
+        for key in &changes.restart {
+            tracing::warn!(
+                key,
+                "changed in the configuration, but needs a restart: the old value stays"
+            );
+        }
+        let changed = changes.live.join(", ");
+        tracing::info!(changed, "configuration reloaded");
+    }
+}
+
+/// What a configuration that was read means for a node that runs.
+#[derive(Debug, PartialEq)]
+struct Changes {
+    /// What is in force from now on.
+    config: Config,
+    /// Keys that change now, and those that would.
+    live: Vec<String>,
+    restart: Vec<String>,
+}
+
+fn changes(running: &Config, read: &Config) -> Changes {
+    let mut table = Table::try_from(running).expect("every field is a TOML value");
+    let (old, new) = (leaves(running), leaves(read));
+    let changed = new.into_iter().filter(|(key, value)| old.get(key) != Some(value));
+    let (live, restart): (Vec<_>, Vec<_>) = changed.partition(|(key, _)| LIVE.contains(&key.as_str()));
+    for (key, value) in &live {
+        set(&mut table, key, value.clone());
+    }
+    let names = |changes: Vec<(String, Value)>| changes.into_iter().map(|(key, _)| key).collect();
+    Changes {
+        // Rules between keys are rules among these, or among the others: both were checked.
+        config: Config::deserialize(Value::Table(table)).expect("values of two configurations"),
+        live: names(live),
+        restart: names(restart),
+    }
+}
+
+/// Every `section.key` with its value.
+fn leaves(config: &Config) -> BTreeMap<String, Value> {
+    fn collect(prefix: &str, table: Table, found: &mut BTreeMap<String, Value>) {
+        for (name, value) in table {
+            let path = if prefix.is_empty() {
+                name
+            } else {
+                format!("{prefix}.{name}")
+            };
+            match value {
+                Value::Table(below) => collect(&path, below, found),
+                value => drop(found.insert(path, value)),
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    collect(
+        "",
+        Table::try_from(config).expect("every field is a TOML value"),
+        &mut found,
+    );
+    found
+}
+
+/// `LIVE` keys are `section.key`.
+fn set(table: &mut Table, key: &str, value: Value) {
+    let (section, name) = key.split_once('.').expect("a section and a key");
+    let section = table.get_mut(section).and_then(Value::as_table_mut);
+    section.expect("a section").insert(name.to_owned(), value);
+}
+
+const READ_MAX: Duration = Duration::from_secs(2);
+
+/// Keys that a running node takes anew. `mqtt` and `websocket` hold for new connections, the others for everything.
+const LIVE: &[&str] = &[
+    "log.level",
+    "mqtt.packet_size_max",
+    "mqtt.connect_timeout",
+    "mqtt.keep_alive_max",
+    "mqtt.receive_maximum",
+    "mqtt.session_expiry_max",
+    "mqtt.topic_alias_max",
+    "mqtt.outbox_bytes_max",
+    "mqtt.outbox_messages_max",
+    "mqtt.outbox_wait_max",
+    "mqtt.connections_max",
+    "mqtt.topic_levels_max",
+    "queue.messages_max",
+    "queue.bytes_max",
+    "queue.age_max",
+    "queue.policy",
+    "retained.messages_max",
+    "retained.bytes_max",
+    "websocket.origins",
+    "storage.free_space_min",
+    "storage.checkpoint_interval",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ByteSize;
+
+    #[test]
+    fn live_keys_change_and_the_others_wait_for_a_restart() {
+        let running = Config::default();
+        let mut read = running.clone();
+        read.log.level = "debug".to_owned();
+        read.mqtt.receive_maximum = 7;
+        read.mqtt.listen = "127.0.0.1:1".parse().unwrap();
+        read.cluster.tls.key = "key.pem".into();
+        let changes = changes(&running, &read);
+        assert_eq!(changes.live, ["log.level", "mqtt.receive_maximum"]);
+        assert_eq!(changes.restart, ["cluster.tls.key", "mqtt.listen"]);
+        let mut expected = running;
+        expected.log.level = "debug".to_owned();
+        expected.mqtt.receive_maximum = 7;
+        assert_eq!(changes.config, expected);
+    }
+
+    #[test]
+    fn nothing_changed_is_nothing() {
+        let mut config = Config::default();
+        config.mqtt.packet_size_max = ByteSize::mib(2);
+        let changes = changes(&config, &config.clone());
+        assert_eq!((changes.live.len(), changes.restart.len()), (0, 0));
+        assert_eq!(changes.config, config);
+    }
+
+    #[test]
+    fn every_live_key_exists_and_the_guide_tells_it() {
+        let known = leaves(&Config::default());
+        let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/docs/configuration.md");
+        let guide = std::fs::read_to_string(guide).unwrap();
+        let chapter = guide
+            .split("\n## ")
+            .find(|chapter| chapter.starts_with("Reload"))
+            .unwrap();
+        for key in LIVE {
+            assert!(known.contains_key(*key), "{key}");
+            assert!(
+                chapter.contains(&format!("`{key}`")),
+                "{key} is not in the guide's chapter"
+            );
+        }
+    }
+}

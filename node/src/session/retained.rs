@@ -1,0 +1,324 @@
+//! Retained messages for a subscription that no shard keeps a queue for: of an ephemeral session, or at QoS 0.
+//!
+//! ```text
+//!   SUBACK ─▶ per shard: read index ─▶ page ─▶ wait until its view was delivered ─▶ what is not newer, nor came live
+//!                          ▲                                                             │ room in the outbox
+//!                          └─────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Invariant `retained-last`: a subscriber that arrives during a retained publish ends with the newest value (P5). What
+//! is newer than the first page comes live, since the filter matched before; what is not newer and came live meanwhile
+//! is left out; a page is handed on only when everything that it shows has been delivered here.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lontra_cluster::{PageLimits, RetainedRequest};
+use lontra_storage::command::Subscription;
+use lontra_storage::ids::{Offset, ShardId};
+use lontra_storage::message::{LogTime, Message};
+use lontra_storage::shard::{RetainedMessage, RetainedPage};
+use lontra_storage::topic::matches;
+
+use crate::metrics::Drop;
+use crate::protocol::codec::ReasonCode;
+use crate::protocol::publish_out::{Delivery, FrameCache};
+use crate::worker::{Client, Worker};
+
+/// The replays of one connection.
+#[derive(Default)]
+pub struct Replays {
+    running: RefCell<Vec<Rc<Replay>>>,
+}
+
+/// A replay that has not begun.
+pub struct Expected(Rc<Replay>);
+
+/// One subscription's replay in one shard.
+struct Replay {
+    shard: ShardId,
+    /// Topics that came live since the filter began to match, up to the view of the first page.
+    early: RefCell<HashSet<Box<str>>>,
+    /// Topics that came live since the last page was asked for.
+    recent: RefCell<HashSet<Box<str>>>,
+    /// The first page shows everything up to here.
+    bound: std::cell::Cell<Option<Offset>>,
+}
+
+impl Replays {
+    /// A retained message was delivered live.
+    pub fn delivered(&self, shard: ShardId, offset: Offset, topic: &str) {
+        for replay in self.running.borrow().iter().filter(|replay| replay.shard == shard) {
+            if replay.bound.get().is_none_or(|bound| offset <= bound) {
+                insert(&replay.early, topic);
+            }
+            insert(&replay.recent, topic);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.running.borrow().is_empty()
+    }
+
+    /// The subscription was not taken.
+    pub fn cancel(&self, expected: Vec<Expected>) {
+        for Expected(replay) in expected {
+            self.forget(&replay);
+        }
+    }
+
+    fn forget(&self, replay: &Rc<Replay>) {
+        self.running.borrow_mut().retain(|one| !Rc::ptr_eq(one, replay));
+    }
+}
+
+/// Bounded: beyond, a topic may be delivered once more, with the same message.
+fn insert(topics: &RefCell<HashSet<Box<str>>>, topic: &str) {
+    let mut topics = topics.borrow_mut();
+    if topics.len() < TOPICS_MAX && !topics.contains(topic) {
+        topics.insert(topic.into());
+    }
+}
+
+impl Worker {
+    /// Waits until nothing is on its way here that was acknowledged before this call, in the shards that the
+    /// subscriptions concern. Gives up after a while: a shard without a leader must not hold back SUBACK for long.
+    pub(super) async fn catch_up(self: &Rc<Self>, subscriptions: &[Subscription]) {
+        let mut shards = HashSet::new();
+        for subscription in subscriptions {
+            shards.extend(self.cluster.shards().shards_of(&subscription.filter));
+        }
+        if shards.is_empty() {
+            return;
+        }
+        let cluster = self.cluster.clone();
+        let caught_up = self.runtime.spawn(async move {
+            cluster.catch_up(shards.into_iter().collect(), CATCH_UP_MAX).await;
+        });
+        if caught_up.await.is_ok() {
+            self.hub.processed(self.id).await;
+        }
+    }
+
+    /// Notes from now on what comes live that a replay for the subscription would show too: before its filter matches.
+    pub(super) fn expect_replays(&self, client: &Client, subscription: &Subscription) -> Vec<Expected> {
+        let shards = self.cluster.shards().shards_of(&subscription.filter);
+        let replays = shards.into_iter().map(|shard| {
+            let replay = Rc::new(Replay {
+                shard,
+                early: RefCell::default(),
+                recent: RefCell::default(),
+                bound: std::cell::Cell::new(None),
+            });
+            client.replays.running.borrow_mut().push(replay.clone());
+            Expected(replay)
+        });
+        replays.collect()
+    }
+
+    /// Begins to send a subscription's retained messages. [MQTT-3.8.4-4]
+    pub(super) fn replay_retained(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        subscription: &Subscription,
+        expected: Vec<Expected>,
+    ) {
+        for Expected(replay) in expected {
+            let (worker, client, subscription) = (self.clone(), client.clone(), subscription.clone());
+            tokio::task::spawn_local(async move {
+                worker.run_replay(&client, &replay, &subscription).await;
+                client.replays.forget(&replay);
+            });
+        }
+    }
+
+    async fn run_replay(self: &Rc<Self>, client: &Rc<Client>, replay: &Replay, subscription: &Subscription) {
+        let shard = replay.shard;
+        let cluster = self.cluster.clone();
+        let Ok(applied) = self.runtime.spawn(async move { cluster.read_index(shard).await }).await else {
+            return;
+        };
+        let mut after = None;
+        loop {
+            self.wait_for_room(client).await;
+            if !self.is_wanted(client, subscription) {
+                return;
+            }
+            replay.recent.borrow_mut().clear();
+            let request = RetainedRequest {
+                shard,
+                filter: subscription.filter.clone(),
+                after: after.take(),
+                applied,
+                limits: PageLimits {
+                    entries: PAGE_MESSAGES,
+                    bytes: PAGE_BYTES,
+                },
+            };
+            let Some(page) = self.read_delivered(client, request).await else {
+                return;
+            };
+            if replay.bound.get().is_none() {
+                replay.bound.set(Some(page.upto));
+            }
+            if !self.is_wanted(client, subscription) {
+                return;
+            }
+            let RetainedPage { messages, next, .. } = page;
+            for retained in messages {
+                self.deliver_retained(client, replay, subscription, retained);
+            }
+            client.wake.notify_one();
+            match next {
+                Some(topic) => after = Some(topic),
+                None => return,
+            }
+        }
+    }
+
+    /// Reads a page, and waits until everything that it shows was delivered here.
+    async fn read_delivered(self: &Rc<Self>, client: &Rc<Client>, request: RetainedRequest) -> Option<RetainedPage> {
+        let cluster = self.cluster.clone();
+        let shard = request.shard;
+        let reading = self.runtime.spawn(async move {
+            let page = cluster.read_retained(request).await?;
+            while !cluster.handed_over(shard, page.upto, HANDED_OVER_WAIT).await {}
+            Ok::<_, std::io::Error>(page)
+        });
+        match reading.await {
+            Ok(Ok(page)) => {
+                self.hub.processed(self.id).await;
+                Some(page)
+            }
+            Ok(Err(error)) => {
+                tracing::error!(shard = shard.0, %error, "retained messages cannot be read");
+                client
+                    .connection
+                    .borrow_mut()
+                    .close(ReasonCode::UNSPECIFIED_ERROR, None);
+                client.wake.notify_one();
+                None
+            }
+            // The runtime is shutting down.
+            Err(_) => None,
+        }
+    }
+
+    /// What `$SYS` tells now, to new subscriptions, as if it was retained: after SUBACK, which this task is about to write.
+    /// `bounded`: a client that lets messages wait is told with all others, after the interval.
+    pub(super) fn tell_sys(self: &Rc<Self>, client: &Rc<Client>, subscriptions: Vec<Subscription>) {
+        let Some(sys) = self.sys.clone().filter(|_| !subscriptions.is_empty()) else {
+            return;
+        };
+        let (worker, client) = (self.clone(), client.clone());
+        tokio::task::spawn_local(async move {
+            let messages = sys.messages();
+            for subscription in subscriptions.iter().filter(|one| worker.is_wanted(&client, one)) {
+                let mut protocol = client.connection.borrow_mut();
+                let connection = &mut *protocol;
+                for message in messages.iter().filter(|one| matches(&subscription.filter, &one.topic)) {
+                    if !connection.outbound.wants_page(&connection.out) {
+                        connection.effects.dropped.push(Drop::OutboxFull);
+                        continue;
+                    }
+                    let delivery = Delivery {
+                        message: message.clone(),
+                        qos: 0,
+                        retain: true,
+                        subscription_identifiers: subscription.identifier.into_iter().collect(),
+                        age: None,
+                        settle: None,
+                    };
+                    let frames = &mut FrameCache::default();
+                    connection
+                        .outbound
+                        .deliver(delivery, None, frames, &mut connection.out, &mut connection.effects);
+                }
+            }
+            client.wake.notify_one();
+        });
+    }
+
+    fn is_wanted(&self, client: &Client, subscription: &Subscription) -> bool {
+        client.connection.borrow().is_connected() && client.has_filter(&subscription.filter)
+    }
+
+    /// Until the client has taken most of what it was sent: `bounded`, and its live messages come in between.
+    async fn wait_for_room(self: &Rc<Self>, client: &Rc<Client>) {
+        loop {
+            let room = client.room.notified();
+            {
+                let connection = client.connection.borrow();
+                if !connection.is_connected() || connection.outbound.wants_page(&connection.out) {
+                    return;
+                }
+            }
+            room.await;
+        }
+    }
+
+    fn deliver_retained(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        replay: &Replay,
+        subscription: &Subscription,
+        retained: RetainedMessage,
+    ) {
+        let topic = &retained.message.topic;
+        let is_newer = replay.bound.get().is_some_and(|bound| retained.offset > bound);
+        if is_newer || replay.early.borrow().contains(topic) || replay.recent.borrow().contains(topic) {
+            return;
+        }
+        let mut protocol = client.connection.borrow_mut();
+        let Some(served) = protocol.served else { return };
+        if subscription.no_local && retained.message.publisher == served.session {
+            return; // [MQTT-3.8.3-3]
+        }
+        let Some(message) = aged(&retained, self.cluster.log_time(replay.shard)) else {
+            return;
+        };
+        let delivery = Delivery {
+            qos: subscription.qos.min(message.qos),
+            message,
+            retain: true, // [MQTT-3.3.1-8]
+            subscription_identifiers: subscription.identifier.into_iter().collect(),
+            age: None,
+            settle: None,
+        };
+        let connection = &mut *protocol;
+        connection.outbound.deliver(
+            delivery,
+            None,
+            &mut FrameCache::default(),
+            &mut connection.out,
+            &mut connection.effects,
+        );
+    }
+}
+
+/// The message with what is left of its expiry interval; none if nothing is. [MQTT-3.3.2-6]
+fn aged(retained: &RetainedMessage, now: LogTime) -> Option<Arc<Message>> {
+    let Some(interval) = retained.message.expiry_interval else {
+        return Some(retained.message.clone());
+    };
+    let left = retained
+        .appended_at
+        .plus_seconds(interval)
+        .0
+        .checked_sub(now.0)
+        .filter(|left| *left > 0)?;
+    Some(Arc::new(Message {
+        expiry_interval: Some(left.div_ceil(1000) as u32),
+        ..Message::clone(&retained.message)
+    }))
+}
+
+/// A page fits an outbox.
+const PAGE_MESSAGES: u32 = 64;
+const PAGE_BYTES: u32 = 128 * 1024;
+const TOPICS_MAX: usize = 10_000;
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+const HANDED_OVER_WAIT: Duration = Duration::from_secs(1);

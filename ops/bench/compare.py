@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+"""Lontra beside mosquitto: what `ops/bench/compare` runs.
+
+A round starts each broker alone and freshly, puts it through all scenarios, and stops it; rounds begin with another broker each
+time. Tables show medians over the rounds. CPU is that of all nodes together; so is memory.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+START_SECONDS = 60
+STOP_SECONDS = 20
+REST_SECONDS = 3
+MOSQUITTO_PORT = 21700
+LONTRA_PORT = 21750
+
+# name, arguments of `lontra bench`
+SCENARIOS = [
+    ("1000/s: 10 → 10, QoS 0", "pairs -n 10 -q 0 --rate 1000"),
+    ("1000/s: 10 → 10, QoS 1", "pairs -n 10 -q 1 --rate 1000"),
+    ("1000/s: 10 → 10, QoS 1, persistent", "pairs -n 10 -q 1 --rate 1000 --persistent"),
+    ("pairs: 10 → 10, QoS 0", "pairs -n 10 -q 0 -w 16"),
+    ("fan-out: 1 → 200, QoS 0", "fan-out -n 200 -q 0 -w 16"),
+    ("fan-in: 100 → 1, QoS 1", "fan-in -n 100 -q 1 -w 16"),
+    ("pairs: 50 → 50, QoS 1", "pairs -n 50 -q 1 -w 16"),
+    ("pairs: 50 → 50, QoS 1, persistent", "pairs -n 50 -q 1 -w 16 --persistent"),
+    ("pairs: 50 → 50, QoS 2", "pairs -n 50 -q 2 -w 16"),
+]
+IDLE_KINDS = [("TCP", "--raw"), ("clean", ""), ("persistent", "--persistent")]
+
+
+class Broker:
+    """One broker (or cluster) in processes of its own; `stop` ends just those."""
+
+    def __init__(self, name, directory, lontra):
+        self.name, self.directory, self.lontra = name, pathlib.Path(directory), lontra
+        self.process, self.nodes, self.addresses = None, [], []
+
+    def start(self):
+        self.directory.mkdir()
+        if self.name == "mosquitto":
+            self.start_mosquitto()
+        else:
+            self.start_lontra(int(self.name.split()[1]))
+        for address in self.addresses:
+            self.until(f"{self.name} listens at {address}", lambda: listens(address))
+
+    def start_mosquitto(self):
+        # Unlimited queues, as Lontra's are; memory only.
+        config = self.directory / "mosquitto.conf"
+        config.write_text(
+            f"listener {MOSQUITTO_PORT} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+            "max_queued_messages 0\nmax_inflight_messages 0\n"
+        )
+        self.run([shutil.which("mosquitto") or "/usr/sbin/mosquitto", "-c", str(config)])
+        self.nodes = [self.process.pid]
+        self.addresses = [f"127.0.0.1:{MOSQUITTO_PORT}"]
+
+    def start_lontra(self, count):
+        data = self.directory / "data"
+        self.run([self.lontra, "dev", "--nodes", str(count), "--data-dir", str(data), "--base-port", str(LONTRA_PORT)])
+        file = data / "cluster.json"
+        self.until(f"{self.name} is ready", file.exists)
+        nodes = json.loads(file.read_text())["nodes"]
+        self.nodes = [node["pid"] for node in nodes]
+        self.addresses = [node["mqtt"] for node in nodes]
+
+    def run(self, command):
+        # More clients than the defaults allow; a connection without CONNECT lives long enough to be measured.
+        environment = os.environ | {"LONTRA__MQTT__CONNECTIONS_MAX": "20000", "LONTRA__MQTT__CONNECT_TIMEOUT": "120s"}
+        with open(self.directory / "log", "w") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+
+    def until(self, what, condition):
+        deadline = time.monotonic() + START_SECONDS
+        while not condition():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                sys.exit(f"not within {START_SECONDS} s: {what}\n{(self.directory / 'log').read_text()}")
+            time.sleep(0.05)
+
+    def cpu_seconds(self):
+        fields = [pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in self.nodes]
+        return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                # A node whose parent is killed ends by itself: its standard input does.
+                self.process.kill()
+                self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def listens(address):
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+def bench(broker, arguments, patience):
+    command = [broker.lontra, "bench", *arguments.split(), "--json"]
+    command += ["--broker", ",".join(broker.addresses), "--pid", ",".join(map(str, broker.nodes))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
+    if done.returncode not in (0, 3):
+        print(f"{broker.name}: {arguments}: {done.stderr.strip()}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout)
+
+
+class Compare:
+    def __init__(self, options):
+        self.options, self.directory, self.running = options, tempfile.mkdtemp(prefix="lontra-compare-"), None
+        self.started = 0
+
+    def with_broker(self, name, measure):
+        self.started += 1
+        self.running = Broker(name, f"{self.directory}/{self.started}", self.options.lontra)
+        try:
+            self.running.start()
+            return measure(self.running)
+        finally:
+            self.running.stop()
+
+    def load(self):
+        names, results, at_rest = ["mosquitto", "lontra 1 node", "lontra 3 nodes"], {}, {}
+        for turn in range(self.options.rounds):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                tell(f"round {turn + 1} of {self.options.rounds}: {name}")
+                self.with_broker(name, lambda broker: self.scenarios(broker, results, at_rest))
+        print_load(names, results)
+        cpu = [f"{name} {1000 * statistics.median(at_rest[name]):.0f}" for name in names]
+        print(f"\nCPU without clients, ms per second: {', '.join(cpu)}.")
+
+    def scenarios(self, broker, results, at_rest):
+        seconds = self.options.seconds
+        time.sleep(1)
+        before = broker.cpu_seconds()
+        time.sleep(REST_SECONDS)
+        at_rest.setdefault(broker.name, []).append((broker.cpu_seconds() - before) / REST_SECONDS)
+        for scenario, arguments in SCENARIOS:
+            done = bench(broker, f"{arguments} -V 3.1.1 --warmup {min(1, seconds)} --seconds {seconds}", seconds + 90)
+            if done:
+                results.setdefault((scenario, broker.name), []).append(done)
+
+    def idle(self):
+        results = {}
+        for name in ["mosquitto", "lontra 1 node"]:
+            for kind, flag in IDLE_KINDS:
+                tell(f"idle connections: {name}, {kind}")
+                steps = f"{self.options.idle_steps[0]},{self.options.idle_steps[1]}"
+                arguments = f"idle --steps {steps} --settle {self.options.settle} {flag}"
+                results[name, kind] = self.with_broker(name, lambda broker: bench(broker, arguments, 300))
+        print_idle(results, self.options.idle_steps)
+
+    def close(self):
+        if self.running:
+            self.running.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def median(results, value):
+    values = [value(result) for result in results]
+    values = [each for each in values if each is not None]
+    return statistics.median(values) if values else None
+
+
+def shown(value, form):
+    return "–" if value is None else form.format(value)
+
+
+def print_load(names, results):
+    shares = [run["bench"]["cpu_seconds"] / run["seconds"] for runs in results.values() for run in runs if run["seconds"]]
+    if shares:
+        print(f"The load took {100 * max(shares):.0f} % of one core at most.")
+    print("\n| scenario | broker | delivered/s | broker CPU, µs per message | × mosquitto | p50 ms | p99 ms | RSS MiB | not as sent |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---|")
+    for scenario, _ in SCENARIOS:
+        first = None
+        for name in names:
+            runs = results.get((scenario, name), [])
+            cpu = median(runs, lambda run: run["cpu_us_per_delivered"])
+            if name == "mosquitto":
+                first = cpu
+            latency = {
+                quantile: median(runs, lambda run: run["latency_us"] and run["latency_us"][quantile] / 1000)
+                for quantile in ("p50", "p99")
+            }
+            rss = median(runs, lambda run: sum(process["rss_bytes"] for process in run["processes"]) / 2**20)
+            cells = [
+                scenario if name == names[0] else "",
+                name,
+                shown(median(runs, lambda run: run["delivered_per_second"]), "{:.0f}"),
+                shown(cpu, "{:.1f}"),
+                shown(cpu / first if cpu and first else None, "{:.2f}"),
+                shown(latency["p50"], "{:.2f}"),
+                shown(latency["p99"], "{:.2f}"),
+                shown(rss, "{:.0f}"),
+                faults(runs),
+            ]
+            print("| " + " | ".join(cells) + " |")
+
+
+def faults(runs):
+    kinds = ["lost", "duplicates", "out_of_order", "refused", "unanswered", "foreign", "disconnected"]
+    totals = {kind: sum(run["counts"][kind] for run in runs) for kind in kinds}
+    return ", ".join(f"{count} {kind}" for kind, count in totals.items() if count) or ("" if runs else "no result")
+
+
+def print_idle(results, steps):
+    print(f"\nIdle connections: resident bytes each, the slope between {steps[0]} and {steps[1]}; the kernel's socket is not in it.\n")
+    print("| broker | accepted TCP | + MQTT session | + persistent (meta row) | clean, in all | persistent, in all | connects/s: clean | persistent |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name in dict.fromkeys(name for name, _ in results):
+        runs = [results[name, kind] for kind, _ in IDLE_KINDS]
+        tcp, clean, persistent = [run and run["rss_bytes_per_connection"] for run in runs]
+        rates = [run and run["steps"][-1]["connects_per_second"] for run in runs[1:]]
+        differences = [tcp, less(clean, tcp), less(persistent, clean), clean, persistent]
+        cells = [name] + [shown(value, "{:.0f}") for value in differences + rates]
+        print("| " + " | ".join(cells) + " |")
+
+
+def less(whole, part):
+    return None if whole is None or part is None else whole - part
+
+
+def tell(what):
+    print(what, file=sys.stderr, flush=True)
+
+
+def heading(options):
+    version = subprocess.run([options.lontra, "--version"], capture_output=True, text=True).stdout.strip()
+    # mosquitto -h ends with 3; its first line is the version.
+    mosquitto = subprocess.run(
+        [shutil.which("mosquitto") or "/usr/sbin/mosquitto", "-h"], capture_output=True, text=True
+    ).stdout.splitlines()[0]
+    print(
+        f"{datetime.date.today()}; {version}, development profile; {mosquitto}, Debian's; {os.cpu_count()} cores shared by brokers and load; "
+        f"medians of {options.rounds} rounds of {options.seconds:g} s; 64-byte payloads, MQTT 3.1.1; load before: {os.getloadavg()[0]:.1f}"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lontra", help="the binary")
+    parser.add_argument("--quick", action="store_true", help="one round of 1 s; 1,000 idle connections: whether it works")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--load", action="store_true", help="no idle connections")
+    only.add_argument("--idle", action="store_true", help="only idle connections")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.seconds = options.seconds or (1 if options.quick else 5)
+    options.idle_steps, options.settle = ((100, 1000), 1) if options.quick else ((1000, 19000), 5)
+    options.lontra = os.path.abspath(options.lontra)
+    # 19,000 connections need as many descriptors on either side.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
+    compare = Compare(options)
+    try:
+        heading(options)
+        if not options.idle:
+            compare.load()
+        if not options.load:
+            compare.idle()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        compare.close()
+
+
+main()
