@@ -1,0 +1,3 @@
+//! `lontra-jepsen`: see `--help`.
+
+fn main() {}
