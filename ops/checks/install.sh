@@ -28,9 +28,14 @@ need_build_tools() {
     need cc gcc
     need c++ g++
     need make make
-    if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ! compgen -G '/usr/lib/*/libclang*.so*' >/dev/null; then
-        missing_packages+=(libclang-dev)
-    fi
+    # The names that bindgen looks for; libclang-cpp.so, which other packages bring, is another library.
+    local directory
+    for directory in /usr/lib/llvm-*/lib /usr/lib/* /usr/lib; do
+        if compgen -G "$directory/libclang.so*" >/dev/null || compgen -G "$directory/libclang-[0-9]*.so*" >/dev/null; then
+            return
+        fi
+    done
+    missing_packages+=(libclang-dev)
 }
 
 install_missing() {
