@@ -28,12 +28,17 @@ async fn exactly_once_under_kill_9_at_every_point_of_the_exchange() {
     let started = Instant::now();
     let mut faults = Vec::new();
     let mut points = POINTS.iter();
-    while faults.len() < KILLS || load.recorded() < RECORDED {
+    let covered = |load: &Load| {
+        let ends = load.ends();
+        POINTS.iter().all(|point| ends.get(point).is_some_and(|ends| ends.cuts >= CUTS))
+    };
+    while faults.len() < KILLS || load.recorded() < RECORDED || !covered(&load) {
         assert!(
             started.elapsed() < AT_MOST,
-            "after {AT_MOST:?} only {} kills and {} recorded\n{}",
+            "after {AT_MOST:?} only {} kills, {} recorded, {:?}\n{}",
             faults.len(),
             load.recorded(),
+            load.ends(),
             cluster.logs()
         );
         let point = if faults.len() % 4 == 3 { None } else { points.next() };
@@ -83,7 +88,6 @@ async fn exactly_once_under_kill_9_at_every_point_of_the_exchange() {
         let ends = ends.get(&point).copied().unwrap_or_default();
         println!("exactly-once: {point:?}: {} cuts, {} kills", ends.cuts, ends.held);
         assert!(ends.held >= 1, "no node was killed at {point:?}");
-        assert!(ends.cuts >= 3, "{point:?} was cut only {} times", ends.cuts);
     }
 }
 
@@ -300,6 +304,8 @@ async fn what_a_displaced_node_has_under_way_is_void_after_pubrel() {
 
 /// At least 10 are asked for; these reach each of the 11 points, and three come at any moment.
 const KILLS: usize = 14;
+/// At each point. Where clients cut is chance; the load goes on until it has hit every point this often.
+const CUTS: u32 = 3;
 /// At least 5,000 are asked for.
 const RECORDED: u64 = 6_000;
 const AT_MOST: Duration = Duration::from_secs(6 * 60);

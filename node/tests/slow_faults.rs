@@ -449,6 +449,46 @@ async fn nodes_that_stood_for_a_second_keep_their_clients() {
 }
 
 /// Each subscribed to a topic of its own, with a Keep Alive of a second.
+/// A client gives up a CONNECT to a node that stands still, and connects to another: what the node finds in its socket when
+/// it goes on displaces nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connect_that_its_client_gave_up_displaces_nobody() {
+    let _alone = support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let (stopped, home) = (cluster.nodes[2].clone(), cluster.nodes[0].clone());
+    for (round, version) in VERSIONS.into_iter().cycle().take(6).enumerate() {
+        let connect = Connect::persistent(version, &format!("gave-up-{round}"));
+        let before = cluster.metrics(stopped.id).await.sum("lontra_packets_received_total");
+        cluster.pause(stopped.id).await;
+        let mut abandoned = Client::raw(&stopped.mqtt, version, SOON).await.expect("the kernel accepts");
+        abandoned.send(&connect.encode()).await.expect("CONNECT");
+        drop(abandoned);
+        let (mut client, connack) = Client::connect(&home.mqtt, &connect).await;
+        assert!(matches!(connack, Packet::Connack { code: 0, .. }), "{connack:?}");
+        if round % 2 == 1 {
+            // Long enough to be Down, and to come back as another incarnation.
+            eventually("the node Down", START, || async {
+                (!cluster.is_up(home.id, stopped.id).await).then_some(())
+            })
+            .await;
+        }
+        cluster.resume(stopped.id);
+        cluster.wait_ready(stopped.id, START).await;
+        eventually("the node has read it", START, || async {
+            let scrape = cluster.metrics(stopped.id).await;
+            (scrape.sum("lontra_packets_received_total") > before && scrape.sum("lontra_connections") == 0.0).then_some(())
+        })
+        .await;
+        // Each waits for the meta group and for every node, so also behind whatever the old CONNECT began.
+        for n in 0..10 {
+            client.subscribe(&[(&format!("gave-up/{n}"), 1)]).await;
+        }
+        client.ping().await;
+        client.disconnect().await;
+    }
+    cluster.assert_no_panic();
+}
+
 async fn clients_on_all_nodes(cluster: &Cluster) -> Vec<(u64, Client)> {
     let mut clients = Vec::new();
     for id in cluster.ids() {

@@ -31,6 +31,11 @@ pub fn begin(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) 
 
 async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) -> Result<(), ReasonCode> {
     wait_until_serving(worker).await?;
+    if client.connection.borrow().ending().is_some() {
+        // Its client gave it up, perhaps while this node stood still, and may be served elsewhere by now: carried out late,
+        // an old CONNECT would displace the newer one.
+        return Err(ReasonCode::SERVER_BUSY);
+    }
     let request = ConnectRequest {
         client_id: accepted.client_id.clone(),
         clean_start: accepted.clean_start,
