@@ -60,9 +60,19 @@ async fn run<T: Transport>(worker: Rc<Worker>, config: Arc<WorkerConfig>, mut tr
     let mut received = BytesMut::new();
     let mut sending = BytesMut::new();
     let mut flush_deadline = None;
+    // Nothing more comes; what came before is still looked at.
+    let mut ended = false;
 
     loop {
         worker.advance(&client, &mut received);
+        if ended {
+            let mut connection = client.connection.borrow_mut();
+            // One that is ending has words to send.
+            if connection.ending().is_none() && (received.is_empty() || connection.wants_packets()) {
+                connection.lost();
+                break;
+            }
+        }
         let was_full = client.is_full(&client.connection.borrow());
         if flush_all(&worker, &client, &mut transport, &mut sending).is_err() {
             client.connection.borrow_mut().lost();
@@ -85,8 +95,15 @@ async fn run<T: Transport>(worker: Rc<Worker>, config: Arc<WorkerConfig>, mut tr
                     deadline: Some(deadline),
                 }
             } else {
+                // Also between CONNECT and CONNACK: a client that gives up meanwhile must not be attached later, when it may
+                // be served elsewhere.
+                let room = match connection.is_attaching() {
+                    true => READ_BYTES,
+                    false if connection.wants_packets() => received_max,
+                    false => 0,
+                };
                 Wait {
-                    read: connection.wants_packets() && received.len() < received_max,
+                    read: !ended && received.len() < room,
                     write: !sending.is_empty() || transport.has_unwritten(),
                     deadline: connection.next_deadline(),
                 }
@@ -96,12 +113,8 @@ async fn run<T: Transport>(worker: Rc<Worker>, config: Arc<WorkerConfig>, mut tr
             Woken::Ready { readable } => {
                 if readable {
                     let before = received.len();
-                    let ended = transport.read(&mut received).is_err();
+                    ended = transport.read(&mut received).is_err();
                     worker.metrics.received_bytes(received.len() - before);
-                    if ended {
-                        client.connection.borrow_mut().lost();
-                        break;
-                    }
                 }
             }
             Woken::Deadline => {

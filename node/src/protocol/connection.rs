@@ -172,6 +172,11 @@ impl Connection {
         }
     }
 
+    /// CONNECT came, CONNACK has not left.
+    pub fn is_attaching(&self) -> bool {
+        matches!(self.state, State::Attaching)
+    }
+
     /// The will to publish when this connection ends as `ending` says.
     pub fn take_will(&mut self, ending: Ending) -> Option<Will> {
         let will = self.accepted.as_mut()?.will.take();
