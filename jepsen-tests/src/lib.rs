@@ -7,5 +7,8 @@
 //! Uses none of the other crates: a mistake in them must not hide itself in what tests them.
 
 pub mod checker;
+pub mod client;
 pub mod history;
+pub mod mqtt;
+pub mod random;
 pub mod recorder;
