@@ -12,3 +12,4 @@ pub mod history;
 pub mod mqtt;
 pub mod random;
 pub mod recorder;
+pub mod workload;

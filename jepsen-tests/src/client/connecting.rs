@@ -254,6 +254,7 @@ impl Client {
         self.old.extend(self.link.take());
         self.link = Some(opening.link);
         self.last_message = Instant::now();
+        self.resumed = present;
         match present && !opening.clean {
             true => self.send_again().await,
             false => self.forget(),

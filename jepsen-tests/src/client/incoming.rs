@@ -103,7 +103,10 @@ impl Client {
         if publish.retain {
             self.retained.insert(message.topic.clone(), message.clone());
         }
-        self.seen.insert((message.publisher.clone(), message.seq));
+        self.seen
+            .entry(message.publisher.clone())
+            .or_default()
+            .insert(message.seq);
         Seen::Message(message)
     }
 

@@ -31,8 +31,9 @@ use crate::random::Random;
 use connecting::Opening;
 use link::{INCOMING_LIMIT, Incoming, Link};
 use session::Session;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -90,8 +91,8 @@ pub struct Client {
     pub acks: Acks,
     /// A connection that leaves an acknowledgement owed for so long is given up.
     pub answer_within: Duration,
-    /// Sequence numbers and publishers of what was handed to the application, in all lives.
-    pub seen: HashSet<(String, u64)>,
+    /// Publishers and sequence numbers of what was handed to the application, in all lives.
+    pub seen: HashMap<String, HashSet<u64>>,
     /// The last retained copy by topic, since the last CONNECT.
     pub retained: BTreeMap<String, Message>,
     /// When the last PUBLISH came.
@@ -115,6 +116,7 @@ pub struct Client {
     outcomes: BTreeMap<u64, Connected>,
     /// Connections whose DISCONNECT surely was processed.
     left: HashSet<u64>,
+    resumed: bool,
 }
 
 impl Client {
@@ -126,7 +128,7 @@ impl Client {
             random,
             acks: Acks::default(),
             answer_within: Duration::from_secs(8),
-            seen: HashSet::new(),
+            seen: HashMap::new(),
             retained: BTreeMap::new(),
             last_message: Instant::now(),
             scene: scene.clone(),
@@ -143,6 +145,7 @@ impl Client {
             doubtful: false,
             outcomes: BTreeMap::new(),
             left: HashSet::new(),
+            resumed: false,
         }
     }
 
@@ -177,6 +180,11 @@ impl Client {
     /// Takes one thing that happens, at the latest at `deadline`.
     pub async fn next(&mut self, deadline: Instant) -> Seen {
         loop {
+            self.send_owed().await;
+            // Before anything is called silent: a client that nobody drove for a while finds its PINGRESP here.
+            if let Ok((conn, incoming)) = self.from.try_recv() {
+                return self.take(conn, incoming).await;
+            }
             if let Some(lost) = self.tend().await {
                 return lost;
             }
@@ -196,10 +204,31 @@ impl Client {
         }
     }
 
+    /// Whether it was handed this message, in any life.
+    pub fn has_seen(&self, message: &Message) -> bool {
+        self.seen
+            .get(&message.publisher)
+            .is_some_and(|seqs| seqs.contains(&message.seq))
+    }
+
+    /// Whether the session of this connection has the subscriptions that it should have: it was there already (Session
+    /// Present 1), or they were made since.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    pub fn mark_resumed(&mut self) {
+        self.resumed = true;
+    }
+
+    /// Drives the client until then.
+    pub async fn next_until(&mut self, deadline: Instant) {
+        while self.next(deadline).await != Seen::Nothing {}
+    }
+
     /// Drives the client for a time.
     pub async fn pass(&mut self, time: Duration) {
-        let deadline = Instant::now() + time;
-        while self.next(deadline).await != Seen::Nothing {}
+        self.next_until(Instant::now() + time).await;
     }
 
     /// Drives the client until `wanted`, its connection ended, or `limit` passed; whether `wanted`.
@@ -215,6 +244,24 @@ impl Client {
         }
     }
 
+    /// Drives the client while `work` (which another client does) goes on.
+    ///
+    /// `work` and the client share a task, and neither is cancelled: half a packet handled would be half a packet lost.
+    pub async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let done = AtomicBool::new(false);
+        let working = async {
+            let result = work.await;
+            done.store(true, Ordering::Relaxed);
+            result
+        };
+        let driving = async {
+            while !done.load(Ordering::Relaxed) {
+                self.pass(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::join!(working, driving).0
+    }
+
     /// Reads nothing for a time (PINGREQ goes on): the node's buffers fill.
     pub async fn read_nothing(&mut self, time: Duration) {
         let end = Instant::now() + time;
@@ -224,9 +271,8 @@ impl Client {
         }
     }
 
-    /// Acknowledgements that are due, PINGREQ, and connections to give up.
+    /// PINGREQ, and connections to give up.
     async fn tend(&mut self) -> Option<Seen> {
-        self.send_owed().await;
         self.send_pings().await;
         let now = Instant::now();
         if let Some(late) = self.opening.iter().find(|opening| opening.deadline <= now) {
