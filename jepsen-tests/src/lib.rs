@@ -7,5 +7,7 @@
 //! Uses none of the other crates: a mistake in them must not hide itself in what tests them.
 
 pub mod checker;
+pub mod cluster;
 pub mod history;
+pub mod random;
 pub mod recorder;
