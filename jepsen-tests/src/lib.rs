@@ -8,8 +8,10 @@
 
 pub mod checker;
 pub mod client;
+pub mod cluster;
 pub mod history;
 pub mod mqtt;
+pub mod proxy;
 pub mod random;
 pub mod recorder;
 pub mod workload;
