@@ -36,13 +36,21 @@ pub enum Lie {
 impl Lie {
     /// With the workload that shows it, and the classes of which one must be found.
     pub const ALL: [(Lie, &'static str, &'static [&'static str]); 7] = [
-        (Lie::AckAndDrop, "queue", &["lost-middle", "lost-prefix", "lost-postfix", "lost-all"]),
+        (
+            Lie::AckAndDrop,
+            "queue",
+            &["lost-middle", "lost-prefix", "lost-postfix", "lost-all"],
+        ),
         (Lie::Duplicate, "queue", &["new-packet-id", "duplicate"]),
         (Lie::Reorder, "queue", &["reordered"]),
         (Lie::Corrupt, "queue", &["corrupt", "altered", "from-nowhere"]),
         (Lie::StaleRetained, "register", &["stale-read", "not-linearizable"]),
         (Lie::SessionPresent, "queue", &["amnesia", "lost-session"]),
-        (Lie::SuppressDisconnect, "will", &["will-after-disconnect", "extra-will"]),
+        (
+            Lie::SuppressDisconnect,
+            "will",
+            &["will-after-disconnect", "extra-will"],
+        ),
     ];
 }
 
@@ -129,7 +137,6 @@ struct Known {
     made_up: BTreeSet<u16>,
     /// The delivery that is held back so that another overtakes it, as it came.
     held: Option<(Publish, Vec<u8>)>,
-    clean: bool,
 }
 
 async fn connection(client: TcpStream, node: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
@@ -140,7 +147,6 @@ async fn connection(client: TcpStream, node: TcpStream, shared: Arc<Shared>) -> 
         shared,
         made_up: BTreeSet::new(),
         held: None,
-        clean: false,
     };
     let (client_read, client_write) = client.into_split();
     let (node_read, node_write) = node.into_split();
@@ -149,11 +155,11 @@ async fn connection(client: TcpStream, node: TcpStream, shared: Arc<Shared>) -> 
     let known = Mutex::new(known);
     let up = pump(client_read, &client_write, &node_write, |packet| {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.from_client(packet)
+        known.upward(packet)
     });
     let down = pump(node_read, &node_write, &client_write, |packet| {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = known.from_node(packet);
+        let passed = known.downward(packet);
         Answer {
             back: Vec::new(),
             on: passed,
@@ -209,7 +215,7 @@ async fn pump(
 }
 
 impl Known {
-    fn from_client(&mut self, packet: &[u8]) -> Answer {
+    fn upward(&mut self, packet: &[u8]) -> Answer {
         let pass = |on: Vec<u8>| Answer {
             back: Vec::new(),
             on,
@@ -221,7 +227,6 @@ impl Known {
         match packet[0] >> 4 {
             1 if body.len() > 7 => {
                 self.version = if body[6] == 5 { Version::V5 } else { Version::V311 };
-                self.clean = body[7] & 2 != 0;
                 pass(packet.to_vec())
             }
             3 => match publish_body(self.version, packet[0], body) {
@@ -247,10 +252,10 @@ impl Known {
         }
     }
 
-    fn from_node(&mut self, packet: &[u8]) -> Vec<u8> {
+    fn downward(&mut self, packet: &[u8]) -> Vec<u8> {
         let (header, _) = frame_length(packet).ok().flatten().expect("it is whole");
         let body = &packet[header..];
-        if packet[0] >> 4 == 2 && body == [1, 0] || packet[0] >> 4 == 2 && body.starts_with(&[1, 0]) {
+        if packet[0] >> 4 == 2 && body.starts_with(&[1, 0]) {
             let mut packet = packet.to_vec();
             if self.shared.lies(Lie::SessionPresent) {
                 packet[header] = 0;
@@ -288,7 +293,9 @@ impl Known {
                 properties: first.properties.clone(),
                 ..publish.clone()
             };
-            self.shared.told.fetch_add(u64::from(old.payload != publish.payload), Ordering::Relaxed);
+            self.shared
+                .told
+                .fetch_add(u64::from(old.payload != publish.payload), Ordering::Relaxed);
             out = mqtt::publish(self.version, &old);
         }
         out

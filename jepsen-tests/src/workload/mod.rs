@@ -28,7 +28,7 @@ mod subbar;
 mod subscribers;
 mod will;
 
-pub use needs::{Needs, needs};
+pub use needs::profile;
 pub use publishers::probe;
 
 use crate::client::{Client, Scene, Stage};
