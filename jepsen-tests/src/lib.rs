@@ -9,3 +9,4 @@
 pub mod checker;
 pub mod history;
 pub mod recorder;
+pub mod synthetic;
