@@ -9,5 +9,6 @@
 pub mod checker;
 pub mod cluster;
 pub mod history;
+pub mod nemesis;
 pub mod random;
 pub mod recorder;
