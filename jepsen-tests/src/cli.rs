@@ -4,7 +4,8 @@ use crate::checker::{self, Profile, Validity};
 use crate::cluster::BackEnd;
 use crate::runner::{self, Settings, binary, run};
 use crate::suite::{Common, ci, matrix, mutants, soak, summary};
-use crate::{history, nemesis, report, workload};
+use crate::nemesis::Family;
+use crate::{history, report, workload};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -196,6 +197,21 @@ async fn run_command(args: Run) -> Result<i32, String> {
     Ok(finished.exit_code())
 }
 
+/// `partition-*` is all families that begin so; `none` is none.
+fn families(names: &[String]) -> Result<Vec<&'static str>, String> {
+    let mut families = Vec::new();
+    for name in names.iter().filter(|name| *name != "none") {
+        match name.strip_suffix('*') {
+            Some(beginning) => {
+                let all = Family::ALL.iter().map(|family| family.name());
+                families.extend(all.filter(|known| known.starts_with(beginning)));
+            }
+            None => families.push(name.parse::<Family>()?.name()),
+        }
+    }
+    Ok(families)
+}
+
 fn keep<T: PartialEq>(all: &mut Vec<T>, wanted: Vec<T>) {
     if !wanted.is_empty() {
         all.retain(|item| wanted.contains(item));
@@ -205,8 +221,8 @@ fn keep<T: PartialEq>(all: &mut Vec<T>, wanted: Vec<T>) {
 fn list() -> Result<i32, String> {
     println!("workloads: {}", workload::NAMES.join(", "));
     println!("faults:");
-    for family in nemesis::FAMILIES {
-        println!("  {}{}", family.name, if family.root { " (root)" } else { "" });
+    for family in Family::ALL {
+        println!("  {family}{}", if family.lacks(false, 5).is_some() { " (root)" } else { "" });
     }
     let checkers: Vec<&str> = checker::CHECKERS.iter().map(|(name, _)| *name).collect();
     println!("checkers: {}", checkers.join(", "));
@@ -237,7 +253,7 @@ fn check(path: &PathBuf, profile: Option<PathBuf>, to: Option<PathBuf>) -> Resul
     let verdict = checker::judge(&events, &profile);
     println!("{}", verdict.to_json());
     if let Some(to) = to {
-        std::fs::write(&to, report::html(&events, &verdict)).map_err(|error| error.to_string())?;
+        std::fs::write(&to, report::render(&events, &verdict)).map_err(|error| error.to_string())?;
     }
     Ok(Validity::exit_code(verdict.valid))
 }

@@ -1,6 +1,6 @@
 //! Stand-in.
 use crate::checker::Verdict;
 use crate::history::Event;
-pub fn html(_: &[Event], _: &Verdict) -> String {
+pub fn render(_: &[Event], _: &Verdict) -> String {
     String::new()
 }

@@ -39,6 +39,17 @@ impl Cluster {
         Some(format!("n{}", newest["owner"].as_u64()?))
     }
 
+    /// The node of every connected session, as one node that answers knows it; for choosing victims.
+    pub async fn owners(&self) -> Vec<String> {
+        let answers = self.ask_all("/api/v1/status".to_owned(), ASK).await;
+        let sessions = answers.values().filter_map(|status| status["sessions"].as_array());
+        let most = sessions.max_by_key(|sessions| sessions.len());
+        let owners = most.into_iter().flatten();
+        owners
+            .filter_map(|session| Some(format!("n{}", session["node"].as_u64()?)))
+            .collect()
+    }
+
     /// Of each group, by node: the digest of its rows and the index that they show.
     pub async fn digests(&self) -> Value {
         let mut by_group: BTreeMap<String, Map<String, Value>> = BTreeMap::new();

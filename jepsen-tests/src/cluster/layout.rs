@@ -74,6 +74,8 @@ impl Layout {
             format!("name = \"{CLUSTER}\""),
             format!("listen = \"{}\"", self.listen.cluster),
             format!("shards = {SHARDS}"),
+            // Else a minority of the nodes could be the majority of a shard's replicas.
+            format!("replication_factor = {}", self.seeds.len()),
             format!("seeds = [{}]", seeds.join(", ")),
             "[cluster.tls]".to_owned(),
             format!("ca = {:?}", tls.join("ca.pem")),
@@ -130,6 +132,8 @@ pub fn write(binary: &Path, dir: &Path, nodes: &[Layout]) -> Result<(), Failure>
                 text(&tls),
             ],
         )?;
+        // True until a fault says otherwise; only read where libfaketime is loaded.
+        std::fs::write(node.dir.join(CLOCK), "+0\n").map_err(Failure::io("a node's clock"))?;
         std::fs::write(node.config(), node.config_text()).map_err(Failure::io(node.config().display().to_string()))?;
     }
     Ok(())
@@ -162,6 +166,8 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of a run are UTF-8: the runner made them")
 }
 
+/// In a node's directory: how far its wall clock is from the truth.
+pub const CLOCK: &str = "clock";
 const CLUSTER: &str = "jepsen";
-pub const SHARDS: usize = 4;
+const SHARDS: usize = 4;
 const LOG_TAIL: usize = 30;

@@ -34,6 +34,23 @@ pub struct Rule {
     pub rate: u64,
 }
 
+impl Rule {
+    /// The worse of both in everything.
+    pub fn add(&mut self, other: &Rule) {
+        self.cut |= other.cut;
+        self.delay = self.delay.max(other.delay);
+        self.jitter = self.jitter.max(other.jitter);
+        self.loss = self.loss.max(other.loss);
+        self.duplicate = self.duplicate.max(other.duplicate);
+        self.reorder = self.reorder.max(other.reorder);
+        self.corrupt = self.corrupt.max(other.corrupt);
+        self.rate = match (self.rate, other.rate) {
+            (0, rate) | (rate, 0) => rate,
+            (one, other) => one.min(other),
+        };
+    }
+}
+
 /// The rules in force; clones share them.
 #[derive(Clone, Default)]
 pub struct Rules(Arc<Mutex<BTreeMap<(Port, Port), Rule>>>);
@@ -49,19 +66,18 @@ impl Rules {
         }
     }
 
+    /// Replaces all rules in one step.
+    pub fn replace(&self, rules: BTreeMap<(Port, Port), Rule>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
     pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.replace(BTreeMap::new());
     }
 
     pub fn of(&self, from: Port, to: Port) -> Rule {
         let rules = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         rules.get(&(from, to)).cloned().unwrap_or_default()
-    }
-
-    /// The pairs whose rule is not the default, for people.
-    pub fn pairs(&self) -> Vec<(Port, Port)> {
-        let rules = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        rules.keys().copied().collect()
     }
 }
 

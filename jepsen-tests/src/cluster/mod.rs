@@ -9,15 +9,22 @@
 //! Every start, end, kill and readiness of a process is an event of the history.
 
 mod admin;
+mod cgroup;
+pub(crate) mod disk;
 mod failure;
 mod http;
-mod layout;
+mod isolate;
+pub(crate) mod layout;
 pub mod link;
 mod plain;
 mod process;
 mod relay;
+mod root;
+mod switch;
 
+pub use cgroup::sweep;
 pub use failure::Failure;
+pub use isolate::isolate;
 pub use layout::Layout;
 
 use crate::history::Op;
@@ -69,7 +76,13 @@ struct Inner {
     names: Vec<String>,
     nodes: Vec<Node>,
     rules: Rules,
-    _network: plain::Plain,
+    network: Network,
+}
+
+/// What the back end keeps.
+enum Network {
+    Plain(#[allow(dead_code, reason = "relays end when it is dropped")] plain::Plain),
+    Root(root::Root),
 }
 
 pub(crate) struct Node {
@@ -106,8 +119,14 @@ impl Cluster {
         spec.binary = absolute(&spec.binary)?;
         let (rules, random) = (Rules::default(), Random::new(spec.seed));
         let (network, made) = match spec.back_end {
-            BackEnd::Plain => plain::set_up(&spec.dir, spec.nodes, &rules, &random).await?,
-            BackEnd::Root => return Err(Failure::unsupported("back end `root`", "not built yet")),
+            BackEnd::Plain => {
+                let (plain, made) = plain::set_up(&spec.dir, spec.nodes, &rules, &random).await?;
+                (Network::Plain(plain), made)
+            }
+            BackEnd::Root => {
+                let (root, made) = root::set_up(&spec.dir, spec.nodes, &rules, &random)?;
+                (Network::Root(root), made)
+            }
         };
         let layouts: Vec<Layout> = made.iter().map(|(layout, _)| layout.clone()).collect();
         layout::write(&spec.binary, &spec.dir, &layouts)?;
@@ -127,7 +146,7 @@ impl Cluster {
             names: layouts.into_iter().map(|layout| layout.name).collect(),
             nodes,
             rules,
-            _network: network,
+            network,
         }));
         for name in cluster.names() {
             cluster.start_node(name).await?;
@@ -146,6 +165,13 @@ impl Cluster {
 
     pub fn recorder(&self) -> &Recorder {
         &self.0.recorder
+    }
+
+    /// On how many nodes each shard is: all, unless the environment of the nodes says otherwise.
+    pub fn replication_factor(&self) -> usize {
+        let told = |(key, value): &(String, String)| (key == REPLICATION_FACTOR).then(|| value.parse().ok())?;
+        let environment = self.0.spec.environment.iter();
+        environment.rev().find_map(told).unwrap_or(self.0.spec.nodes)
     }
 
     /// The rules of the network between nodes, and between clients ([`link::CLIENTS`]) and nodes.
@@ -191,6 +217,24 @@ impl Cluster {
     /// As of [`Cluster::port`].
     pub fn layout(&self, node: &str) -> &Layout {
         &self.known(node).layout
+    }
+
+    /// # Errors
+    /// `Unsupported`: only the root back end has them.
+    pub(crate) fn root(&self) -> Result<&root::Root, Failure> {
+        match &self.0.network {
+            Network::Root(root) => Ok(root),
+            Network::Plain(_) => Err(Failure::unsupported(
+                "a fault of disks or limits",
+                "it needs the back end `root`",
+            )),
+        }
+    }
+
+    /// # Errors
+    /// As of [`Cluster::root`].
+    pub(crate) fn disk(&self, node: &str) -> Result<&disk::Disk, Failure> {
+        Ok(&self.root()?.disks[node])
     }
 
     fn known(&self, node: &str) -> &Node {
@@ -465,6 +509,9 @@ fn is_panic(line: &str) -> bool {
 fn absolute(path: &std::path::Path) -> Result<PathBuf, Failure> {
     path.canonicalize().map_err(Failure::io(path.display().to_string()))
 }
+
+/// How nodes are told of another one than what their configuration says.
+const REPLICATION_FACTOR: &str = "LONTRA__CLUSTER__REPLICATION_FACTOR";
 
 /// Before each process's lines of a log.
 const LOG_START: &str = "---- started ----";

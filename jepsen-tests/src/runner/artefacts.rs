@@ -49,7 +49,7 @@ pub fn judge_directory(dir: &Path, profile: &Profile) -> Verdict {
         Ok(events) => {
             let verdict = checker::judge(&events, profile);
             write(&dir.join("results.json"), &verdict.to_json());
-            write(&dir.join("report.html"), &report::html(&events, &verdict));
+            write(&dir.join("report.html"), &report::render(&events, &verdict));
             verdict
         }
         Err(malformed) => unreadable(profile, malformed.to_string()),
@@ -77,7 +77,7 @@ pub fn write_report(dir: &Path) -> Result<(), String> {
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).map_err(|error| format!("{name}: {error}"));
     let events = history::parse(&read("history.jsonl")?).map_err(|malformed| malformed.to_string())?;
     let verdict: Verdict = serde_json::from_str(&read("results.json")?).map_err(|error| error.to_string())?;
-    write(&dir.join("report.html"), &report::html(&events, &verdict));
+    write(&dir.join("report.html"), &report::render(&events, &verdict));
     Ok(())
 }
 

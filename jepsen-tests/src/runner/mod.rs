@@ -19,7 +19,7 @@ use crate::checker::{Validity, Verdict};
 use crate::client::{Scene, Stage};
 use crate::cluster::{Cluster, Spec};
 use crate::history::Op;
-use crate::nemesis::Nemesis;
+use crate::nemesis::{Family, Nemesis};
 use crate::proxy::Proxy;
 use crate::random::Random;
 use crate::recorder::Recorder;
@@ -98,6 +98,7 @@ async fn play(settings: &Settings, recorder: &Recorder, lies: &mut u64) -> Resul
         .await
         .map_err(|failure| failure.to_string())?;
     let result = play_on(settings, recorder, &cluster, lies).await;
+    phase(recorder, "end");
     // Also after a failure: paused nodes go on, logs are complete, panics in them are recorded.
     cluster.stop().await;
     result
@@ -113,7 +114,6 @@ async fn play_on(settings: &Settings, recorder: &Recorder, cluster: &Cluster, li
     *lies = proxies.iter().map(Proxy::told).sum();
     observing.abort();
     scene.enter(Stage::End);
-    phase(recorder, "end");
     tasks.end(Duration::from_secs(3)).await;
     result
 }
@@ -189,6 +189,17 @@ async fn phases(
     tasks.wait_settled(Duration::from_secs(45)).await?;
     observer::at_the_end(cluster, recorder).await;
     Ok(())
+}
+
+/// # Errors
+/// A family that was asked for cannot be had: what was not done proves nothing.
+fn lacking(nemesis: &Nemesis) -> Result<(), String> {
+    let lacking = nemesis.lacking().iter();
+    let reasons: Vec<String> = lacking.map(|(family, reason)| format!("{family}: {reason}")).collect();
+    match reasons.is_empty() {
+        true => Ok(()),
+        false => Err(reasons.join("; ")),
+    }
 }
 
 /// One operation, or some, at every node at once.

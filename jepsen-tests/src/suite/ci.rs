@@ -7,11 +7,11 @@ use crate::runner::{binary, run};
 /// Workload, families, seconds of faults, nodes, whether it needs the root back end.
 type Cell = (&'static str, &'static [&'static str], u64, usize, bool);
 
-const FULL: [Cell; 9] = [
+const FULL: [Cell; 10] = [
     ("queue", &["kill"], 25, 3, false),
     (
         "queue",
-        &["partition-leader", "partition-ring", "partition-one-way"],
+        &["partition-isolate", "partition-ring", "partition-one-way"],
         25,
         3,
         false,
@@ -21,8 +21,9 @@ const FULL: [Cell; 9] = [
     ("session", &["kill", "partition-halves"], 20, 3, false),
     ("will", &["kill"], 20, 3, false),
     ("shared", &["kill"], 20, 3, false),
-    ("subbar", &["packet"], 20, 3, true),
+    ("subbar", &["packet"], 20, 3, false),
     ("flow", &["pause"], 15, 3, false),
+    ("queue", &["part-kill"], 40, 5, true),
 ];
 const QUICK: [Cell; 1] = [("queue", &["kill"], 8, 3, false)];
 /// Those that show themselves in a few seconds on any back end.

@@ -3,7 +3,7 @@
 
 use super::{Common, numbers, summary};
 use crate::cluster::BackEnd;
-use crate::nemesis;
+use crate::nemesis::Family;
 use crate::runner::{Finished, date, run};
 use crate::workload;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub struct Part {
 
 impl Part {
     pub fn whole(seconds: u64) -> Part {
-        let families = std::iter::once("none").chain(nemesis::FAMILIES.iter().map(|family| family.name));
+        let families = std::iter::once("none").chain(Family::ALL.iter().map(|family| family.name()));
         Part {
             workloads: workload::NAMES.iter().map(|name| (*name).into()).collect(),
             families: families.map(Into::into).collect(),
@@ -58,7 +58,8 @@ pub async fn matrix(common: &Common, part: &Part) -> bool {
 }
 
 async fn cell(common: &Common, part: &Part, workload: &str, family: &str, nodes: usize) {
-    if common.back_end == BackEnd::Plain && nemesis::FAMILIES.iter().any(|known| known.name == family && known.root) {
+    let lacks = |known: Family| known.lacks(common.back_end == BackEnd::Root, nodes).is_some();
+    if family.parse().is_ok_and(lacks) {
         return;
     }
     let families: &[&str] = if family == "none" { &[] } else { &[family] };

@@ -73,7 +73,7 @@ pub const MUTANTS: [Mutant; 14] = [
     mutant(
         "leader_serves_before_barrier",
         "register",
-        &["partition-leader", "pause"],
+        &["partition-isolate", "pause"],
         30,
         &["stale-read", "not-linearizable", "zombie-ack"],
     ),
@@ -114,7 +114,7 @@ pub const MUTANTS: [Mutant; 14] = [
         40,
         &["diverged", "not-converged", "lost-middle"],
     ),
-    rooted(mutant("wal_point_in_time", "queue", &["bitflip-wal"], 40, LOST)),
+    rooted(mutant("wal_point_in_time", "queue", &["flip-wal"], 40, LOST)),
 ];
 
 /// What became of a mutant.

@@ -2,7 +2,8 @@
 //! judged; memory is that of one epoch. It stops at the first epoch that is invalid, with everything kept.
 
 use super::{Common, summary};
-use crate::nemesis;
+use crate::cluster::BackEnd;
+use crate::nemesis::Family;
 use crate::random::Random;
 use crate::runner::run;
 use crate::workload;
@@ -17,15 +18,14 @@ pub async fn soak(common: &Common, seconds: u64, limit: Option<Duration>) -> boo
             break;
         }
         let workload = workload::NAMES[(epoch - 1) % workload::NAMES.len()];
-        let possible: Vec<&str> = nemesis::FAMILIES
-            .iter()
-            .filter(|family| !family.root || common.back_end == crate::cluster::BackEnd::Root)
-            .map(|family| family.name)
-            .collect();
+        let nodes = *random.pick(&[3, 3, 5]);
+        let possible = Family::ALL.iter();
+        let possible = possible.filter(|family| family.lacks(common.back_end == BackEnd::Root, nodes).is_none());
+        let possible: Vec<&str> = possible.map(|family| family.name()).collect();
         let families = random.sample(&possible, 3);
         let mut settings = common.settings(workload, &families, seconds);
         settings.seed = common.seed.wrapping_add(epoch as u64);
-        settings.nodes = *random.pick(&[3, 3, 5]);
+        settings.nodes = nodes;
         settings.prefix = format!("e{epoch}");
         settings.dir = common.dir.join(format!("epoch-{epoch}"));
         let finished = run(settings).await;
