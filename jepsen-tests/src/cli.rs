@@ -2,9 +2,9 @@
 
 use crate::checker::{self, Profile, Validity};
 use crate::cluster::BackEnd;
+use crate::nemesis::Family;
 use crate::runner::{self, Settings, binary, run};
 use crate::suite::{Common, ci, matrix, mutants, soak, summary};
-use crate::nemesis::Family;
 use crate::{history, report, workload};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -179,12 +179,7 @@ async fn run_command(args: Run) -> Result<i32, String> {
         let limit = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
         return Ok(i32::from(!soak::soak(&common, args.seconds, limit).await));
     }
-    let families: Vec<&str> = args
-        .nemesis
-        .iter()
-        .map(String::as_str)
-        .filter(|name| *name != "none")
-        .collect();
+    let families = families(&args.nemesis)?;
     let base: Settings = common.settings(&args.workload, &families, args.seconds);
     let mut settings = Settings {
         nodes: args.nodes,
@@ -222,7 +217,14 @@ fn list() -> Result<i32, String> {
     println!("workloads: {}", workload::NAMES.join(", "));
     println!("faults:");
     for family in Family::ALL {
-        println!("  {family}{}", if family.lacks(false, 5).is_some() { " (root)" } else { "" });
+        println!(
+            "  {family}{}",
+            if family.lacks(false, 5).is_some() {
+                " (root)"
+            } else {
+                ""
+            }
+        );
     }
     let checkers: Vec<&str> = checker::CHECKERS.iter().map(|(name, _)| *name).collect();
     println!("checkers: {}", checkers.join(", "));

@@ -67,7 +67,10 @@ fn subscription_problem(model: &Model, delivery: &Delivery, published: &Publishe
     }
     if !grants.iter().any(|grant| grant.qos.min(published.qos) == delivery.qos) {
         let granted: Vec<u8> = grants.iter().map(|grant| grant.qos).collect();
-        let what = format!("sent at QoS {}, granted {granted:?}, at QoS {}", published.qos, delivery.qos);
+        let what = format!(
+            "sent at QoS {}, granted {granted:?}, at QoS {}",
+            published.qos, delivery.qos
+        );
         return Some(("qos", what));
     }
     if published.client == delivery.client && !published.will && grants.iter().all(|grant| grant.no_local) {
@@ -75,7 +78,10 @@ fn subscription_problem(model: &Model, delivery: &Delivery, published: &Publishe
     }
     let possible = |id: &u32| grants.iter().any(|grant| grant.id == Some(*id));
     if let Some(id) = delivery.ids.iter().find(|id| !possible(id)) {
-        return Some(("subscription-id", format!("with subscription identifier {id}, not that of a match")));
+        return Some((
+            "subscription-id",
+            format!("with subscription identifier {id}, not that of a match"),
+        ));
     }
     let version = model.connections[delivery.connection as usize].version;
     if version >= 5 && delivery.ids.is_empty() && grants.iter().all(|grant| grant.id.is_some()) {

@@ -149,21 +149,18 @@ async fn phases(
     phase(recorder, "baseline");
     scene.enter(Stage::Load);
     sleep(settings.baseline).await;
-    let mut nemesis = Nemesis::new(
-        cluster.clone(),
-        &settings.nemeses,
-        random.fork("nemesis"),
-        recorder.clone(),
-    )
-    .map_err(|failure| failure.to_string())?;
+    let families = settings.nemeses.iter().map(|name| name.parse());
+    let families: Vec<Family> = families.collect::<Result<_, _>>()?;
+    let random_nemesis = random.fork("nemesis");
+    let mut nemesis = Nemesis::new(cluster.clone(), &families, random_nemesis, recorder.clone());
     phase(recorder, "faults");
-    match settings.nemeses.is_empty() {
-        true => sleep(settings.faults).await,
-        false => nemesis.run(settings.faults).await,
-    }
-    tasks.fail_if_one_panicked()?;
+    let faults = nemesis.run(settings.faults).await;
     phase(recorder, "heal");
-    nemesis.heal().await;
+    // Also after a fault that the harness could not do.
+    let healed = nemesis.heal().await;
+    tasks.fail_if_one_panicked()?;
+    faults.and(healed).map_err(|failure| failure.to_string())?;
+    lacking(&nemesis)?;
     phase(recorder, "recovery");
     let late = cluster.wait_all_ready(Duration::from_secs(60)).await;
     if !late.is_empty() {

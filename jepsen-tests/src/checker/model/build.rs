@@ -111,7 +111,11 @@ impl<'h> Builder<'h> {
             }
             Op::Recv { .. } => self.received(index, event),
             Op::AckSent {
-                conn, pid, packet, reason, ..
+                conn,
+                pid,
+                packet,
+                reason,
+                ..
             } if packet != "pubcomp" => {
                 let connection = self.model.connection_numbers.get(conn).copied();
                 let delivery = connection.and_then(|connection| self.received.get(&(connection, *pid)));
@@ -328,7 +332,14 @@ impl<'h> Builder<'h> {
         let answered = published.outcome == Outcome::Ok || reason.is_some_and(|reason| reason >= 0x80);
         let sent = published.sends.iter().rev().find(|(at, _)| Some(*at) == connection);
         if let (true, 1.., Some((_, sent))) = (answered, *qos, sent) {
-            let (sent, kind) = (*sent, if *qos == 1 { ExchangeKind::Publish1 } else { ExchangeKind::Publish2 });
+            let (sent, kind) = (
+                *sent,
+                if *qos == 1 {
+                    ExchangeKind::Publish1
+                } else {
+                    ExchangeKind::Publish2
+                },
+            );
             self.exchange(*conn, sent, index, kind);
         }
     }

@@ -18,7 +18,7 @@ mod names;
 mod topic;
 
 pub use holds::{Grant, Hold};
-pub use lives::{Connacks, Life, Lie};
+pub use lives::{Connacks, Lie, Life};
 pub use names::{Map, Names, Quick};
 pub use topic::{Filter, matches};
 
