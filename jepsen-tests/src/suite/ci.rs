@@ -5,9 +5,9 @@ use crate::cluster::BackEnd;
 use crate::runner::{binary, run};
 
 /// Workload, families, seconds of faults, nodes, whether it needs the root back end.
-type Cell = (&'static str, &'static [&'static str], u64, usize, bool);
+pub type Cell = (&'static str, &'static [&'static str], u64, usize, bool);
 
-const FULL: [Cell; 10] = [
+pub const FULL: [Cell; 10] = [
     ("queue", &["kill"], 25, 3, false),
     (
         "queue",
@@ -25,9 +25,9 @@ const FULL: [Cell; 10] = [
     ("flow", &["pause"], 15, 3, false),
     ("queue", &["part-kill"], 40, 5, true),
 ];
-const QUICK: [Cell; 1] = [("queue", &["kill"], 8, 3, false)];
+pub const QUICK: [Cell; 1] = [("queue", &["kill"], 8, 3, false)];
 /// Those that show themselves in a few seconds on any back end.
-const MUTANTS: [&str; 3] = ["no_takeover_fence", "suback_before_commit", "ack_before_commit"];
+pub const MUTANTS: [&str; 3] = ["no_takeover_fence", "suback_before_commit", "ack_before_commit"];
 
 /// Whether all passed.
 pub async fn ci(common: &Common, quick: bool) -> bool {

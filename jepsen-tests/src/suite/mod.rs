@@ -83,3 +83,34 @@ const NUMBERS: [(&str, &str); 4] = [
     ("recovery.topic.max", "slowest topic s"),
 ];
 const SHOWN: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nemesis::Family;
+    use crate::workload;
+
+    #[test]
+    fn every_workload_and_family_that_a_suite_names_is_there() {
+        let hunts = mutants::MUTANTS.iter().map(|mutant| (mutant.workload, mutant.nemeses));
+        let cells = ci::FULL.iter().chain(&ci::QUICK).map(|cell| (cell.0, cell.1));
+        for (workload, families) in hunts.chain(cells) {
+            assert!(workload::NAMES.contains(&workload), "{workload}");
+            for family in families {
+                assert!(family.parse::<Family>().is_ok(), "{family}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_mutants_of_ci_are_there_and_need_no_root() {
+        for name in ci::MUTANTS {
+            assert!(
+                mutants::MUTANTS
+                    .iter()
+                    .any(|mutant| mutant.name == name && !mutant.needs_root),
+                "{name}"
+            );
+        }
+    }
+}

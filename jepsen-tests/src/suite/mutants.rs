@@ -59,7 +59,7 @@ pub const MUTANTS: [Mutant; 14] = [
     rooted(mutant(
         "vote_not_persisted",
         "queue",
-        &["power-one", "partition-leader"],
+        &["power-one", "partition-isolate"],
         60,
         &[],
     )),
