@@ -7,6 +7,9 @@
 //! Uses none of the other crates: a mistake in them must not hide itself in what tests them.
 
 pub mod checker;
+pub mod export;
 pub mod history;
+pub mod mutate;
 pub mod recorder;
+pub mod report;
 pub mod synthetic;

@@ -110,7 +110,11 @@ fn two_at_once(model: &Model, findings: &mut Findings) {
         sent[exchange.connection as usize].push(exchange.sent);
     }
     for step in model.connacks.iter().filter(|step| step.connections.len() > 1) {
-        let all = step.connections.iter().map(|at| model.connections[*at as usize].answer).max();
+        let all = step
+            .connections
+            .iter()
+            .map(|at| model.connections[*at as usize].answer)
+            .max();
         let after = all.unwrap_or(NEVER);
         let served: Vec<(u32, Index)> = step
             .connections
@@ -138,7 +142,10 @@ fn fence_times(model: &Model, fences: &[Index], limits: &Limits, findings: &mut 
         let open = model.seconds(ended.min(model.events.len() - 1)) - model.seconds(*fence);
         times.push(open);
         if limits.fence.is_some_and(|limit| open > limit) {
-            let message = format!("{} stayed open for {open:.1} s after it was taken over", describe(model, connection));
+            let message = format!(
+                "{} stayed open for {open:.1} s after it was taken over",
+                describe(model, connection)
+            );
             findings.violation(("connection", "not-closed", "P6"), message, [*fence, ended]);
         }
     }

@@ -53,7 +53,12 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
 fn digests<'h>(model: &Model<'h>) -> BTreeMap<&'h str, Vec<Digest<'h>>> {
     let mut digests: BTreeMap<&str, Vec<Digest>> = BTreeMap::new();
     for (index, event) in model.events.iter().enumerate() {
-        let Op::Observe { about, node: Some(node), value } = &event.op else {
+        let Op::Observe {
+            about,
+            node: Some(node),
+            value,
+        } = &event.op
+        else {
             continue;
         };
         let Some(groups) = value.as_object().filter(|_| about == "digest") else {

@@ -129,7 +129,11 @@ fn ops(model: &Model, wanted: &str, phase: Option<&str>) -> u64 {
             .iter()
             .filter(|connection| connection.outcome == Outcome::Ok && in_phase(connection.invoke))
             .count(),
-        "recv" => model.deliveries.iter().filter(|delivery| in_phase(delivery.index)).count(),
+        "recv" => model
+            .deliveries
+            .iter()
+            .filter(|delivery| in_phase(delivery.index))
+            .count(),
         "subscribe" => return exchanges(|at| at.kind == ExchangeKind::Subscribe),
         "unsubscribe" => return exchanges(|at| at.kind == ExchangeKind::Unsubscribe),
         "ping" => return exchanges(|at| at.kind == ExchangeKind::Ping),
@@ -168,7 +172,10 @@ pub fn op_name(op: &Op) -> &'static str {
     }
 }
 
-fn observations<'m>(model: &'m Model, wanted: &'m str) -> impl Iterator<Item = (Option<&'m str>, &'m serde_json::Value)> {
+fn observations<'m>(
+    model: &'m Model,
+    wanted: &'m str,
+) -> impl Iterator<Item = (Option<&'m str>, &'m serde_json::Value)> {
     model.events.iter().filter_map(move |event| match &event.op {
         Op::Observe { about, node, value } if about == wanted => Some((node.as_deref(), value)),
         _ => None,
@@ -199,18 +206,26 @@ fn elections(model: &Model) -> u64 {
 }
 
 fn sessions_moved(model: &Model) -> u64 {
-    let moved = model.lives.iter().flat_map(|life| life.connections.windows(2)).filter(|pair| {
-        let [before, after] = [pair[0], pair[1]].map(|at| &model.connections[at as usize]);
-        before.node != after.node && after.session_present == Some(true)
-    });
+    let moved = model
+        .lives
+        .iter()
+        .flat_map(|life| life.connections.windows(2))
+        .filter(|pair| {
+            let [before, after] = [pair[0], pair[1]].map(|at| &model.connections[at as usize]);
+            before.node != after.node && after.session_present == Some(true)
+        });
     moved.count() as u64
 }
 
 fn take_overs(model: &Model) -> u64 {
-    let taken = model.lives.iter().flat_map(|life| life.connections.windows(2)).filter(|pair| {
-        let [before, after] = [pair[0], pair[1]].map(|at| &model.connections[at as usize]);
-        before.end.unwrap_or(NEVER) > after.invoke
-    });
+    let taken = model
+        .lives
+        .iter()
+        .flat_map(|life| life.connections.windows(2))
+        .filter(|pair| {
+            let [before, after] = [pair[0], pair[1]].map(|at| &model.connections[at as usize]);
+            before.end.unwrap_or(NEVER) > after.invoke
+        });
     taken.count() as u64
 }
 
@@ -235,7 +250,9 @@ fn hits(model: &Model, wanted: &str) -> u64 {
 }
 
 fn bytes_lost(model: &Model) -> u64 {
-    fault_values(model).filter_map(|value| value["bytes_lost"].as_u64()).sum()
+    fault_values(model)
+        .filter_map(|value| value["bytes_lost"].as_u64())
+        .sum()
 }
 
 fn snapshots(model: &Model) -> u64 {
@@ -256,7 +273,11 @@ fn unacked_at_fault(model: &Model) -> u64 {
     let starts: Vec<usize> = faults(model).iter().map(|fault| fault.index).collect();
     let unacked = model.messages.iter().filter(|published| {
         let next = starts.partition_point(|start| *start < published.invoke);
-        let end = if published.end == NEVER { model.events.len() } else { published.end };
+        let end = if published.end == NEVER {
+            model.events.len()
+        } else {
+            published.end
+        };
         !published.will && published.qos > 0 && starts.get(next).is_some_and(|start| *start < end)
     });
     unacked.count() as u64

@@ -14,10 +14,13 @@ use std::collections::BTreeMap;
 pub fn check(model: &Model, _: &Limits) -> Findings {
     let mut findings = Findings::default();
     if !model.phases.has_drain {
-        findings.unknown.push("the history has no drain: nobody knows what was still to come".into());
-    }
-    for losses in lost(model, |life, _| life.persistent, &mut findings) {
-        report(model, &losses, &mut findings);
+        findings
+            .unknown
+            .push("the history has no drain: nobody knows what was still to come".into());
+    } else {
+        for losses in lost(model, |life, _| life.persistent, &mut findings) {
+            report(model, &losses, &mut findings);
+        }
     }
     forged_no_subscribers(model, &mut findings);
     findings
@@ -69,7 +72,10 @@ pub fn lost(model: &Model, of_interest: impl Fn(&Life, &Hold) -> bool, findings:
         }
     }
     let mut absent: BTreeMap<u32, usize> = BTreeMap::new();
-    let mut lost: Vec<Losses> = streams.into_values().filter(|losses| !losses.missing.is_empty()).collect();
+    let mut lost: Vec<Losses> = streams
+        .into_values()
+        .filter(|losses| !losses.missing.is_empty())
+        .collect();
     lost.retain(|losses| {
         let served = model.serving(losses.life, end).is_some();
         if !served {
@@ -145,7 +151,9 @@ fn report(model: &Model, losses: &Losses, findings: &mut Findings) {
             Some((_, last)) if seq > last => "lost-postfix",
             Some(_) => "lost-middle",
         };
-        let taken_by = published.acknowledged_by.map_or("?", |connection| model.node_of(connection));
+        let taken_by = published
+            .acknowledged_by
+            .map_or("?", |connection| model.node_of(connection));
         let message = format!(
             "{client}, served by {served_by}, never got {} {} of {} (QoS {}), acknowledged by {taken_by} {:.3} s into the \
              run in phase {}",
@@ -157,7 +165,11 @@ fn report(model: &Model, losses: &Losses, findings: &mut Findings) {
             model.phases.at(published.end),
         );
         let hold = model.surely_held(losses.life, published.topic, published.invoke, published.end);
-        let events = [published.invoke, published.end, hold.map_or(published.end, |hold| hold.from_sure)];
+        let events = [
+            published.invoke,
+            published.end,
+            hold.map_or(published.end, |hold| hold.from_sure),
+        ];
         findings.violation(("delivery", class, "P1"), message, events);
         findings.count(&format!("delivery.lost.taken_by.{taken_by}"), 1.0);
         findings.count(&format!("delivery.lost.served_by.{served_by}"), 1.0);

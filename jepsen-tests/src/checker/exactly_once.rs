@@ -13,26 +13,27 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
         if published.qos < 2 || published.will {
             continue;
         }
-        let copies: Vec<&&Delivery> = copies.iter().filter(|copy| copy.qos == 2 && model.is_live(copy)).collect();
+        let copies: Vec<&&Delivery> = copies
+            .iter()
+            .filter(|copy| copy.qos == 2 && model.is_live(copy))
+            .collect();
         findings.count("exactly_once.delivered", 1.0);
         if copies.len() < 2 {
             continue;
         }
         // A copy for the session itself and one for each group that it is a member of.
-        let groups = model.holds_of(life, published.topic).filter(|hold| hold.group.is_some()).count();
+        let groups = model
+            .holds_of(life, published.topic)
+            .filter(|hold| hold.group.is_some())
+            .count();
         let ordinary = model.holds_of(life, published.topic).any(|hold| hold.group.is_none());
         let allowed = (groups + usize::from(ordinary)).max(1);
         let handed: Vec<&&&Delivery> = copies.iter().filter(|copy| copy.handed).collect();
         let Some((last, earlier)) = handed.split_last() else {
             continue;
         };
-        let forgot = |at: usize| {
-            let client = model.lives[life as usize].client;
-            model.crashes.iter().any(|(crashed, index)| {
-                *crashed == client && (copies[0].index..at).contains(index)
-            })
-        };
-        if handed.len() <= allowed || forgot(last.index) {
+        let forgot = model.forgot_between(last.client, copies[0].index, last.index);
+        if handed.len() <= allowed || forgot {
             continue;
         }
         let same_pid = earlier.iter().any(|copy| copy.pid == last.pid);
@@ -49,7 +50,10 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
             published.message.publisher,
             handed.len(),
         );
-        let events = copies.iter().map(|copy| copy.index).chain([published.invoke, published.end]);
+        let events = copies
+            .iter()
+            .map(|copy| copy.index)
+            .chain([published.invoke, published.end]);
         findings.violation(("exactly_once", class, "P2"), message, events);
     }
     findings

@@ -46,6 +46,9 @@ fn problem(model: &Model, delivery: &Delivery) -> Option<(&'static str, String)>
     if delivery.retain && !published.retain {
         return Some(("retain-flag", format!("{name} with RETAIN, sent without")));
     }
+    if model.readers.contains_key(&delivery.connection) {
+        return None;
+    }
     if matches!(unmatched(model, delivery), Some(Unmatched::Never)) {
         return Some(("unmatched", format!("{name}, to which it had no subscription")));
     }
@@ -67,7 +70,10 @@ fn subscription_problem(model: &Model, delivery: &Delivery, published: &Publishe
     }
     if !grants.iter().any(|grant| grant.qos.min(published.qos) == delivery.qos) {
         let granted: Vec<u8> = grants.iter().map(|grant| grant.qos).collect();
-        let what = format!("sent at QoS {}, granted {granted:?}, at QoS {}", published.qos, delivery.qos);
+        let what = format!(
+            "sent at QoS {}, granted {granted:?}, at QoS {}",
+            published.qos, delivery.qos
+        );
         return Some(("qos", what));
     }
     if published.client == delivery.client && !published.will && grants.iter().all(|grant| grant.no_local) {
@@ -75,7 +81,10 @@ fn subscription_problem(model: &Model, delivery: &Delivery, published: &Publishe
     }
     let possible = |id: &u32| grants.iter().any(|grant| grant.id == Some(*id));
     if let Some(id) = delivery.ids.iter().find(|id| !possible(id)) {
-        return Some(("subscription-id", format!("with subscription identifier {id}, not that of a match")));
+        return Some((
+            "subscription-id",
+            format!("with subscription identifier {id}, not that of a match"),
+        ));
     }
     let version = model.connections[delivery.connection as usize].version;
     if version >= 5 && delivery.ids.is_empty() && grants.iter().all(|grant| grant.id.is_some()) {

@@ -63,7 +63,9 @@ pub fn first_deliveries<'m, 'h>(model: &'m Model<'h>) -> impl Iterator<Item = (u
     let mut seen = vec![false; model.deliveries.len()];
     for (_, _, copies) in model.copy_groups() {
         if let Some(first) = copies.iter().find(|copy| model.is_live(copy)) {
-            let at = model.deliveries.partition_point(|delivery| delivery.index < first.index);
+            let at = model
+                .deliveries
+                .partition_point(|delivery| delivery.index < first.index);
             seen[at] = true;
         }
     }

@@ -27,7 +27,11 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
         if other.invoke <= published.invoke {
             latest.insert((life, published.topic), (number, delivery.index));
         }
-        let acknowledged = if published.outcome == Outcome::Ok { published.end } else { NEVER };
+        let acknowledged = if published.outcome == Outcome::Ok {
+            published.end
+        } else {
+            NEVER
+        };
         // A publisher's own order is (c1)'s business.
         let own = other.publisher == published.publisher && other.qos == published.qos;
         if acknowledged >= other.invoke || (own && shares_connection(published, other)) {
@@ -49,5 +53,7 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
 }
 
 fn shares_connection(a: &super::model::Published, b: &super::model::Published) -> bool {
-    a.sends.iter().any(|(at, _)| b.sends.iter().any(|(other, _)| at == other))
+    a.sends
+        .iter()
+        .any(|(at, _)| b.sends.iter().any(|(other, _)| at == other))
 }

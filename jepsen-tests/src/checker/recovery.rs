@@ -20,7 +20,15 @@ pub fn check(model: &Model, limits: &Limits) -> Findings {
     for (at, fault) in faults.iter().enumerate() {
         let until = faults.get(at + 1).map_or(model.events.len(), |next| next.index);
         for (topic, publishes) in &publishes {
-            topics.extend(topic_outage(model, limits, fault, until, *topic, publishes, &mut findings));
+            topics.extend(topic_outage(
+                model,
+                limits,
+                fault,
+                until,
+                *topic,
+                publishes,
+                &mut findings,
+            ));
         }
         for connection in &model.connections {
             clients.extend(client_outage(model, limits, fault, until, connection, &mut findings));
@@ -40,16 +48,20 @@ pub struct FaultStart<'h> {
 }
 
 pub fn faults<'h>(model: &Model<'h>) -> Vec<FaultStart<'h>> {
-    let starts = model.events.iter().enumerate().filter_map(|(index, event)| match &event.op {
-        Op::Fault {
-            family,
-            action,
-            nodes,
-            status: Status::Installed,
-            ..
-        } if action != "stop" => Some(FaultStart { index, family, nodes }),
-        _ => None,
-    });
+    let starts = model
+        .events
+        .iter()
+        .enumerate()
+        .filter_map(|(index, event)| match &event.op {
+            Op::Fault {
+                family,
+                action,
+                nodes,
+                status: Status::Installed,
+                ..
+            } if action != "stop" => Some(FaultStart { index, family, nodes }),
+            _ => None,
+        });
     starts.collect()
 }
 
@@ -75,12 +87,17 @@ fn topic_outage(
 ) -> Option<f64> {
     let of = |number: &u32| &model.messages[*number as usize];
     let from = publishes.partition_point(|number| of(number).invoke < fault.index);
-    let tried = publishes[from..].iter().map(of).take_while(|published| published.invoke < until);
+    let tried = publishes[from..]
+        .iter()
+        .map(of)
+        .take_while(|published| published.invoke < until);
     let acknowledged = tried.filter(|published| published.outcome == Outcome::Ok && published.end < until);
     let first = acknowledged.min_by_key(|published| published.end)?;
     let outage = model.seconds(first.end) - model.seconds(fault.index);
     // Nobody tried earlier: the time says nothing about the broker.
-    let waited = publishes[from..].first().map_or(0.0, |number| model.seconds(of(number).invoke));
+    let waited = publishes[from..]
+        .first()
+        .map_or(0.0, |number| model.seconds(of(number).invoke));
     let outage = outage - (waited - model.seconds(fault.index)).max(0.0);
     if limits.recovery.is_some_and(|limit| outage > limit) {
         let message = format!(
@@ -110,7 +127,10 @@ fn client_outage(
     }
     let later = |other: &&Connection| other.client == connection.client && other.invoke > lost;
     let from = model.connections.partition_point(|other| other.invoke < lost);
-    let tried = model.connections[from..].iter().filter(later).take_while(|other| other.invoke < until);
+    let tried = model.connections[from..]
+        .iter()
+        .filter(later)
+        .take_while(|other| other.invoke < until);
     let mut asked = None;
     for other in tried {
         let asked = *asked.get_or_insert(other.invoke);

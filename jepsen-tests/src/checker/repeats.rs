@@ -15,10 +15,21 @@ pub fn check(model: &Model, limits: &Limits) -> Findings {
     let mut findings = Findings::default();
     for (life, number, copies) in model.copy_groups() {
         let published = &model.messages[number as usize];
-        let copies: Vec<&Delivery> = copies.into_iter().filter(|copy| copy.qos == 1 && model.is_live(copy)).collect();
+        if published.will {
+            continue;
+        }
+        let copies: Vec<&Delivery> = copies
+            .into_iter()
+            .filter(|copy| copy.qos == 1 && model.is_live(copy))
+            .collect();
         let Some(first) = copies.first() else { continue };
         if first.dup && is_first_connection(model, life, first) {
-            let message = describe(model, life, published, "with DUP, though nothing can have been sent before");
+            let message = describe(
+                model,
+                life,
+                published,
+                "with DUP, though nothing can have been sent before",
+            );
             findings.violation(("repeats", "false-dup", "P3"), message, [published.invoke, first.index]);
         }
         if copies.len() < 2 {
@@ -26,21 +37,32 @@ pub fn check(model: &Model, limits: &Limits) -> Findings {
         }
         findings.count("repeats.copies", copies.len() as f64 - 1.0);
         let entries = entries(model, life, published);
-        let events = || copies.iter().map(|copy| copy.index).chain([published.invoke, published.end]);
+        let events = || {
+            copies
+                .iter()
+                .map(|copy| copy.index)
+                .chain([published.invoke, published.end])
+        };
         if let Some(why) = too_many(model, &copies, entries, limits) {
             let message = describe(model, life, published, &why);
             findings.violation(("repeats", "unexplained-duplicate", "P3"), message, events());
             continue;
         }
         let without_dup = copies.iter().filter(|copy| !copy.dup).count();
-        if without_dup > entries {
+        // A group may give a message anew to the member that had it before.
+        if without_dup > entries && !model.is_shared(life, published.topic) {
             let why = format!("{without_dup} times without DUP, sent {entries} times");
             let message = describe(model, life, published, &why);
             findings.violation(("repeats", "missing-dup", "P3"), message, events());
         } else if without_dup > 1 {
             findings.count("repeats.of_publisher", 1.0);
             if limits.strict_duplicates {
-                let message = describe(model, life, published, "again: the publisher's retransmission was stored twice");
+                let message = describe(
+                    model,
+                    life,
+                    published,
+                    "again: the publisher's retransmission was stored twice",
+                );
                 findings.violation(("repeats", "retransmission-stored", "P3"), message, events());
             }
         }
@@ -68,8 +90,15 @@ fn is_first_connection(model: &Model, life: u32, delivery: &Delivery) -> bool {
 
 /// How many messages of the broker's a session may have for this one: one per PUBLISH, and those again for each group.
 fn entries(model: &Model, life: u32, published: &Published) -> usize {
-    let sends = if published.qos == 1 { published.send_count as usize } else { 1 };
-    let groups = model.holds_of(life, published.topic).filter(|hold| hold.group.is_some()).count();
+    let sends = if published.qos == 1 {
+        published.send_count as usize
+    } else {
+        1
+    };
+    let groups = model
+        .holds_of(life, published.topic)
+        .filter(|hold| hold.group.is_some())
+        .count();
     let ordinary = model.holds_of(life, published.topic).any(|hold| hold.group.is_none());
     sends.max(1) * (groups + usize::from(ordinary)).max(1)
 }

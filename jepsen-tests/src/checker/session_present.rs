@@ -32,7 +32,10 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
         let events = [connection.invoke, connection.answer].into_iter().chain(before);
         findings.violation(("session_present", class, "P6"), message, events);
     }
-    let resumed = model.connections.iter().filter(|connection| connection.session_present == Some(true));
+    let resumed = model
+        .connections
+        .iter()
+        .filter(|connection| connection.session_present == Some(true));
     findings.count("session_present.resumed", resumed.count() as f64);
     findings
 }

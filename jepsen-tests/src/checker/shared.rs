@@ -52,7 +52,11 @@ impl<'m, 'h> Group<'m, 'h> {
         let established = self.established();
         let ended = self.ended_sessions();
         let levels = self.name.split_once('/').map_or("", |(_, levels)| levels);
-        let matching: Vec<bool> = model.topics.iter().map(|(_, topic)| super::model::matches(levels, topic)).collect();
+        let matching: Vec<bool> = model
+            .topics
+            .iter()
+            .map(|(_, topic)| super::model::matches(levels, topic))
+            .collect();
         let mut shares: BTreeMap<u32, usize> = BTreeMap::new();
         for (number, published) in model.messages.iter().enumerate() {
             if !matching[published.topic as usize] || published.qos == 0 || published.will {
@@ -63,14 +67,21 @@ impl<'m, 'h> Group<'m, 'h> {
                 .into_iter()
                 .flatten()
                 .map(|at| &model.deliveries[*at as usize])
-                .filter(|copy| self.holds.iter().any(|hold| copy.life.is_some_and(|life| is_of(hold, life))))
+                .filter(|copy| {
+                    self.holds
+                        .iter()
+                        .any(|hold| copy.life.is_some_and(|life| is_of(hold, life)))
+                })
                 .collect();
             if all.is_empty() {
                 self.lost(published, &established, &ended, findings);
                 continue;
             }
             // What a member also gets by another subscription says nothing about the group.
-            let surely: Vec<&Delivery> = all.into_iter().filter(|copy| self.is_only_source(copy, published)).collect();
+            let surely: Vec<&Delivery> = all
+                .into_iter()
+                .filter(|copy| self.is_only_source(copy, published))
+                .collect();
             if let Some(first) = surely.first() {
                 *shares.entry(first.client).or_default() += 1;
             }
@@ -105,7 +116,10 @@ impl<'m, 'h> Group<'m, 'h> {
 
     /// Where members may have taken QoS 2 messages with them: from when on, until when.
     fn ended_sessions(&self) -> Vec<(Index, Index)> {
-        let until = |hold: &Hold| hold.until_possible.min(self.model.lives[hold.life as usize].until_possible);
+        let until = |hold: &Hold| {
+            hold.until_possible
+                .min(self.model.lives[hold.life as usize].until_possible)
+        };
         let ended = self.holds.iter().filter(|hold| until(hold) != NEVER);
         ended.map(|hold| (hold.from_possible, hold.until_sure)).collect()
     }
@@ -117,6 +131,9 @@ impl<'m, 'h> Group<'m, 'h> {
         ended: &[(Index, Index)],
         findings: &mut Findings,
     ) {
+        if !self.model.phases.has_drain {
+            return;
+        }
         let end = self.model.phases.drain_end;
         let kept = |(from, until): &(Index, Index)| *from < published.invoke && *until >= end;
         let Some((since, _)) = established.iter().find(|stretch| kept(stretch)) else {
@@ -124,13 +141,17 @@ impl<'m, 'h> Group<'m, 'h> {
         };
         let takes = |(from, until): &(Index, Index)| *from < published.end && *until > published.invoke;
         let with_session = published.qos == 2 && ended.iter().any(takes);
-        let at_qos_0 = self.holds.iter().any(|hold| hold.grants.iter().any(|grant| grant.qos == 0));
+        let at_qos_0 = self
+            .holds
+            .iter()
+            .any(|hold| hold.grants.iter().any(|grant| grant.qos == 0));
         if !published.is_kept() || published.doubtful || with_session || at_qos_0 || self.only_publisher(published) {
             return;
         }
-        let served = self.holds.iter().any(|hold| {
-            hold.until_possible >= end && self.model.serving(hold.life, end).is_some()
-        });
+        let served = self
+            .holds
+            .iter()
+            .any(|hold| hold.until_possible >= end && self.model.serving(hold.life, end).is_some());
         let what = format!(
             "nobody of group {} got {} {} of {} (QoS {})",
             self.name, published.message.topic, published.message.seq, published.message.publisher, published.qos,
@@ -139,13 +160,18 @@ impl<'m, 'h> Group<'m, 'h> {
             let events = [*since, published.invoke, published.end];
             findings.violation(("shared", "shared-lost", "P8"), what, events);
         } else {
-            findings.unknown.push(format!("{what}, and no member was connected when the drain ended"));
+            findings
+                .unknown
+                .push(format!("{what}, and no member was connected when the drain ended"));
         }
     }
 
     fn only_publisher(&self, published: &Published) -> bool {
         self.holds.iter().all(|hold| hold.client == published.client)
-            && self.holds.iter().any(|hold| hold.grants.iter().any(|grant| grant.no_local))
+            && self
+                .holds
+                .iter()
+                .any(|hold| hold.grants.iter().any(|grant| grant.no_local))
     }
 
     fn is_only_source(&self, copy: &Delivery, published: &Published) -> bool {
@@ -160,18 +186,37 @@ impl<'m, 'h> Group<'m, 'h> {
             let Some(earlier) = copies[..at].iter().rfind(|earlier| earlier.client != later.client) else {
                 continue;
             };
-            let nacked = |copy: &&&Delivery| copy.acknowledged.is_some_and(|(index, reason)| {
-                reason >= 0x80 && index < later.index && self.model.surely_read(copy.connection, index)
-            });
-            let refused = copies[..at].iter().find(|copy| copy.client != later.client && nacked(copy));
+            let nacked = |copy: &&&Delivery| {
+                copy.acknowledged.is_some_and(|(index, reason)| {
+                    reason >= 0x80 && index < later.index && self.model.surely_read(copy.connection, index)
+                })
+            };
+            let refused = copies[..at]
+                .iter()
+                .find(|copy| copy.client != later.client && nacked(copy));
             let (class, why) = if let Some(refused) = refused {
-                ("shared-after-nack", format!("{} had refused it", self.model.clients.name(refused.client)))
+                (
+                    "shared-after-nack",
+                    format!("{} had refused it", self.model.clients.name(refused.client)),
+                )
             } else if earlier.qos == 2 && later.qos == 2 {
-                ("shared-qos2-twice", format!("{} had got it, QoS 2", self.model.clients.name(earlier.client)))
+                (
+                    "shared-qos2-twice",
+                    format!("{} had got it, QoS 2", self.model.clients.name(earlier.client)),
+                )
             } else if self.surely_kept(earlier, later.index) {
-                ("shared-twice", format!("{} had it and kept its connection", self.model.clients.name(earlier.client)))
+                (
+                    "shared-twice",
+                    format!(
+                        "{} had it and kept its connection",
+                        self.model.clients.name(earlier.client)
+                    ),
+                )
             } else if self.surely_settled(earlier) {
-                ("shared-twice", format!("{} had acknowledged it", self.model.clients.name(earlier.client)))
+                (
+                    "shared-twice",
+                    format!("{} had acknowledged it", self.model.clients.name(earlier.client)),
+                )
             } else {
                 findings.count("shared.rerouted", 1.0);
                 continue;
@@ -193,9 +238,10 @@ impl<'m, 'h> Group<'m, 'h> {
     /// The earlier member was served, and subscribed, when the later one got the message.
     fn surely_kept(&self, earlier: &Delivery, until: Index) -> bool {
         let connection = &self.model.connections[earlier.connection as usize];
-        let subscribed = self.holds.iter().any(|hold| {
-            hold.client == earlier.client && hold.from_sure < until && hold.until_possible > until
-        });
+        let subscribed = self
+            .holds
+            .iter()
+            .any(|hold| hold.client == earlier.client && hold.from_sure < until && hold.until_possible > until);
         connection.proof > until && subscribed
     }
 

@@ -37,17 +37,20 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
     for component in cyclic_components(&edges) {
         let cycle = shortest_cycle(&edges, &component);
         let topic = &model.messages[component[0] as usize].message.topic;
-        let steps: Vec<String> = cycle.iter().map(|(from, edge)| {
-            let (from, to) = (&model.messages[*from as usize], &model.messages[edge.to as usize]);
-            format!(
-                "{} saw {} {} before {} {}",
-                model.client_of(edge.life),
-                from.message.publisher,
-                from.message.seq,
-                to.message.publisher,
-                to.message.seq,
-            )
-        }).collect();
+        let steps: Vec<String> = cycle
+            .iter()
+            .map(|(from, edge)| {
+                let (from, to) = (&model.messages[*from as usize], &model.messages[edge.to as usize]);
+                format!(
+                    "{} saw {} {} before {} {}",
+                    model.client_of(edge.life),
+                    from.message.publisher,
+                    from.message.seq,
+                    to.message.publisher,
+                    to.message.seq,
+                )
+            })
+            .collect();
         let message = format!("sessions disagree on the order of {topic}: {}", steps.join("; "));
         let events = cycle.iter().flat_map(|(_, edge)| [edge.events.0, edge.events.1]);
         findings.violation(("total_order", "order-cycle", "P3"), message, events);

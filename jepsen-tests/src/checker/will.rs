@@ -71,7 +71,11 @@ impl Case<'_, '_> {
         let first = copies.first().map(|copy| copy.index);
         findings.count("will.connections", 1.0);
         if let (Expected::Never(why), Some(seen)) = (expected, first) {
-            let class = if why == RESUMED { "will-after-resume" } else { "will-after-disconnect" };
+            let class = if why == RESUMED {
+                "will-after-resume"
+            } else {
+                "will-after-disconnect"
+            };
             self.report(findings, class, &format!("was published though {why}"), &[seen]);
         } else if let Some(seen) = first
             && model.seconds(seen) < self.earliest()
@@ -113,9 +117,10 @@ impl Case<'_, '_> {
         if self.delay() == 0.0 {
             return Expected::Once;
         }
-        let next = self.others.iter().find(|other| {
-            other.invoke > connection.answer && other.outcome != Outcome::Fail
-        });
+        let next = self
+            .others
+            .iter()
+            .find(|other| other.invoke > connection.answer && other.outcome != Outcome::Fail);
         let Some(next) = next else {
             return if self.due() < self.model.seconds(self.model.phases.drain_end) {
                 Expected::Once
@@ -131,7 +136,11 @@ impl Case<'_, '_> {
         // Clean Start ends the session, and the will is published with its end [MQTT-3.1.3-9].
         let replaced = next.clean && next.outcome == Outcome::Ok;
         let passed = model.seconds(next.invoke) > self.due() && model.seconds(end) < model.seconds(next.invoke);
-        if replaced || passed { Expected::Once } else { Expected::Perhaps }
+        if replaced || passed {
+            Expected::Once
+        } else {
+            Expected::Perhaps
+        }
     }
 
     /// Another CONNECT of the client id was on its way between two events.
@@ -156,9 +165,10 @@ impl Case<'_, '_> {
     /// Before this time, in seconds, nobody may see it: the connection was served, or the delay had not passed.
     fn earliest(&self) -> f64 {
         // A session that is ended by Clean Start ends its delay too.
-        let replaced = self.others.iter().any(|other| {
-            other.clean && other.invoke > self.connection.answer && other.outcome != Outcome::Fail
-        });
+        let replaced = self
+            .others
+            .iter()
+            .any(|other| other.clean && other.invoke > self.connection.answer && other.outcome != Outcome::Fail);
         let delay = if replaced { 0.0 } else { self.delay() };
         // 0.1 s: the clock of the log is not that of the harness.
         self.model.seconds(self.connection.proof) + (delay - 0.1).max(0.0)
@@ -177,7 +187,7 @@ impl Case<'_, '_> {
     fn missing(&self, copies: &[&Delivery], findings: &mut Findings) {
         let model = self.model;
         let end = model.phases.drain_end;
-        if self.due() + self.limits.detection > model.seconds(end) {
+        if !model.phases.has_drain || self.due() + self.limits.detection > model.seconds(end) {
             return;
         }
         let mut lives: Vec<u32> = Vec::new();
@@ -215,8 +225,16 @@ impl Case<'_, '_> {
                 .map(|copy| copy.index)
                 .collect();
             let groups = life.is_some_and(|life| self.model.is_shared(life, self.published.topic));
-            if handed.len() > 1 && !groups {
-                let what = format!("came {} times to {}", handed.len(), self.model.clients.name(copies[0].client));
+            let forgot = handed.last().is_some_and(|last| {
+                let client = life.map(|life| self.model.lives[life as usize].client);
+                client.is_some_and(|client| self.model.forgot_between(client, handed[0], *last))
+            });
+            if handed.len() > 1 && !groups && !forgot {
+                let what = format!(
+                    "came {} times to {}",
+                    handed.len(),
+                    self.model.clients.name(copies[0].client)
+                );
                 self.report(findings, "extra-will", &what, &handed);
                 return;
             }
@@ -233,8 +251,17 @@ impl Case<'_, '_> {
             self.model.nodes.name(connection.node),
         );
         let end = connection.disconnect.map_or(NEVER, |disconnect| disconnect.end);
-        let events = [connection.answer, connection.proof, connection.end.unwrap_or(NEVER), end];
-        findings.violation(("will", class, "P7"), message, events.into_iter().chain(seen.iter().copied()));
+        let events = [
+            connection.answer,
+            connection.proof,
+            connection.end.unwrap_or(NEVER),
+            end,
+        ];
+        findings.violation(
+            ("will", class, "P7"),
+            message,
+            events.into_iter().chain(seen.iter().copied()),
+        );
     }
 }
 

@@ -28,5 +28,8 @@ fn the_same_seed_gives_the_same_history() {
 fn a_generated_history_survives_its_text() {
     let history = generate(&Plan::new(3));
     let text: String = history.iter().map(Event::to_line).collect();
-    assert_eq!(crate::history::parse(&text).expect("lines that were written are read"), history);
+    assert_eq!(
+        crate::history::parse(&text).expect("lines that were written are read"),
+        history
+    );
 }

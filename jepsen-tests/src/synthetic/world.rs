@@ -66,7 +66,6 @@ struct Sending {
 
 #[derive(Default)]
 struct Session {
-    persistent: bool,
     filters: Vec<(String, Subscribing)>,
     queue: VecDeque<Entry>,
 }
@@ -236,11 +235,7 @@ impl World {
             // Resumed in time: a will that waits for its delay is not published.
             self.wills.retain(|due| due.client != id || due.will.delay == 0);
         } else {
-            let persistent = expiry > 0;
-            self.sessions.insert(id.clone(), Session {
-                persistent,
-                ..Session::default()
-            });
+            self.sessions.insert(id.clone(), Session::default());
         }
         self.write.connack(process, conn, Some(present));
         self.attach(at, conn, node, will);
@@ -258,16 +253,15 @@ impl World {
             for entry in &mut session.queue {
                 entry.old |= entry.sent || entry.on_wire;
                 (entry.sent, entry.on_wire) = (entry.sent || entry.on_wire, false);
+                // What the broker has not read it does not know.
+                entry.acknowledged = false;
             }
         }
     }
 
     fn new_will(&mut self, client: &str) -> Will {
-        // The writer gives connections their numbers; the next one is this will's.
-        let conn = self.write.events.iter().fold(0, |most, event| match &event.op {
-            Op::Connect { conn, .. } => most.max(*conn),
-            _ => most,
-        }) + 1;
+        // The next CONNECT is the one that carries it.
+        let conn = self.write.next_conn();
         Will {
             message: message(&format!("{client}/{conn}"), "will/a", 0),
             qos: 1 + self.random.below(2) as u8,
@@ -398,8 +392,9 @@ impl World {
 
     fn due_wills(&mut self, all: bool) {
         let now = self.write.time;
-        let (due, waiting): (Vec<DueWill>, Vec<DueWill>) =
-            std::mem::take(&mut self.wills).into_iter().partition(|will| all || will.at < now);
+        let (due, waiting): (Vec<DueWill>, Vec<DueWill>) = std::mem::take(&mut self.wills)
+            .into_iter()
+            .partition(|will| all || will.at < now);
         self.wills = waiting;
         for will in due {
             self.apply(&will.will.message, will.will.qos, false, &will.client);
@@ -419,7 +414,9 @@ impl World {
 
     fn subscribe_all(&mut self, at: usize) {
         let client = &self.clients[at];
-        let (id, Some(conn)) = (client.id.clone(), client.conn) else { return };
+        let (id, Some(conn)) = (client.id.clone(), client.conn) else {
+            return;
+        };
         let mut filters: Vec<(String, u8, Option<u32>)> = Vec::new();
         match client.role {
             Role::Subscriber => {
@@ -448,7 +445,9 @@ impl World {
 
     fn subscribe(&mut self, id: &str, conn: u64, filter: &str, options: Subscribing) {
         self.write.subscribe(id, conn, filter, &options);
-        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
         for (topic, (message, qos)) in &self.retained {
             if Filter::new(filter).share.is_none() && matches(filter, topic) {
                 let entry = entry(self.next_offset, message, options.qos.min(*qos), true, None);
@@ -461,7 +460,9 @@ impl World {
 
     fn churn(&mut self, at: usize) {
         let client = &self.clients[at];
-        let (id, Some(conn)) = (client.id.clone(), client.conn) else { return };
+        let (id, Some(conn)) = (client.id.clone(), client.conn) else {
+            return;
+        };
         self.read_acknowledgements(at);
         match self.clients[at].churned.take() {
             Some(filter) => {
@@ -486,7 +487,9 @@ impl World {
 
     fn send(&mut self, at: usize) {
         let client = &mut self.clients[at];
-        let (id, Some(conn)) = (client.id.clone(), client.conn) else { return };
+        let (id, Some(conn)) = (client.id.clone(), client.conn) else {
+            return;
+        };
         let (topic, retain) = match self.random.below(10) {
             0 | 1 => (format!("r/{}", self.random.below(2)), true),
             2 | 3 => ("j/a".to_owned(), false),
@@ -513,17 +516,22 @@ impl World {
 
     fn resend(&mut self, at: usize) {
         let client = &self.clients[at];
-        let (id, Some(conn)) = (client.id.clone(), client.conn) else { return };
+        let (id, Some(conn)) = (client.id.clone(), client.conn) else {
+            return;
+        };
         let node = NODES[client.node];
         for one in &mut self.clients[at].sending {
             (one.sends, one.on_wire, one.refused) = (one.sends + 1, true, false);
-            self.write.note(&id, Op::Resend {
-                client: id.clone(),
-                conn,
-                node: node.into(),
-                message: one.message.clone(),
-                pid: 1 + (one.message.seq % 60_000) as u16,
-            });
+            self.write.note(
+                &id,
+                Op::Resend {
+                    client: id.clone(),
+                    conn,
+                    node: node.into(),
+                    message: one.message.clone(),
+                    pid: 1 + (one.message.seq % 60_000) as u16,
+                },
+            );
         }
     }
 
@@ -538,7 +546,10 @@ impl World {
             }
             return;
         }
-        let next = self.clients[at].sending.iter_mut().find(|one| !one.applied && one.on_wire);
+        let next = self.clients[at]
+            .sending
+            .iter_mut()
+            .find(|one| !one.applied && one.on_wire);
         let Some(one) = next else { return };
         one.applied = true;
         let repeated = one.qos == 2 && one.stored;
@@ -569,7 +580,9 @@ impl World {
                 }
             }
             if let Some(granted) = granted {
-                session.queue.push_back(entry(offset, message, qos.min(granted), false, None));
+                session
+                    .queue
+                    .push_back(entry(offset, message, qos.min(granted), false, None));
             }
         }
         for group in groups {
@@ -595,12 +608,16 @@ impl World {
 
     /// QoS 1 entries of a member that went are given to others, or wait for it.
     fn reassign(&mut self, id: &str) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
         if !self.random.chance(60) {
             return;
         }
-        let (back, keep): (VecDeque<Entry>, VecDeque<Entry>) =
-            session.queue.drain(..).partition(|entry| entry.group.is_some() && entry.qos == 1);
+        let (back, keep): (VecDeque<Entry>, VecDeque<Entry>) = session
+            .queue
+            .drain(..)
+            .partition(|entry| entry.group.is_some() && entry.qos == 1);
         session.queue = keep;
         for mut entry in back.into_iter().rev() {
             (entry.sent, entry.on_wire, entry.acknowledged) = (false, false, false);
@@ -614,8 +631,12 @@ impl World {
     fn serve(&mut self, at: usize) {
         self.assign(at);
         let client = &mut self.clients[at];
-        let (id, Some(conn)) = (client.id.clone(), client.conn) else { return };
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let (id, Some(conn)) = (client.id.clone(), client.conn) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         let in_flight = session.queue.iter().filter(|entry| entry.on_wire).count();
         let acknowledge = in_flight > 0 && self.random.chance(55);
         if acknowledge {
@@ -626,10 +647,15 @@ impl World {
             entry.acknowledged = true;
             let packet = if entry.qos == 1 { "puback" } else { "pubrec" };
             client.unread.push(entry.offset);
-            self.write.acknowledge(&id, conn, &entry.message, pid(entry.offset), packet);
+            self.write
+                .acknowledge(&id, conn, &entry.message, pid(entry.offset), packet);
             return;
         }
-        let Some(entry) = session.queue.iter_mut().find(|entry| !entry.on_wire && !entry.acknowledged) else {
+        let Some(entry) = session
+            .queue
+            .iter_mut()
+            .find(|entry| !entry.on_wire && !entry.acknowledged)
+        else {
             return;
         };
         if in_flight >= 10 {
@@ -655,15 +681,20 @@ impl World {
     /// The broker reads what the client acknowledged; QoS 2 runs to its end.
     fn read_acknowledgements(&mut self, at: usize) {
         let client = &mut self.clients[at];
-        let (id, Some(conn)) = (client.id.clone(), client.conn) else { return };
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let (id, Some(conn)) = (client.id.clone(), client.conn) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         for offset in std::mem::take(&mut client.unread) {
             let Some(entry) = session.queue.iter().find(|entry| entry.offset == offset) else {
                 continue;
             };
             if entry.qos == 2 {
                 client.received.remove(&pid(offset));
-                self.write.acknowledge(&id, conn, &entry.message, pid(offset), "pubcomp");
+                self.write
+                    .acknowledge(&id, conn, &entry.message, pid(offset), "pubcomp");
             }
             session.queue.retain(|entry| entry.offset != offset);
         }
@@ -672,7 +703,11 @@ impl World {
     // ── retained messages ──
 
     fn read_retained(&mut self) {
-        if let Some(at) = self.random.pick(&(0..self.reads.len()).collect::<Vec<usize>>()).copied() {
+        if let Some(at) = self
+            .random
+            .pick(&(0..self.reads.len()).collect::<Vec<usize>>())
+            .copied()
+        {
             let read = &mut self.reads[at];
             if read.value.is_none() {
                 read.value = Some(self.retained.get(&read.topic).map(|(message, _)| message.clone()));
@@ -744,7 +779,10 @@ impl World {
     fn has_work(&self, at: usize) -> bool {
         let client = &self.clients[at];
         let waiting = client.role == Role::Member && self.groups.values().any(|entries| !entries.is_empty());
-        let queued = self.sessions.get(&client.id).is_some_and(|session| !session.queue.is_empty());
+        let queued = self
+            .sessions
+            .get(&client.id)
+            .is_some_and(|session| !session.queue.is_empty());
         client.conn.is_some() && (waiting || queued)
     }
 
@@ -765,11 +803,14 @@ impl World {
                 "meta": { "applied": self.next_offset, "digest": "m" },
                 "shard-0": { "applied": self.next_offset * 2, "digest": "s" },
             });
-            self.write.note("harness", Op::Observe {
-                about: "digest".into(),
-                node: Some(node.into()),
-                value,
-            });
+            self.write.note(
+                "harness",
+                Op::Observe {
+                    about: "digest".into(),
+                    node: Some(node.into()),
+                    value,
+                },
+            );
         }
     }
 }

@@ -68,6 +68,25 @@ impl Writer {
         self.time += (seconds * 1e9) as u64;
     }
 
+    /// Goes on where a history has come to: fresh numbers, and the time of its last event.
+    pub fn after(events: &[Event]) -> Writer {
+        let mut writer = Writer::new();
+        for event in events {
+            writer.time = writer.time.max(event.time + 1_000_000);
+            if let Process::Number(process) = event.process {
+                writer.next_process = writer.next_process.max(process + 1);
+            }
+            if let Op::Connect { conn, .. } = &event.op {
+                writer.next_conn = writer.next_conn.max(conn + 1);
+            }
+        }
+        writer
+    }
+
+    pub fn next_conn(&self) -> u64 {
+        self.next_conn
+    }
+
     pub fn new_conn(&mut self) -> u64 {
         self.next_conn += 1;
         self.next_conn - 1
@@ -112,20 +131,31 @@ impl Writer {
         let Some(mut op) = invoked.map(|event| event.op.clone()) else {
             return 0;
         };
-        if let (Op::Connect { session_present, reason, .. }, Some(present)) = (&mut op, present) {
+        if let (
+            Op::Connect {
+                session_present,
+                reason,
+                ..
+            },
+            Some(present),
+        ) = (&mut op, present)
+        {
             (*session_present, *reason) = (Some(present), Some(0));
         }
         self.event(process, if present.is_some() { Kind::Ok } else { Kind::Info }, op)
     }
 
     pub fn lost(&mut self, client: &str, conn: u64, node: &str, how: End) -> usize {
-        self.note(client, Op::ConnLost {
-            client: client.into(),
-            conn,
-            node: node.into(),
-            how,
-            reason: None,
-        })
+        self.note(
+            client,
+            Op::ConnLost {
+                client: client.into(),
+                conn,
+                node: node.into(),
+                how,
+                reason: None,
+            },
+        )
     }
 
     pub fn subscribe(&mut self, client: &str, conn: u64, filter: &str, options: &Subscribing) -> (usize, usize) {
@@ -187,7 +217,10 @@ impl Writer {
     }
 
     pub fn published(&mut self, (process, mut op): (Process, Op), kind: Kind, on: u64, times: u32) -> usize {
-        if let Op::Publish { conn, sends, reason, .. } = &mut op {
+        if let Op::Publish {
+            conn, sends, reason, ..
+        } = &mut op
+        {
             (*conn, *sends) = (on, Some(times));
             *reason = match kind {
                 Kind::Ok => Some(0),
@@ -218,41 +251,50 @@ impl Writer {
         in_flight: u32,
     ) -> usize {
         let (qos, pid, dup, retain, handed) = flags;
-        self.note(client, Op::Recv {
-            client: client.into(),
-            conn,
-            node: "n1".into(),
-            message: Some(message.clone()),
-            qos,
-            dup,
-            retain,
-            pid,
-            handed,
-            bad: None,
-            ids: Vec::new(),
-            in_flight,
-        })
+        self.note(
+            client,
+            Op::Recv {
+                client: client.into(),
+                conn,
+                node: "n1".into(),
+                message: Some(message.clone()),
+                qos,
+                dup,
+                retain,
+                pid,
+                handed,
+                bad: None,
+                ids: Vec::new(),
+                in_flight,
+            },
+        )
     }
 
     pub fn acknowledge(&mut self, client: &str, conn: u64, message: &Message, pid: u16, packet: &str) -> usize {
-        self.note(client, Op::AckSent {
-            client: client.into(),
-            conn,
-            message: Some(message.clone()),
-            pid,
-            packet: packet.into(),
-            reason: 0,
-        })
+        self.note(
+            client,
+            Op::AckSent {
+                client: client.into(),
+                conn,
+                message: Some(message.clone()),
+                pid,
+                packet: packet.into(),
+                reason: 0,
+            },
+        )
     }
 
     pub fn fault(&mut self, family: &str, action: &str, node: &str, value: serde_json::Value) -> usize {
-        self.note("nemesis", Op::Fault {
-            family: family.into(),
-            action: action.into(),
-            nodes: vec![node.into()],
-            value,
-            status: Status::Installed,
-        })
+        self.note(
+            "nemesis",
+            Op::Fault {
+                family: family.into(),
+                action: action.into(),
+                nodes: vec![node.into()],
+                value,
+                status: Status::Installed,
+            },
+        )
     }
 }
 

@@ -28,6 +28,7 @@ pub fn build(events: &[Event]) -> Model<'_> {
             deliveries: Vec::new(),
             exchanges: Vec::new(),
             crashes: Vec::new(),
+            readers: Map::default(),
             unknown: Vec::new(),
             message_numbers: Map::default(),
             connection_numbers: Map::default(),
@@ -109,9 +110,13 @@ impl<'h> Builder<'h> {
                     published.send_count = published.send_count.max(published.sends.len() as u32);
                 }
             }
-            Op::Recv { .. } => self.received(index, event),
+            Op::Recv { .. } => self.delivered(index, event),
             Op::AckSent {
-                conn, pid, packet, reason, ..
+                conn,
+                pid,
+                packet,
+                reason,
+                ..
             } if packet != "pubcomp" => {
                 let connection = self.model.connection_numbers.get(conn).copied();
                 let delivery = connection.and_then(|connection| self.received.get(&(connection, *pid)));
@@ -130,8 +135,11 @@ impl<'h> Builder<'h> {
                 self.exchange(*conn, invoke, index, ExchangeKind::Ping);
             }
             Op::HarnessFailure { detail } => self.model.unknown.push(format!("the harness failed: {detail}")),
-            Op::ReadRetained { topic, .. } => {
+            Op::ReadRetained { topic, conn, .. } => {
                 self.model.topics.intern(topic);
+                if let Some(connection) = self.model.connection_numbers.get(conn) {
+                    self.model.readers.insert(*connection, ());
+                }
             }
             _ => {}
         }
@@ -328,12 +336,19 @@ impl<'h> Builder<'h> {
         let answered = published.outcome == Outcome::Ok || reason.is_some_and(|reason| reason >= 0x80);
         let sent = published.sends.iter().rev().find(|(at, _)| Some(*at) == connection);
         if let (true, 1.., Some((_, sent))) = (answered, *qos, sent) {
-            let (sent, kind) = (*sent, if *qos == 1 { ExchangeKind::Publish1 } else { ExchangeKind::Publish2 });
+            let (sent, kind) = (
+                *sent,
+                if *qos == 1 {
+                    ExchangeKind::Publish1
+                } else {
+                    ExchangeKind::Publish2
+                },
+            );
             self.exchange(*conn, sent, index, kind);
         }
     }
 
-    fn received(&mut self, index: Index, event: &'h Event) {
+    fn delivered(&mut self, index: Index, event: &'h Event) {
         let Op::Recv {
             client,
             conn,

@@ -53,7 +53,10 @@ impl Hold<'_> {
 
     /// The least QoS that may be granted within.
     pub fn least_qos(&self, from: Index, until: Index) -> u8 {
-        self.grants_within(from, until).map(|grant| grant.qos).min().unwrap_or(0)
+        self.grants_within(from, until)
+            .map(|grant| grant.qos)
+            .min()
+            .unwrap_or(0)
     }
 
     /// May be in force somewhere in `from..=until`.
@@ -87,7 +90,9 @@ pub fn trace(model: &mut Model) {
         match (&event.op, event.kind) {
             (Op::Subscribe { .. }, Kind::Invoke) => {
                 let at = *current.entry(key).or_insert_with(|| {
-                    model.holds.push(new_hold(model.lives[life as usize].client, life, filter, index));
+                    model
+                        .holds
+                        .push(new_hold(model.lives[life as usize].client, life, filter, index));
                     model.holds.len() - 1
                 });
                 model.holds[at].grants.extend(grant(event, index));

@@ -198,14 +198,7 @@ impl Tracker {
             .collect()
     }
 
-    fn presence_at(
-        &self,
-        model: &Model,
-        limits: &Limits,
-        first: Index,
-        last: Index,
-        late: &[&Connection],
-    ) -> Presence {
+    fn presence_at(&self, model: &Model, limits: &Limits, first: Index, last: Index, late: &[&Connection]) -> Presence {
         let mut presence = self.presence;
         if presence == Presence::Exists {
             let (least, greatest) = self.ended(model, late);
@@ -219,7 +212,11 @@ impl Tracker {
         }
         let replaced = late.iter().any(|connection| connection.clean);
         let created = !late.is_empty() && presence != Presence::Exists;
-        if replaced || created { Presence::Unknown } else { presence }
+        if replaced || created {
+            Presence::Unknown
+        } else {
+            presence
+        }
     }
 
     /// Least and greatest expiry in seconds, with what unanswered CONNECTs may have set.
@@ -238,7 +235,13 @@ impl Tracker {
         for connection in late {
             (least, greatest) = (least.min(connection.expiry), greatest.max(connection.expiry));
         }
-        let seconds = |expiry: u32| if expiry == u32::MAX { f64::INFINITY } else { expiry.into() };
+        let seconds = |expiry: u32| {
+            if expiry == u32::MAX {
+                f64::INFINITY
+            } else {
+                expiry.into()
+            }
+        };
         (seconds(least), seconds(greatest))
     }
 
@@ -332,7 +335,11 @@ fn explains(model: &Model, step: &mut [u32], done: usize, presence: Presence) ->
             continue;
         }
         // A session without expiry may end with the connection that is taken over.
-        let next = if connection.expiry == 0 { Presence::Maybe } else { Presence::Exists };
+        let next = if connection.expiry == 0 {
+            Presence::Maybe
+        } else {
+            Presence::Exists
+        };
         step.swap(done, choice);
         let explained = explains(model, step, done + 1, next);
         step.swap(done, choice);

@@ -69,7 +69,11 @@ fn decide_by_zones(model: &Model, name: &str, register: &Register, findings: &mu
             continue;
         }
         let names: Vec<String> = conflict.values.iter().map(|value| value_name(model, *value)).collect();
-        let message = format!("the retained message of {name} is not a register: {} of {}", conflict.what, names.join(", "));
+        let message = format!(
+            "the retained message of {name} is not a register: {} of {}",
+            conflict.what,
+            names.join(", ")
+        );
         findings.violation(("register", conflict.class, "P5"), message, conflict.events);
     }
 }
@@ -78,11 +82,14 @@ fn search(name: &str, register: &Register, findings: &mut Findings) {
     match wgl::is_linearizable(&register.accesses, wgl::STEPS_LIMIT) {
         Some(true) => {}
         Some(false) => {
-            let message = format!("no order of the operations on the retained message of {name} explains what was read");
+            let message =
+                format!("no order of the operations on the retained message of {name} explains what was read");
             let events = register.accesses.iter().flat_map(|access| [access.invoke, access.end]);
             findings.violation(("register", "not-linearizable", "P5"), message, events.take(40));
         }
-        None => findings.unknown.push(format!("the retained message of {name} has too many concurrent operations to decide")),
+        None => findings.unknown.push(format!(
+            "the retained message of {name} has too many concurrent operations to decide"
+        )),
     }
 }
 
@@ -105,21 +112,32 @@ pub fn registers(model: &Model) -> Vec<Register> {
         register.accesses.push(Access {
             invoke: published.invoke,
             // At QoS 0, `ok` says nothing.
-            end: if published.outcome == Outcome::Ok && published.qos > 0 { published.end } else { NEVER },
+            end: if published.outcome == Outcome::Ok && published.qos > 0 {
+                published.end
+            } else {
+                NEVER
+            },
             write: true,
             value: (!published.delete).then_some(number as u32),
         });
     }
     let mut open: Map<u64, Index> = Map::default();
     for (index, event) in model.events.iter().enumerate() {
-        let (Op::ReadRetained { topic, value, absent, .. }, Process::Number(process)) = (&event.op, &event.process) else {
+        let (
+            Op::ReadRetained {
+                topic, value, absent, ..
+            },
+            Process::Number(process),
+        ) = (&event.op, &event.process)
+        else {
             continue;
         };
         if event.kind == Kind::Invoke {
             open.insert(*process, index);
             continue;
         }
-        let (Some(invoke), Kind::Ok, Some(topic)) = (open.remove(process), event.kind, model.topics.number(topic)) else {
+        let (Some(invoke), Kind::Ok, Some(topic)) = (open.remove(process), event.kind, model.topics.number(topic))
+        else {
             continue;
         };
         let register = &mut registers[topic as usize];
@@ -196,7 +214,11 @@ fn final_values(model: &Model) -> Map<u32, (u32, Index)> {
     for (topic, register) in registers(model).into_iter().enumerate() {
         let writes = || register.accesses.iter().filter(|access| access.write);
         let written = writes().map(|access| access.end).max().unwrap_or(NEVER);
-        let single = writes().all(|access| access.value.is_some_and(|value| model.messages[value as usize].is_single()));
+        let single = writes().all(|access| {
+            access
+                .value
+                .is_some_and(|value| model.messages[value as usize].is_single())
+        });
         let read = register
             .accesses
             .iter()
@@ -207,3 +229,6 @@ fn final_values(model: &Model) -> Map<u32, (u32, Index)> {
     }
     values
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,9 @@ pub fn check(accesses: &[Access]) -> Vec<Conflict> {
     for cluster in &clusters {
         let problem = match cluster.written {
             None => Some(("unwritten-read", "a read without a write")),
-            Some((invoke, _)) if cluster.first_read_end.0 < invoke => Some(("read-before-write", "a read before its write")),
+            Some((invoke, _)) if cluster.first_read_end.0 < invoke => {
+                Some(("read-before-write", "a read before its write"))
+            }
             Some(_) => None,
         };
         if let Some((class, what)) = problem {
