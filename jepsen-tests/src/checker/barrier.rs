@@ -13,7 +13,12 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
     let mut findings = Findings::default();
     // What the sessions without persistence did not get because they were gone is no news.
     let mut ignored = Findings::default();
-    for losses in lost(model, |life, _| !life.persistent, &mut ignored) {
+    let lost = if model.phases.has_drain {
+        lost(model, |life, _| !life.persistent, &mut ignored)
+    } else {
+        Vec::new()
+    };
+    for losses in lost {
         for number in &losses.missing {
             let published = &model.messages[*number as usize];
             let hold = model.surely_held(losses.life, published.topic, published.invoke, published.end);

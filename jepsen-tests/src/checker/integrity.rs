@@ -46,6 +46,9 @@ fn problem(model: &Model, delivery: &Delivery) -> Option<(&'static str, String)>
     if delivery.retain && !published.retain {
         return Some(("retain-flag", format!("{name} with RETAIN, sent without")));
     }
+    if model.readers.contains_key(&delivery.connection) {
+        return None;
+    }
     if matches!(unmatched(model, delivery), Some(Unmatched::Never)) {
         return Some(("unmatched", format!("{name}, to which it had no subscription")));
     }

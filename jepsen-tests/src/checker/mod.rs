@@ -136,3 +136,6 @@ pub const CHECKERS: [(&str, Check); 19] = [
     ("availability", availability::check),
     ("coverage", |_, _| Findings::default()),
 ];
+
+#[cfg(test)]
+mod tests;

@@ -131,6 +131,9 @@ impl<'m, 'h> Group<'m, 'h> {
         ended: &[(Index, Index)],
         findings: &mut Findings,
     ) {
+        if !self.model.phases.has_drain {
+            return;
+        }
         let end = self.model.phases.drain_end;
         let kept = |(from, until): &(Index, Index)| *from < published.invoke && *until >= end;
         let Some((since, _)) = established.iter().find(|stretch| kept(stretch)) else {

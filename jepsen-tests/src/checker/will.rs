@@ -187,7 +187,7 @@ impl Case<'_, '_> {
     fn missing(&self, copies: &[&Delivery], findings: &mut Findings) {
         let model = self.model;
         let end = model.phases.drain_end;
-        if self.due() + self.limits.detection > model.seconds(end) {
+        if !model.phases.has_drain || self.due() + self.limits.detection > model.seconds(end) {
             return;
         }
         let mut lives: Vec<u32> = Vec::new();
@@ -225,7 +225,15 @@ impl Case<'_, '_> {
                 .map(|copy| copy.index)
                 .collect();
             let groups = life.is_some_and(|life| self.model.is_shared(life, self.published.topic));
+<<<<<<< HEAD
             if handed.len() > 1 && !groups {
+=======
+            let forgot = handed.last().is_some_and(|last| {
+                let client = life.map(|life| self.model.lives[life as usize].client);
+                client.is_some_and(|client| self.model.forgot_between(client, handed[0], *last))
+            });
+            if handed.len() > 1 && !groups && !forgot {
+>>>>>>> jcheck
                 let what = format!(
                     "came {} times to {}",
                     handed.len(),

@@ -55,6 +55,11 @@ pub fn profile() -> Profile {
             expiry_late: 2.0,
             late_effect: 1.0,
             settle: 0.2,
+            recovery: Some(20.0),
+            heal: Some(60.0),
+            fence: Some(60.0),
+            will: Some(60.0),
+            availability_gap: Some(60.0),
             ..Limits::default()
         },
         ..Profile::default()

@@ -66,7 +66,6 @@ struct Sending {
 
 #[derive(Default)]
 struct Session {
-    persistent: bool,
     filters: Vec<(String, Subscribing)>,
     queue: VecDeque<Entry>,
 }
@@ -236,6 +235,7 @@ impl World {
             // Resumed in time: a will that waits for its delay is not published.
             self.wills.retain(|due| due.client != id || due.will.delay == 0);
         } else {
+<<<<<<< HEAD
             let persistent = expiry > 0;
             self.sessions.insert(
                 id.clone(),
@@ -244,6 +244,9 @@ impl World {
                     ..Session::default()
                 },
             );
+=======
+            self.sessions.insert(id.clone(), Session::default());
+>>>>>>> jcheck
         }
         self.write.connack(process, conn, Some(present));
         self.attach(at, conn, node, will);
@@ -261,16 +264,15 @@ impl World {
             for entry in &mut session.queue {
                 entry.old |= entry.sent || entry.on_wire;
                 (entry.sent, entry.on_wire) = (entry.sent || entry.on_wire, false);
+                // What the broker has not read it does not know.
+                entry.acknowledged = false;
             }
         }
     }
 
     fn new_will(&mut self, client: &str) -> Will {
-        // The writer gives connections their numbers; the next one is this will's.
-        let conn = self.write.events.iter().fold(0, |most, event| match &event.op {
-            Op::Connect { conn, .. } => most.max(*conn),
-            _ => most,
-        }) + 1;
+        // The next CONNECT is the one that carries it.
+        let conn = self.write.next_conn();
         Will {
             message: message(&format!("{client}/{conn}"), "will/a", 0),
             qos: 1 + self.random.below(2) as u8,

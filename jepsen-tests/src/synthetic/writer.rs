@@ -68,6 +68,25 @@ impl Writer {
         self.time += (seconds * 1e9) as u64;
     }
 
+    /// Goes on where a history has come to: fresh numbers, and the time of its last event.
+    pub fn after(events: &[Event]) -> Writer {
+        let mut writer = Writer::new();
+        for event in events {
+            writer.time = writer.time.max(event.time + 1_000_000);
+            if let Process::Number(process) = event.process {
+                writer.next_process = writer.next_process.max(process + 1);
+            }
+            if let Op::Connect { conn, .. } = &event.op {
+                writer.next_conn = writer.next_conn.max(conn + 1);
+            }
+        }
+        writer
+    }
+
+    pub fn next_conn(&self) -> u64 {
+        self.next_conn
+    }
+
     pub fn new_conn(&mut self) -> u64 {
         self.next_conn += 1;
         self.next_conn - 1

@@ -28,6 +28,7 @@ pub fn build(events: &[Event]) -> Model<'_> {
             deliveries: Vec::new(),
             exchanges: Vec::new(),
             crashes: Vec::new(),
+            readers: Map::default(),
             unknown: Vec::new(),
             message_numbers: Map::default(),
             connection_numbers: Map::default(),
@@ -109,7 +110,7 @@ impl<'h> Builder<'h> {
                     published.send_count = published.send_count.max(published.sends.len() as u32);
                 }
             }
-            Op::Recv { .. } => self.received(index, event),
+            Op::Recv { .. } => self.delivered(index, event),
             Op::AckSent {
                 conn,
                 pid,
@@ -134,8 +135,11 @@ impl<'h> Builder<'h> {
                 self.exchange(*conn, invoke, index, ExchangeKind::Ping);
             }
             Op::HarnessFailure { detail } => self.model.unknown.push(format!("the harness failed: {detail}")),
-            Op::ReadRetained { topic, .. } => {
+            Op::ReadRetained { topic, conn, .. } => {
                 self.model.topics.intern(topic);
+                if let Some(connection) = self.model.connection_numbers.get(conn) {
+                    self.model.readers.insert(*connection, ());
+                }
             }
             _ => {}
         }
@@ -344,7 +348,7 @@ impl<'h> Builder<'h> {
         }
     }
 
-    fn received(&mut self, index: Index, event: &'h Event) {
+    fn delivered(&mut self, index: Index, event: &'h Event) {
         let Op::Recv {
             client,
             conn,

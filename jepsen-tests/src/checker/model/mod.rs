@@ -50,6 +50,8 @@ pub struct Model<'h> {
     pub exchanges: Vec<Exchange>,
     /// Where a client crashed and forgot.
     pub crashes: Vec<(u32, Index)>,
+    /// Connections that read a retained message by a SUBSCRIBE of their own, which is not an event.
+    pub readers: Map<u32, ()>,
     /// What makes the history itself unfit.
     pub unknown: Vec<String>,
     message_numbers: Map<(u32, u32, u64), u32>,
@@ -335,6 +337,12 @@ impl<'h> Model<'h> {
     pub fn surely_settled(&self, connection: u32, index: Index, limits: &Limits) -> bool {
         let connection = &self.connections[connection as usize];
         connection.proof > index && self.seconds(connection.proof) - self.seconds(index) >= limits.settle
+    }
+
+    /// The client forgot what it had received, somewhere between two events.
+    pub fn forgot_between(&self, client: u32, from: Index, until: Index) -> bool {
+        let mut crashes = self.crashes.iter();
+        crashes.any(|(crashed, index)| *crashed == client && (from..until).contains(index))
     }
 
     pub fn client_of(&self, life: u32) -> &'h str {

@@ -229,3 +229,6 @@ fn final_values(model: &Model) -> Map<u32, (u32, Index)> {
     }
     values
 }
+
+#[cfg(test)]
+mod tests;
