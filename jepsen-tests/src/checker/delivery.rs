@@ -17,16 +17,10 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
         findings
             .unknown
             .push("the history has no drain: nobody knows what was still to come".into());
-<<<<<<< HEAD
-    }
-    for losses in lost(model, |life, _| life.persistent, &mut findings) {
-        report(model, &losses, &mut findings);
-=======
     } else {
         for losses in lost(model, |life, _| life.persistent, &mut findings) {
             report(model, &losses, &mut findings);
         }
->>>>>>> jcheck
     }
     forged_no_subscribers(model, &mut findings);
     findings

@@ -32,19 +32,8 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
         let Some((last, earlier)) = handed.split_last() else {
             continue;
         };
-<<<<<<< HEAD
-        let forgot = |at: usize| {
-            let client = model.lives[life as usize].client;
-            model
-                .crashes
-                .iter()
-                .any(|(crashed, index)| *crashed == client && (copies[0].index..at).contains(index))
-        };
-        if handed.len() <= allowed || forgot(last.index) {
-=======
         let forgot = model.forgot_between(last.client, copies[0].index, last.index);
         if handed.len() <= allowed || forgot {
->>>>>>> jcheck
             continue;
         }
         let same_pid = earlier.iter().any(|copy| copy.pid == last.pid);

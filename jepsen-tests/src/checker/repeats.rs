@@ -15,12 +15,9 @@ pub fn check(model: &Model, limits: &Limits) -> Findings {
     let mut findings = Findings::default();
     for (life, number, copies) in model.copy_groups() {
         let published = &model.messages[number as usize];
-<<<<<<< HEAD
-=======
         if published.will {
             continue;
         }
->>>>>>> jcheck
         let copies: Vec<&Delivery> = copies
             .into_iter()
             .filter(|copy| copy.qos == 1 && model.is_live(copy))

@@ -225,15 +225,11 @@ impl Case<'_, '_> {
                 .map(|copy| copy.index)
                 .collect();
             let groups = life.is_some_and(|life| self.model.is_shared(life, self.published.topic));
-<<<<<<< HEAD
-            if handed.len() > 1 && !groups {
-=======
             let forgot = handed.last().is_some_and(|last| {
                 let client = life.map(|life| self.model.lives[life as usize].client);
                 client.is_some_and(|client| self.model.forgot_between(client, handed[0], *last))
             });
             if handed.len() > 1 && !groups && !forgot {
->>>>>>> jcheck
                 let what = format!(
                     "came {} times to {}",
                     handed.len(),

@@ -82,7 +82,7 @@ pub const MUTANTS: [Mutant; 14] = [
         "queue",
         &["kill"],
         30,
-        &["duplicate", "new-packet-id", "retransmission-stored"],
+        &["again", "new-packet-id", "retransmission-stored"],
     ),
     mutant(
         "suback_before_commit",

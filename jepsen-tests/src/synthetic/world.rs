@@ -235,18 +235,7 @@ impl World {
             // Resumed in time: a will that waits for its delay is not published.
             self.wills.retain(|due| due.client != id || due.will.delay == 0);
         } else {
-<<<<<<< HEAD
-            let persistent = expiry > 0;
-            self.sessions.insert(
-                id.clone(),
-                Session {
-                    persistent,
-                    ..Session::default()
-                },
-            );
-=======
             self.sessions.insert(id.clone(), Session::default());
->>>>>>> jcheck
         }
         self.write.connack(process, conn, Some(present));
         self.attach(at, conn, node, will);
