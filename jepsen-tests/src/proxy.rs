@@ -41,7 +41,7 @@ impl Lie {
             "queue",
             &["lost-middle", "lost-prefix", "lost-postfix", "lost-all"],
         ),
-        (Lie::Duplicate, "queue", &["new-packet-id", "again"]),
+        (Lie::Duplicate, "queue", &["new-packet-id", "duplicate-qos2"]),
         (Lie::Reorder, "queue", &["reordered"]),
         (Lie::Corrupt, "queue", &["altered", "from-nowhere"]),
         (Lie::StaleRetained, "register", &["stale-read", "not-linearizable"]),

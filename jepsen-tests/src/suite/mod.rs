@@ -76,11 +76,13 @@ pub fn numbers(finished: &Finished) -> String {
 }
 
 /// Metrics of the checkers and what a table calls them.
-const NUMBERS: [(&str, &str); 4] = [
-    ("publish.ok", "acknowledged"),
-    ("deliveries", "delivered"),
+const NUMBERS: [(&str, &str); 6] = [
+    ("availability.publishes", "published"),
+    ("availability.ok_share", "ok share"),
+    ("integrity.deliveries", "delivered"),
     ("register.reads", "reads"),
-    ("recovery.topic.max", "slowest topic s"),
+    ("availability.longest_gap_seconds", "longest gap s"),
+    ("recovery.client_seconds.max", "slowest client s"),
 ];
 const SHOWN: usize = 8;
 

@@ -82,7 +82,7 @@ pub const MUTANTS: [Mutant; 14] = [
         "queue",
         &["kill"],
         30,
-        &["again", "new-packet-id", "retransmission-stored"],
+        &["duplicate-qos2", "new-packet-id", "retransmission-stored"],
     ),
     mutant(
         "suback_before_commit",
