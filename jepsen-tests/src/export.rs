@@ -150,7 +150,7 @@ fn process(model: &Model, access: &Access, at: usize) -> u64 {
     }
 }
 
-/// Of each persistent session that was there from before: what was added to its topics, and what it had when the drain ended.
+/// Of each persistent session: what was added to the topics it held, and what it had when the drain ended.
 pub fn set_full(model: &Model) -> Vec<(String, String)> {
     let end = model.phases.drain_end;
     let mut texts = Vec::new();

@@ -1,4 +1,5 @@
-//! (a) Acknowledged is kept: a message acknowledged at QoS 1 or 2 reaches every persistent session that subscribed before it.
+//! (a) Acknowledged is kept: a message acknowledged at QoS 1 or 2 reaches every persistent session that subscribed
+//! before it.
 //!
 //!     SUBACK ──▶ PUBLISH … PUBACK ──▶ drain ends      and the session lives, subscribed, all the while: it has the message
 //!

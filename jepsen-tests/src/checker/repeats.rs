@@ -23,7 +23,7 @@ pub fn check(model: &Model, limits: &Limits) -> Findings {
             .filter(|copy| copy.qos == 1 && model.is_live(copy))
             .collect();
         let Some(first) = copies.first() else { continue };
-        if first.dup && is_first_connection(model, life, first) {
+        if first.dup && !model.is_shared(life, published.topic) && is_first_connection(model, life, first) {
             let message = describe(
                 model,
                 life,

@@ -5,9 +5,11 @@ use crate::checker::model::{Delivery, NEVER, Outcome, Published};
 use crate::history::{Event, Kind, Message, Op};
 use serde_json::json;
 
+type Row = (&'static str, Expect, fn(&mut Spoil) -> Option<Vec<Event>>);
+
 pub fn mutators() -> Vec<Mutator> {
     use Expect::{Class, Unknown, Valid};
-    let table: [(&'static str, Expect, fn(&mut Spoil) -> Option<Vec<Event>>); 38] = [
+    let table: [Row; 38] = [
         (
             "drop the first delivery of a stream",
             Class("lost-prefix", &[]),
@@ -145,12 +147,11 @@ pub fn mutators() -> Vec<Mutator> {
             digest(spoil, "applied", json!(1))
         }),
     ];
-    let more: [(&'static str, Expect, fn(&mut Spoil) -> Option<Vec<Event>>); 4] = [
-        ("drop every AckSent", Valid, |spoil| {
-            let is_ack = |event: &Event| matches!(event.op, Op::AckSent { .. });
-            let acks = indexes(spoil, is_ack);
-            let qos2 = spoil.model.deliveries.iter().any(|delivery| !delivery.handed);
-            (!qos2).then(|| spoil.without(&acks))
+    let more: [Row; 4] = [
+        ("drop every PUBACK", Valid, |spoil| {
+            let is_puback = |event: &Event| matches!(&event.op, Op::AckSent { packet, .. } if packet == "puback");
+            let pubacks = indexes(spoil, is_puback);
+            (!pubacks.is_empty()).then(|| spoil.without(&pubacks))
         }),
         ("write a panic", Class("panic", &[]), |spoil| {
             let event = note(
@@ -629,11 +630,15 @@ fn amnesia(spoil: &mut Spoil) -> Option<Vec<Event>> {
 }
 
 fn phantom(spoil: &mut Spoil) -> Option<Vec<Event>> {
-    let new = spoil
-        .model
-        .connections
-        .iter()
-        .filter(|connection| connection.session_present == Some(false) && !connection.clean);
+    let model = &spoil.model;
+    // An unanswered CONNECT before it may have made the session.
+    let unanswered = |client: u32| {
+        let mut connections = model.connections.iter();
+        connections.any(|at| at.client == client && at.outcome == Outcome::Info)
+    };
+    let new = model.connections.iter().filter(|connection| {
+        connection.session_present == Some(false) && !connection.clean && !unanswered(connection.client)
+    });
     let candidates: Vec<usize> = new.map(|connection| connection.answer).collect();
     let at = spoil.choose(candidates)?;
     Some(with_session_present(spoil, at, true))

@@ -177,7 +177,7 @@ impl World {
     }
 
     fn step(&mut self, faults: bool) {
-        self.write.time += self.random.next() % 8_000_000;
+        self.write.time += self.random.number() % 8_000_000;
         self.due_wills(false);
         let at = self.random.below(self.clients.len());
         if self.clients[at].conn.is_none() {
@@ -620,7 +620,7 @@ impl World {
             .partition(|entry| entry.group.is_some() && entry.qos == 1);
         session.queue = keep;
         for mut entry in back.into_iter().rev() {
-            (entry.sent, entry.on_wire, entry.acknowledged) = (false, false, false);
+            (entry.sent, entry.on_wire, entry.acknowledged, entry.old) = (false, false, false, false);
             if let Some(group) = entry.group.clone() {
                 self.groups.entry(group).or_default().push_front(entry);
             }
@@ -757,7 +757,7 @@ impl World {
             }
         }
         while !self.reads.is_empty() {
-            self.reads[0].value.get_or_insert_with(|| None);
+            self.reads[0].value.get_or_insert(None);
             self.complete_read(0);
         }
         for _ in 0..2 {

@@ -4,8 +4,8 @@
 //!     CONNECT …………… CONNACK  session_present = 1   the life goes on
 //!     CONNECT … nothing                            may take effect later, or never
 //!
-//! Per client id an automaton over what is known: [`Presence`]. Concurrent CONNECTs of one client id are one step of it: they
-//! took effect in some order, and the step asks whether any order explains all their CONNACKs.
+//! Per client id an automaton over what is known: [`Presence`]. Concurrent CONNECTs of one client id are one step of it:
+//! they took effect in some order, and the step asks whether any order explains all their CONNACKs.
 //!
 //! Where the answer does not tell which session it was (a CONNECT with Clean Start that was never answered may have replaced
 //! it), a new life begins that *may be* the one before (`maybe_same`): it permits what the old one permitted, and nothing

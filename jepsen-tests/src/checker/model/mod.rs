@@ -312,7 +312,7 @@ impl<'h> Model<'h> {
             return false;
         };
         let published = &self.messages[message as usize];
-        // With Retain As Published the flag does not tell; a message sent after the only SUBSCRIBE was acknowledged was live.
+        // With Retain As Published the flag does not tell; what was sent after the only SUBACK was live.
         let mut holds = self.holds_of(life, published.topic);
         match (holds.next(), holds.next()) {
             (Some(hold), None) if published.retain && hold.from_sure < published.invoke => {
