@@ -82,6 +82,8 @@ pub fn unmatched<'m, 'h>(model: &'m Model<'h>, delivery: &Delivery) -> Option<Un
     let until = match_until(model, published, delivery);
     let mut closest = None;
     for hold in model.holds_of(life, published.topic) {
+        // What a group has queued reaches whoever joins it later: the group matched it, not the member.
+        let until = if hold.group.is_some() { delivery.index } else { until };
         if hold.is_possible_within(published.invoke, until) {
             return None;
         }
