@@ -1,6 +1,7 @@
 //! What the verdict of a workload under some faults needs, as data: which checkers, which limits, which coverage.
 
 use crate::checker::{Limits, Profile, Requirement};
+use crate::nemesis::Family;
 use std::time::Duration;
 
 /// All checkers look at every history: what a workload did not aim at must hold too. Coverage and limits differ.
@@ -14,13 +15,15 @@ pub fn profile(workload: &str, nemeses: &[String], faults: Duration) -> Profile 
         true => workload.to_owned(),
         false => format!("{workload} × {}", nemeses.join("+")),
     };
+    // P10 speaks of a majority that is alive: starting from nothing is measured only.
+    let all_down = nemeses.iter().filter_map(|name| name.parse().ok()).any(Family::alone);
     Profile {
         name,
         checkers: Vec::new(),
         coverage,
         limits: Limits {
             // Each node serves again soon after the last fault; P10's 5 s are asserted where nothing else is done to it.
-            heal: Some(20.0),
+            heal: (!all_down).then_some(20.0),
             recovery: nemeses.is_empty().then_some(5.0),
             will: Some(20.0),
             ..Limits::default()
