@@ -251,7 +251,12 @@ fn hits(model: &Model, wanted: &str) -> u64 {
 
 fn bytes_lost(model: &Model) -> u64 {
     fault_values(model)
-        .filter_map(|value| value["bytes_lost"].as_u64())
+        .map(|value| {
+            // Of one node, or by node as a power cut of several reports it.
+            let nodes = value.as_object().into_iter().flatten();
+            let by_node = nodes.filter_map(|(_, of_node)| of_node["lost_bytes"].as_u64());
+            value["bytes_lost"].as_u64().unwrap_or(0) + by_node.sum::<u64>()
+        })
         .sum()
 }
 
