@@ -12,7 +12,10 @@ async fn is_found(lie: Lie) {
         Ok(binary) => binary,
         Err(reason) => return println!("skipped: {reason}"),
     };
-    let (_, workload, classes) = Lie::ALL.iter().find(|(known, _, _)| *known == lie).expect("it is listed");
+    let (_, workload, classes) = Lie::ALL
+        .iter()
+        .find(|(known, _, _)| *known == lie)
+        .expect("it is listed");
     let dir = tempfile::tempdir().expect("a directory");
     let mut settings = Settings::new(binary, workload, dir.path().to_owned());
     settings.lie = Some((lie, 20));
@@ -22,7 +25,12 @@ async fn is_found(lie: Lie) {
     let finished = run(settings).await;
     let found = finished.verdict.classes();
     assert!(finished.lies > 0, "{lie:?} was never told; {:?}", finished.failure);
-    assert_eq!(finished.verdict.valid, Validity::False, "{lie:?}, {} times", finished.lies);
+    assert_eq!(
+        finished.verdict.valid,
+        Validity::False,
+        "{lie:?}, {} times",
+        finished.lies
+    );
     assert!(found.iter().any(|class| classes.contains(class)), "{lie:?}: {found:?}");
 }
 
