@@ -1,0 +1,289 @@
+//! (p) A run proves something only if enough happened in it. What must have happened is data.
+//!
+//! Of each requirement the number that was found is reported beside the number that is needed.
+
+use super::model::{Exchange, ExchangeKind, Model, NEVER, Outcome};
+use super::recovery::faults;
+use crate::history::{Kind, Op, Status};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum Requirement {
+    /// Operations of a kind that ended with `ok`; `phase` of their invocation, or any.
+    Ops {
+        op: String,
+        #[serde(default)]
+        phase: Option<String>,
+        at_least: u64,
+    },
+    /// Faults of a family (or any) that were surely installed.
+    Faults {
+        #[serde(default)]
+        family: Option<String>,
+        at_least: u64,
+    },
+    /// Changes of a group's leader or term in `observe` events about `leaders`.
+    Elections { at_least: u64 },
+    /// Sessions resumed with Session Present 1 on another node than before.
+    SessionsMoved { at_least: u64 },
+    /// Connections taken over while they were open.
+    TakeOvers { at_least: u64 },
+    /// Faults whose `value.role` is this: `leader`, `follower`, `meta-leader`, `owner`, …
+    Hit { role: String, at_least: u64 },
+    /// Bytes written and not synced that a power cut really lost: `value.bytes_lost`.
+    UnsyncedBytesLost { at_least: u64 },
+    /// Snapshots installed: the sum of each node's increase of `value.snapshots_installed` in `observe` events about
+    /// `snapshots`.
+    Snapshots { at_least: u64 },
+    /// QoS 1 and 2 messages that were sent and not acknowledged when a fault began.
+    UnackedAtFault { at_least: u64 },
+    /// Messages that reached a subscriber.
+    Deliveries { at_least: u64 },
+    /// Wills that had to be published.
+    WillsDue { at_least: u64 },
+    /// `observe` events about something.
+    Observed { about: String, at_least: u64 },
+}
+
+/// A requirement and what was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Covered {
+    pub requirement: Requirement,
+    pub found: u64,
+    pub needed: u64,
+    pub met: bool,
+}
+
+impl fmt::Display for Covered {
+    fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
+        let text = serde_json::to_string(&self.requirement).unwrap_or_default();
+        write!(to, "not covered: {text} found {} of {}", self.found, self.needed)
+    }
+}
+
+pub fn check(model: &Model, requirements: &[Requirement]) -> Vec<Covered> {
+    let rows = requirements.iter().map(|requirement| {
+        let (found, needed) = count(model, requirement);
+        Covered {
+            requirement: requirement.clone(),
+            found,
+            needed,
+            met: found >= needed,
+        }
+    });
+    rows.collect()
+}
+
+fn count(model: &Model, requirement: &Requirement) -> (u64, u64) {
+    match requirement {
+        Requirement::Ops { op, phase, at_least } => (ops(model, op, phase.as_deref()), *at_least),
+        Requirement::Faults { family, at_least } => {
+            let found = faults(model)
+                .iter()
+                .filter(|fault| family.as_ref().is_none_or(|family| fault.family == family))
+                .count();
+            (found as u64, *at_least)
+        }
+        Requirement::Elections { at_least } => (elections(model), *at_least),
+        Requirement::SessionsMoved { at_least } => (sessions_moved(model), *at_least),
+        Requirement::TakeOvers { at_least } => (take_overs(model), *at_least),
+        Requirement::Hit { role, at_least } => (hits(model, role), *at_least),
+        Requirement::UnsyncedBytesLost { at_least } => (bytes_lost(model), *at_least),
+        Requirement::Snapshots { at_least } => (snapshots(model), *at_least),
+        Requirement::UnackedAtFault { at_least } => (unacked_at_fault(model), *at_least),
+        Requirement::Deliveries { at_least } => {
+            let live = model.deliveries.iter().filter(|delivery| delivery.message.is_some());
+            (live.count() as u64, *at_least)
+        }
+        Requirement::WillsDue { at_least } => {
+            let due = model.connections.iter().filter(|connection| {
+                let graceful = connection.disconnect.is_some_and(|disconnect| disconnect.reason == 0);
+                connection.will.is_some() && connection.end.is_some() && !graceful
+            });
+            (due.count() as u64, *at_least)
+        }
+        Requirement::Observed { about, at_least } => {
+            let seen = observations(model, about).count();
+            (seen as u64, *at_least)
+        }
+    }
+}
+
+fn ops(model: &Model, wanted: &str, phase: Option<&str>) -> u64 {
+    let in_phase = |index| phase.is_none_or(|phase| model.phases.at(index) == phase);
+    let exchanges = |kind: fn(&Exchange) -> bool| {
+        let found = model.exchanges.iter().filter(|at| kind(at) && in_phase(at.sent));
+        found.count() as u64
+    };
+    let found = match wanted {
+        "publish" => model
+            .messages
+            .iter()
+            .filter(|published| published.outcome == Outcome::Ok && in_phase(published.invoke))
+            .count(),
+        "connect" => model
+            .connections
+            .iter()
+            .filter(|connection| connection.outcome == Outcome::Ok && in_phase(connection.invoke))
+            .count(),
+        "recv" => model
+            .deliveries
+            .iter()
+            .filter(|delivery| in_phase(delivery.index))
+            .count(),
+        "subscribe" => return exchanges(|at| at.kind == ExchangeKind::Subscribe),
+        "unsubscribe" => return exchanges(|at| at.kind == ExchangeKind::Unsubscribe),
+        "ping" => return exchanges(|at| at.kind == ExchangeKind::Ping),
+        other => model
+            .events
+            .iter()
+            .enumerate()
+            .filter(|(index, event)| event.kind == Kind::Ok && in_phase(*index) && op_name(&event.op) == other)
+            .count(),
+    };
+    found as u64
+}
+
+/// Its `f`.
+pub fn op_name(op: &Op) -> &'static str {
+    match op {
+        Op::Phase { .. } => "phase",
+        Op::Connect { .. } => "connect",
+        Op::ConnLost { .. } => "conn-lost",
+        Op::Disconnect { .. } => "disconnect",
+        Op::CrashClient { .. } => "crash-client",
+        Op::Subscribe { .. } => "subscribe",
+        Op::Unsubscribe { .. } => "unsubscribe",
+        Op::Publish { .. } => "publish",
+        Op::Resend { .. } => "resend",
+        Op::PublishComplete { .. } => "publish-complete",
+        Op::Recv { .. } => "recv",
+        Op::AckSent { .. } => "ack-sent",
+        Op::Ping { .. } => "ping",
+        Op::ReadRetained { .. } => "read-retained",
+        Op::Fault { .. } => "fault",
+        Op::Node { .. } => "node",
+        Op::Observe { .. } => "observe",
+        Op::Panic { .. } => "panic",
+        Op::HarnessFailure { .. } => "harness-failure",
+    }
+}
+
+fn observations<'m>(
+    model: &'m Model,
+    wanted: &'m str,
+) -> impl Iterator<Item = (Option<&'m str>, &'m serde_json::Value)> {
+    model.events.iter().filter_map(move |event| match &event.op {
+        Op::Observe { about, node, value } if about == wanted => Some((node.as_deref(), value)),
+        _ => None,
+    })
+}
+
+/// `observe` about `leaders`: `{group: {"leader": node, "term": number}}`, from whichever node.
+pub fn leaders<'m>(model: &'m Model) -> Vec<(usize, &'m str, &'m str, u64)> {
+    let mut seen = Vec::new();
+    for (index, event) in model.events.iter().enumerate() {
+        let Op::Observe { about, value, .. } = &event.op else {
+            continue;
+        };
+        for (group, state) in value.as_object().filter(|_| about == "leaders").into_iter().flatten() {
+            if let (Some(leader), Some(term)) = (state["leader"].as_str(), state["term"].as_u64()) {
+                seen.push((index, group.as_str(), leader, term));
+            }
+        }
+    }
+    seen
+}
+
+fn elections(model: &Model) -> u64 {
+    let seen = leaders(model);
+    let terms: BTreeSet<(&str, u64)> = seen.iter().map(|(_, group, _, term)| (*group, *term)).collect();
+    let groups: BTreeSet<&str> = seen.iter().map(|(_, group, ..)| *group).collect();
+    (terms.len() - groups.len()) as u64
+}
+
+fn sessions_moved(model: &Model) -> u64 {
+    let moved = model
+        .lives
+        .iter()
+        .flat_map(|life| life.connections.windows(2))
+        .filter(|pair| {
+            let [before, after] = [pair[0], pair[1]].map(|at| &model.connections[at as usize]);
+            before.node != after.node && after.session_present == Some(true)
+        });
+    moved.count() as u64
+}
+
+fn take_overs(model: &Model) -> u64 {
+    let taken = model
+        .lives
+        .iter()
+        .flat_map(|life| life.connections.windows(2))
+        .filter(|pair| {
+            let [before, after] = [pair[0], pair[1]].map(|at| &model.connections[at as usize]);
+            before.end.unwrap_or(NEVER) > after.invoke
+        });
+    taken.count() as u64
+}
+
+fn fault_values<'m>(model: &'m Model) -> impl Iterator<Item = &'m serde_json::Value> {
+    model.events.iter().filter_map(|event| match &event.op {
+        Op::Fault {
+            value,
+            status: Status::Installed,
+            ..
+        } => Some(value),
+        _ => None,
+    })
+}
+
+fn hits(model: &Model, wanted: &str) -> u64 {
+    let is_wanted = |role: &serde_json::Value| role.as_str() == Some(wanted);
+    let hit = fault_values(model).filter(|value| match &value["role"] {
+        serde_json::Value::Array(roles) => roles.iter().any(is_wanted),
+        role => is_wanted(role),
+    });
+    hit.count() as u64
+}
+
+fn bytes_lost(model: &Model) -> u64 {
+    fault_values(model)
+        .map(|value| {
+            // Of one node, or by node as a power cut of several reports it.
+            let nodes = value.as_object().into_iter().flatten();
+            let by_node = nodes.filter_map(|(_, of_node)| of_node["lost_bytes"].as_u64());
+            value["bytes_lost"].as_u64().unwrap_or(0) + by_node.sum::<u64>()
+        })
+        .sum()
+}
+
+fn snapshots(model: &Model) -> u64 {
+    let mut last: std::collections::BTreeMap<&str, u64> = Default::default();
+    let mut installed = 0;
+    for (node, value) in observations(model, "snapshots") {
+        let (Some(node), Some(count)) = (node, value["snapshots_installed"].as_u64()) else {
+            continue;
+        };
+        // A counter starts again with its process.
+        let before = last.insert(node, count).filter(|before| *before <= count).unwrap_or(0);
+        installed += count - before;
+    }
+    installed
+}
+
+fn unacked_at_fault(model: &Model) -> u64 {
+    let starts: Vec<usize> = faults(model).iter().map(|fault| fault.index).collect();
+    let unacked = model.messages.iter().filter(|published| {
+        let next = starts.partition_point(|start| *start < published.invoke);
+        let end = if published.end == NEVER {
+            model.events.len()
+        } else {
+            published.end
+        };
+        !published.will && published.qos > 0 && starts.get(next).is_some_and(|start| *start < end)
+    });
+    unacked.count() as u64
+}

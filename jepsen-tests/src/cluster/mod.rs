@@ -1,0 +1,538 @@
+//! A cluster of real `lontra` processes: started, killed, paused, asked; the ground that faults are done on.
+//!
+//!     Spec ──start──▶ Cluster ─┬─ layout     directories, certificates, configurations
+//!                              ├─ process    one home (thread) per node; its processes die with it
+//!                              ├─ admin      leaders, owners, digests, counters over the operator ports
+//!                              └─ network    rules of directed pairs (link), done by
+//!                                            plain: relays on loopback     root: a switch between namespaces
+//!
+//! Every start, end, kill and readiness of a process is an event of the history.
+
+mod admin;
+mod cgroup;
+pub(crate) mod disk;
+mod failure;
+mod http;
+mod isolate;
+pub(crate) mod layout;
+pub mod link;
+mod plain;
+mod process;
+mod relay;
+mod root;
+mod switch;
+
+pub use cgroup::sweep;
+pub use failure::Failure;
+pub use isolate::isolate;
+pub use layout::Layout;
+
+use crate::history::Op;
+use crate::random::Random;
+use crate::recorder::Recorder;
+use layout::text;
+use link::{Port, Rules};
+use process::{Home, Process};
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex as Turn;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackEnd {
+    /// Namespaces, a switch and a file system for each node. Needs root, and [`isolate`] before anything else.
+    Root,
+    /// Loopback and relays: no faults of disks, nor of what TCP hides from clients.
+    Plain,
+}
+
+#[derive(Clone, Debug)]
+pub struct Spec {
+    pub binary: PathBuf,
+    pub nodes: usize,
+    pub back_end: BackEnd,
+    /// The run's directory: configurations, logs, data.
+    pub dir: PathBuf,
+    pub seed: u64,
+    /// For every node; `{node}` in a value becomes its name, `{dir}` its directory.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A handle; clones share the cluster. Its processes end with the last of them.
+#[derive(Clone)]
+pub struct Cluster(Arc<Inner>);
+
+struct Inner {
+    spec: Spec,
+    recorder: Recorder,
+    names: Vec<String>,
+    nodes: Vec<Node>,
+    rules: Rules,
+    network: Network,
+}
+
+/// What the back end keeps.
+enum Network {
+    Plain(#[allow(dead_code, reason = "relays end when it is dropped")] plain::Plain),
+    Root(root::Root),
+}
+
+pub(crate) struct Node {
+    pub layout: Layout,
+    home: Home,
+    /// Held while a process is started or killed: one at a time.
+    turn: Turn<()>,
+    state: Mutex<State>,
+    paused: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// The last process that was started; it may have ended.
+    process: Option<Arc<Process>>,
+    /// For the next processes of this node, after the cluster's.
+    environment: Vec<(String, String)>,
+}
+
+impl Cluster {
+    /// A formed cluster, all of its nodes ready.
+    ///
+    /// # Errors
+    /// Something that the harness needs is not there, or a node did not become ready.
+    pub async fn start(mut spec: Spec, recorder: Recorder) -> Result<Cluster, Failure> {
+        std::fs::create_dir_all(&spec.dir).map_err(Failure::io(spec.dir.display().to_string()))?;
+        spec.dir = absolute(&spec.dir)?;
+        if !spec.binary.exists() {
+            return Err(Failure::Missing {
+                path: spec.binary,
+                advice: "build it, or name another binary",
+            });
+        }
+        spec.binary = absolute(&spec.binary)?;
+        let (rules, random) = (Rules::default(), Random::new(spec.seed));
+        let (network, made) = match spec.back_end {
+            BackEnd::Plain => {
+                let (plain, made) = plain::set_up(&spec.dir, spec.nodes, &rules, &random).await?;
+                (Network::Plain(plain), made)
+            }
+            BackEnd::Root => {
+                let (root, made) = root::set_up(&spec.dir, spec.nodes, &rules, &random)?;
+                (Network::Root(root), made)
+            }
+        };
+        let layouts: Vec<Layout> = made.iter().map(|(layout, _)| layout.clone()).collect();
+        layout::write(&spec.binary, &spec.dir, &layouts)?;
+        let nodes: Vec<Node> = made
+            .into_iter()
+            .map(|(layout, home)| Node {
+                layout,
+                home,
+                turn: Turn::default(),
+                state: Mutex::default(),
+                paused: AtomicBool::new(false),
+            })
+            .collect();
+        let cluster = Cluster(Arc::new(Inner {
+            spec,
+            recorder,
+            names: layouts.into_iter().map(|layout| layout.name).collect(),
+            nodes,
+            rules,
+            network,
+        }));
+        for name in cluster.names() {
+            cluster.start_node(name).await?;
+        }
+        cluster.must_be_ready(START).await?;
+        Ok(cluster)
+    }
+
+    pub fn names(&self) -> &[String] {
+        &self.0.names
+    }
+
+    pub fn spec(&self) -> &Spec {
+        &self.0.spec
+    }
+
+    pub fn recorder(&self) -> &Recorder {
+        &self.0.recorder
+    }
+
+    /// On how many nodes each shard is: all, unless the environment of the nodes says otherwise.
+    pub fn replication_factor(&self) -> usize {
+        let told = |(key, value): &(String, String)| (key == REPLICATION_FACTOR).then(|| value.parse().ok())?;
+        let environment = self.0.spec.environment.iter();
+        environment.rev().find_map(told).unwrap_or(self.0.spec.nodes)
+    }
+
+    /// The rules of the network between nodes, and between clients ([`link::CLIENTS`]) and nodes.
+    pub fn rules(&self) -> &Rules {
+        &self.0.rules
+    }
+
+    /// The port of the network that a node is at.
+    ///
+    /// # Panics
+    /// There is no such node: names come from [`Cluster::names`].
+    pub fn port(&self, node: &str) -> Port {
+        self.known(node).layout.id as Port
+    }
+
+    /// Where MQTT clients connect.
+    ///
+    /// # Panics
+    /// As of [`Cluster::port`].
+    pub fn mqtt(&self, node: &str) -> SocketAddr {
+        self.known(node).layout.clients.mqtt
+    }
+
+    /// Where WebSocket clients connect, at `/mqtt`.
+    ///
+    /// # Panics
+    /// As of [`Cluster::port`].
+    pub fn ws(&self, node: &str) -> SocketAddr {
+        self.known(node).layout.clients.ws
+    }
+
+    /// The operator port.
+    ///
+    /// # Panics
+    /// As of [`Cluster::port`].
+    pub fn http(&self, node: &str) -> SocketAddr {
+        self.known(node).layout.clients.http
+    }
+
+    /// Directories and files of a node.
+    ///
+    /// # Panics
+    /// As of [`Cluster::port`].
+    pub fn layout(&self, node: &str) -> &Layout {
+        &self.known(node).layout
+    }
+
+    /// # Errors
+    /// `Unsupported`: only the root back end has them.
+    pub(crate) fn root(&self) -> Result<&root::Root, Failure> {
+        match &self.0.network {
+            Network::Root(root) => Ok(root),
+            Network::Plain(_) => Err(Failure::unsupported(
+                "a fault of disks or limits",
+                "it needs the back end `root`",
+            )),
+        }
+    }
+
+    /// # Errors
+    /// As of [`Cluster::root`].
+    pub(crate) fn disk(&self, node: &str) -> Result<&disk::Disk, Failure> {
+        Ok(&self.root()?.disks[node])
+    }
+
+    fn known(&self, node: &str) -> &Node {
+        self.node(node).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Result<&Node, Failure> {
+        let found = self.0.nodes.iter().find(|node| node.layout.name == name);
+        found.ok_or_else(|| Failure::unsupported(format!("node {name}"), "the cluster has no such node"))
+    }
+
+    /// `lontra serve`, unless the node runs. Does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be executed.
+    pub async fn start_node(&self, name: &str) -> Result<(), Failure> {
+        let node = self.node(name)?;
+        let _turn = node.turn.lock().await;
+        if self.running(name) {
+            return Ok(());
+        }
+        let layout = &node.layout;
+        let failed = || Failure::io(layout.log().display().to_string());
+        let mut log = File::options()
+            .create(true)
+            .append(true)
+            .open(layout.log())
+            .map_err(failed())?;
+        writeln!(log, "{LOG_START}").map_err(failed())?;
+        let mut command = Command::new(&self.0.spec.binary);
+        command
+            .args(["serve", "--config", text(&layout.config())])
+            .current_dir(&layout.dir)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(failed())?)
+            .stderr(log);
+        let own = node.lock().environment.clone();
+        for (key, value) in self.0.spec.environment.iter().chain(&own) {
+            let value = value.replace("{node}", name).replace("{dir}", text(&layout.dir));
+            command.env(key, value);
+        }
+        let process = node.home.spawn(command).await;
+        let process = Arc::new(process.map_err(Failure::io(self.0.spec.binary.display().to_string()))?);
+        node.paused.store(false, Ordering::Relaxed);
+        node.lock().process = Some(process.clone());
+        self.note(name, "started", Some(format!("process {}", process.pid)));
+        tokio::spawn(watch(self.weak(), name.to_owned(), process));
+        Ok(())
+    }
+
+    /// For the next processes of a node; `None` takes a variable away again.
+    ///
+    /// # Panics
+    /// As of [`Cluster::port`].
+    pub fn set_environment(&self, node: &str, key: &str, value: Option<&str>) {
+        let mut state = self.known(node).lock();
+        state.environment.retain(|(known, _)| known != key);
+        if let Some(value) = value {
+            state.environment.push((key.into(), value.into()));
+        }
+    }
+
+    /// SIGKILL, and waits until the process is gone. Nothing happens to a node that is down.
+    pub async fn kill(&self, name: &str) {
+        self.kill_all(&[name.to_owned()]).await;
+    }
+
+    /// SIGKILL of several nodes at once: all signals first, then the waiting.
+    pub async fn kill_all(&self, names: &[String]) {
+        let mut killed = Vec::new();
+        // Sorted: two callers who take turns in different orders would wait for each other.
+        for name in names.iter().collect::<BTreeSet<_>>() {
+            let node = self.known(name);
+            let turn = node.turn.lock().await;
+            if let Some(process) = node.running() {
+                self.note(name, "killed", None);
+                process.signal(Signal::KILL);
+                killed.push((turn, process));
+            }
+        }
+        for (turn, process) in killed {
+            process.wait().await;
+            drop(turn);
+        }
+    }
+
+    /// SIGSTOP: the process keeps its sockets and does nothing. Waits until all of its threads stand still; false: it is
+    /// down.
+    pub async fn pause(&self, name: &str) -> bool {
+        let node = self.known(name);
+        let Some(process) = node.running() else { return false };
+        node.paused.store(true, Ordering::Relaxed);
+        let stopped = process.stop().await;
+        node.paused.store(stopped, Ordering::Relaxed);
+        stopped
+    }
+
+    /// SIGCONT; false: it is down.
+    pub async fn resume(&self, name: &str) -> bool {
+        let node = self.known(name);
+        node.paused.store(false, Ordering::Relaxed);
+        node.running().is_some_and(|process| process.signal(Signal::CONT))
+    }
+
+    /// Whether the node has a process, paused or not.
+    pub fn running(&self, name: &str) -> bool {
+        self.known(name).running().is_some()
+    }
+
+    pub fn paused(&self, name: &str) -> bool {
+        self.known(name).paused.load(Ordering::Relaxed)
+    }
+
+    pub fn pid(&self, name: &str) -> Option<u32> {
+        self.known(name).running().map(|process| process.pid)
+    }
+
+    /// Waits until the node's process has ended by itself; false: it has not.
+    pub async fn wait_ended(&self, name: &str, limit: Duration) -> bool {
+        match self.known(name).running() {
+            Some(process) => tokio::time::timeout(limit, process.wait()).await.is_ok(),
+            None => true,
+        }
+    }
+
+    /// Whether it can be expected to answer.
+    fn answers(&self, name: &str) -> bool {
+        self.running(name) && !self.paused(name)
+    }
+
+    /// Whether `/health/ready` answers 200 now.
+    pub async fn ready(&self, name: &str) -> bool {
+        self.answers(name) && matches!(http::get(self.http(name), "/health/ready", ASK).await, Ok((200, _)))
+    }
+
+    /// False: it was not ready within `limit`, or ended meanwhile.
+    pub async fn wait_ready(&self, name: &str, limit: Duration) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            if self.ready(name).await {
+                return true;
+            }
+            if !self.running(name) {
+                return false;
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+        false
+    }
+
+    /// The nodes that were not ready within `limit`, from now for all of them together.
+    pub async fn wait_all_ready(&self, limit: Duration) -> Vec<String> {
+        let deadline = Instant::now() + limit;
+        let mut late = Vec::new();
+        for name in self.names() {
+            // Each gets at least one look.
+            let left = deadline.saturating_duration_since(Instant::now()).max(READY_POLL);
+            if !self.wait_ready(name, left).await {
+                late.push(name.clone());
+            }
+        }
+        late
+    }
+
+    /// As [`Cluster::wait_all_ready`], for when nodes have to be.
+    ///
+    /// # Errors
+    /// The first that is not, with the end of its log.
+    pub async fn must_be_ready(&self, limit: Duration) -> Result<(), Failure> {
+        let Some(node) = self.wait_all_ready(limit).await.into_iter().next() else {
+            return Ok(());
+        };
+        let log = self.layout(&node).log_tail();
+        let process = self.known(&node).lock().process.clone();
+        Err(match process.and_then(|process| process.ended()) {
+            Some(status) => Failure::NodeEnded {
+                node,
+                status: process::describe(status),
+                log,
+            },
+            None => Failure::NotReady {
+                node,
+                waited: limit,
+                log,
+            },
+        })
+    }
+
+    /// SIGTERM, SIGKILL to what still runs after that; then looks through the logs for panics, which are recorded.
+    pub async fn stop(self) {
+        let running = |cluster: &Cluster| {
+            let nodes = cluster.0.nodes.iter();
+            nodes.filter_map(Node::running).collect::<Vec<_>>()
+        };
+        for name in self.names() {
+            self.resume(name).await;
+        }
+        for process in running(&self) {
+            process.signal(Signal::TERM);
+        }
+        let deadline = tokio::time::Instant::now() + STOP;
+        for process in running(&self) {
+            tokio::time::timeout_at(deadline, process.wait()).await.ok();
+        }
+        self.kill_all(self.names()).await;
+        self.record_panics();
+    }
+
+    /// Records the lines of nodes' logs that must not be there.
+    fn record_panics(&self) {
+        for node in &self.0.nodes {
+            let log = std::fs::read(node.layout.log()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            for line in log.lines().filter(|line| is_panic(line)) {
+                let (node, line) = (node.layout.name.clone(), line.to_owned());
+                self.0.recorder.note("harness", Op::Panic { node, line });
+            }
+        }
+    }
+
+    pub(crate) fn note(&self, node: &str, event: &str, detail: Option<String>) {
+        note(&self.0.recorder, node, event, detail);
+    }
+
+    fn weak(&self) -> std::sync::Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+}
+
+impl Node {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> Option<Arc<Process>> {
+        let process = self.lock().process.clone()?;
+        process.ended().is_none().then_some(process)
+    }
+}
+
+fn note(recorder: &Recorder, node: &str, event: &str, detail: Option<String>) {
+    let (node, event) = (node.to_owned(), event.to_owned());
+    recorder.note("harness", Op::Node { node, event, detail });
+}
+
+/// Records when a process is ready for the first time, and its end. Holds no handle, so that it keeps no cluster alive.
+async fn watch(cluster: std::sync::Weak<Inner>, name: String, process: Arc<Process>) {
+    let Some(recorder) = cluster.upgrade().map(|inner| inner.recorder.clone()) else {
+        return;
+    };
+    let ready = async {
+        while let Some(inner) = cluster.upgrade() {
+            if Cluster(inner).ready(&name).await {
+                note(&recorder, &name, "ready", None);
+                break;
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+        std::future::pending::<Infallible>().await
+    };
+    let status = tokio::select! {
+        status = process.wait() => status,
+        never = ready => match never {},
+    };
+    note(&recorder, &name, "exited", Some(process::describe(status)));
+}
+
+fn is_panic(line: &str) -> bool {
+    PANICS.iter().any(|part| line.contains(part))
+}
+
+fn absolute(path: &std::path::Path) -> Result<PathBuf, Failure> {
+    path.canonicalize().map_err(Failure::io(path.display().to_string()))
+}
+
+/// How nodes are told of another one than what their configuration says.
+const REPLICATION_FACTOR: &str = "LONTRA__CLUSTER__REPLICATION_FACTOR";
+
+/// Before each process's lines of a log.
+const LOG_START: &str = "---- started ----";
+
+/// Every thread's panic has the first, as has its line in the broker's own log the second; the others are C++'s and glibc's.
+const PANICS: [&str; 4] = ["panicked at", "a thread panicked", "terminate called", "Assertion `"];
+
+/// Forming a cluster on a machine that others use too.
+const START: Duration = Duration::from_secs(120);
+/// What `lontra serve` allows itself for a clean stop, and some more.
+const STOP: Duration = Duration::from_secs(15);
+const ASK: Duration = Duration::from_secs(1);
+const READY_POLL: Duration = Duration::from_millis(25);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_are_told_from_what_may_be_logged() {
+        assert!(is_panic("thread 'worker-1' panicked at node/src/x.rs:3:4:"));
+        assert!(!is_panic("WARN dial failed, will go on trying"));
+    }
+}

@@ -1,0 +1,361 @@
+//! Faults: which, when, to whom, and their end.
+//!
+//!     plan (when, which) ──▶ Nemesis ── target (whom, by role) ──▶ process · network · power · script · corrupt · disk
+//!                               │                                  · limit · clock · operator
+//!                               └─ history: `fault` events, recorded immediately before the act
+//!
+//! A fault that is at work is an [`Active`]: what it did to links, and how it is undone. Rules of the network are always
+//! made anew from all of them, so that faults on one link neither end nor hide each other.
+//!
+//! What a back end or machine cannot do is recorded as `skipped`, and told by [`Nemesis::lacking`]: a run that asked for it
+//! is unknown.
+
+mod clock;
+mod corrupt;
+mod disk;
+mod family;
+mod limit;
+mod network;
+mod operator;
+mod plan;
+mod power;
+mod process;
+mod script;
+mod target;
+
+pub use clock::prepare;
+pub use family::Family;
+
+use crate::cluster::link::{Port, Rule};
+use crate::cluster::{BackEnd, Cluster, Failure};
+use crate::history::{Op, Status};
+use crate::random::Random;
+use crate::recorder::Recorder;
+use plan::Act;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use target::View;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
+
+pub struct Nemesis {
+    cluster: Cluster,
+    families: Vec<Family>,
+    random: Random,
+    recorder: Recorder,
+    active: Vec<Active>,
+    /// Families that were asked for and cannot be had, with the reason.
+    lacking: BTreeMap<Family, String>,
+    /// Damage that nodes have started with all the same.
+    latent: Vec<(String, corrupt::Flip)>,
+}
+
+/// A fault that is at work.
+struct Active {
+    family: Family,
+    nodes: Vec<String>,
+    /// Whether its nodes count as lost for the quorum meanwhile.
+    impairs: bool,
+    links: Vec<(Port, Port, Rule)>,
+    undo: Undo,
+    /// Told when it ends.
+    outcome: Value,
+}
+
+/// How a fault ends.
+enum Undo {
+    /// With its links' rules.
+    Links,
+    /// It happened at once.
+    Nothing,
+    Start,
+    Resume,
+    Flap(AbortHandle),
+    /// The file that fills the disk is removed.
+    Room,
+    /// The file system is mounted anew, under a new process.
+    Remount,
+    Limit(limit::Limit),
+    Clock,
+    /// The corruption is judged, and undone if the node refused to start with it.
+    Corruption(corrupt::Corruption),
+}
+
+/// Why a fault was not begun.
+enum Trouble {
+    /// Nobody has the role, or another victim would cost the quorum.
+    Nobody,
+    Failure(Failure),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        Trouble::Failure(failure)
+    }
+}
+
+type Begun = Result<Active, Trouble>;
+
+impl Nemesis {
+    /// `random` is its own: give it a fork.
+    pub fn new(cluster: Cluster, families: &[Family], random: Random, recorder: Recorder) -> Nemesis {
+        let root = cluster.spec().back_end == BackEnd::Root;
+        let nodes = cluster.names().len();
+        let lacks = |family: &Family| Some((*family, family.lacks(root, nodes)?.to_owned()));
+        let lacking: BTreeMap<Family, String> = families.iter().filter_map(lacks).collect();
+        Nemesis {
+            families: families
+                .iter()
+                .filter(|family| !lacking.contains_key(family))
+                .copied()
+                .collect(),
+            cluster,
+            random,
+            recorder,
+            active: Vec::new(),
+            lacking,
+            latent: Vec::new(),
+        }
+    }
+
+    /// Families that were asked for and cannot be had here: of the back end at once, of the machine once they were tried.
+    pub fn lacking(&self) -> &BTreeMap<Family, String> {
+        &self.lacking
+    }
+
+    /// Does faults until `duration` has passed, then ends those at work. To be followed by [`Nemesis::heal`], also where
+    /// it was cancelled.
+    ///
+    /// # Errors
+    /// The harness itself failed; it is recorded too.
+    pub async fn run(&mut self, duration: Duration) -> Result<(), Failure> {
+        let end = Instant::now() + duration;
+        for (family, reason) in self.lacking.clone() {
+            self.record(family, "start", &[], json!({ "unsupported": reason }), Status::Skipped);
+        }
+        while !self.families.is_empty() && Instant::now() < end {
+            let period = plan::next(&self.families, &mut self.random);
+            let began = Instant::now();
+            for step in period.steps {
+                sleep_until(end.min(began + step.at)).await;
+                match step.act {
+                    Act::Start(_) if Instant::now() >= end => {}
+                    Act::Start(family) => self.start(family).await?,
+                    Act::Stop(family) => self.stop(family).await?,
+                }
+            }
+            sleep_until(end.min(began + period.length)).await;
+        }
+        sleep_until(end).await;
+        self.stop_all().await
+    }
+
+    /// Begins one fault now, whatever the schedule says; it lasts until [`Nemesis::stop`] or [`Nemesis::heal`].
+    ///
+    /// # Errors
+    /// The harness itself failed. A fault that cannot be had, or has no victim now, is only recorded as skipped.
+    pub async fn start(&mut self, family: Family) -> Result<(), Failure> {
+        if let Some(reason) = self.lacking.get(&family) {
+            let value = json!({ "unsupported": reason });
+            self.record(family, "start", &[], value, Status::Skipped);
+            return Ok(());
+        }
+        let view = self.view().await;
+        match self.begin(family, &view).await {
+            Ok(active) => {
+                self.active.push(active);
+                self.set_rules();
+                Ok(())
+            }
+            Err(Trouble::Nobody) => {
+                let value = json!({ "nobody": "no node has the role, or one more would cost the quorum" });
+                self.record(family, "start", &[], value, Status::Skipped);
+                Ok(())
+            }
+            Err(Trouble::Failure(Failure::Unsupported { what, why })) => {
+                let reason = format!("{what}: {why}");
+                let value = json!({ "unsupported": reason });
+                self.record(family, "start", &[], value, Status::Skipped);
+                self.families.retain(|known| *known != family);
+                self.lacking.insert(family, reason);
+                Ok(())
+            }
+            Err(Trouble::Failure(failure)) => Err(self.failed(family, failure)),
+        }
+    }
+
+    async fn begin(&mut self, family: Family, view: &View) -> Begun {
+        use Family::*;
+        match family {
+            Kill | KillLeader | KillMetaLeader | KillOwner | KillMajority | KillAll => self.kill(family, view).await,
+            Pause | PauseMajority => self.pause(family, view).await,
+            PartitionIsolate | PartitionHalves | PartitionRing | PartitionBridge | PartitionOneWay
+            | PartitionClients | PartitionFlap => self.partition(family, view),
+            Packet => self.packet(view),
+            SlowLink => self.slow_link(view),
+            PowerOne | PowerAll => self.power(family, view).await,
+            PartKill | PauseKill => self.script(family, view).await,
+            FlipWal | FlipSst | TruncateWal | FlipSnapshot | OldSnapshot => self.corrupt(family, view).await,
+            FsyncError => self.fsync_error(view).await,
+            FullDisk => self.full_disk(view),
+            SlowDisk | MemoryLimit | CpuLimit => self.limit(family, view),
+            Clock => self.clock(view),
+            LeaderTransfer => self.leader_transfer(view).await,
+            Snapshot => self.snapshot(view).await,
+        }
+    }
+
+    /// Ends the faults of one family, if there are any.
+    ///
+    /// # Errors
+    /// The harness itself failed.
+    pub async fn stop(&mut self, family: Family) -> Result<(), Failure> {
+        while let Some(at) = self.active.iter().position(|active| active.family == family) {
+            let active = self.active.swap_remove(at);
+            if let Err(failure) = self.end(active).await {
+                return Err(self.failed(family, failure));
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop_all(&mut self) -> Result<(), Failure> {
+        // The last first: a node that was paused and then killed is started before it is resumed.
+        while let Some(family) = self.active.last().map(|active| active.family) {
+            self.stop(family).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, mut active: Active) -> Result<(), Failure> {
+        let (family, nodes) = (active.family, active.nodes.clone());
+        if let Undo::Flap(task) = &active.undo {
+            task.abort();
+        }
+        self.set_rules();
+        if matches!(active.undo, Undo::Nothing) {
+            return Ok(());
+        }
+        if !matches!(active.undo, Undo::Corruption(_)) {
+            // A corruption's outcome is known only later.
+            self.record(family, "stop", &nodes, active.outcome.take(), Status::Installed);
+        }
+        match active.undo {
+            Undo::Links | Undo::Nothing | Undo::Flap(_) => {}
+            Undo::Start => {
+                for node in &nodes {
+                    self.cluster.start_node(node).await?;
+                }
+            }
+            Undo::Resume => {
+                for node in &nodes {
+                    self.cluster.resume(node).await;
+                }
+            }
+            Undo::Room => self.make_room(&nodes)?,
+            Undo::Remount => self.remount(&nodes).await?,
+            Undo::Limit(limit) => self.unlimit(&nodes, &limit).await?,
+            Undo::Clock => self.set_clocks(&nodes, 0)?,
+            Undo::Corruption(corruption) => {
+                let outcome = self.judge(&nodes[0], corruption).await?;
+                self.record(family, "stop", &nodes, outcome, Status::Installed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every fault and everything else that may stand in the way; all nodes are up and ready after it.
+    ///
+    /// # Errors
+    /// A node did not become ready: that is news about the broker. Anything else: the harness failed.
+    pub async fn heal(&mut self) -> Result<(), Failure> {
+        self.stop_all().await?;
+        self.cluster.rules().clear();
+        for name in self.cluster.names() {
+            self.cluster.resume(name).await;
+        }
+        loop {
+            self.take_back_latent()?;
+            for name in self.cluster.names() {
+                self.cluster.start_node(name).await?;
+            }
+            match self.cluster.must_be_ready(HEAL).await {
+                // Over damage that it has found now: once more, without it.
+                Err(Failure::NodeEnded { node, .. }) if self.latent.iter().any(|(damaged, _)| *damaged == node) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// The cluster as it stands now.
+    async fn view(&self) -> View {
+        let cluster = &self.cluster;
+        let up = |name: &&String| cluster.running(name) && !cluster.paused(name);
+        let impairing = self.active.iter().filter(|active| active.impairs);
+        View {
+            nodes: cluster.names().to_vec(),
+            replication_factor: cluster.replication_factor(),
+            up: cluster.names().iter().filter(up).cloned().collect(),
+            impaired: impairing.flat_map(|active| active.nodes.iter().cloned()).collect(),
+            leaders: cluster.leaders().await,
+            owners: cluster.owners().await,
+        }
+    }
+
+    /// The rules of all faults at work together, in one step.
+    fn set_rules(&self) {
+        let mut together: BTreeMap<(Port, Port), Rule> = BTreeMap::new();
+        for (from, to, rule) in self.active.iter().flat_map(|active| &active.links) {
+            together.entry((*from, *to)).or_default().add(rule);
+        }
+        self.cluster.rules().replace(together);
+    }
+
+    /// Records a fault that is done right after this, with what its victims are at this moment.
+    fn announce(&self, family: Family, action: &str, nodes: &[String], view: &View, mut value: Value) {
+        value["roles"] = view.roles(nodes);
+        self.record(family, action, nodes, value, Status::Installed);
+    }
+
+    fn record(&self, family: Family, action: &str, nodes: &[String], value: Value, status: Status) {
+        let fault = Op::Fault {
+            family: family.name().to_owned(),
+            action: action.to_owned(),
+            nodes: nodes.to_vec(),
+            value,
+            status,
+        };
+        self.recorder.note("nemesis", fault);
+    }
+
+    fn failed(&self, family: Family, failure: Failure) -> Failure {
+        let value = json!({ "failure": failure.to_string() });
+        self.record(family, "once", &[], value, Status::Indeterminate);
+        let detail = format!("{family}: {failure}");
+        self.recorder.note("harness", Op::HarnessFailure { detail });
+        failure
+    }
+}
+
+impl Active {
+    fn new(family: Family, nodes: Vec<String>, undo: Undo) -> Active {
+        Active {
+            family,
+            nodes,
+            impairs: true,
+            links: Vec::new(),
+            undo,
+            outcome: json!({}),
+        }
+    }
+
+    /// Its nodes are as good as before for the quorum.
+    fn harmless(mut self) -> Active {
+        self.impairs = false;
+        self
+    }
+}
+
+/// From the last undo until every node must be ready, on a machine that is busy with them all.
+const HEAL: Duration = Duration::from_secs(90);

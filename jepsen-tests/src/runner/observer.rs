@@ -1,0 +1,85 @@
+//! What the harness sees from outside while clients work: leaders and terms each second; counters and digests at the end.
+
+use crate::cluster::Cluster;
+use crate::history::Op;
+use crate::recorder::Recorder;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+/// Never ends by itself.
+pub async fn observe(cluster: Cluster, recorder: Recorder) {
+    let mut tick = interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Value::Null;
+    loop {
+        tick.tick().await;
+        let leaders = leaders(&cluster).await;
+        // Only changes: the report draws a leader until the next.
+        if leaders != last {
+            recorder.note("harness", about("leaders", None, leaders.clone()));
+            last = leaders;
+        }
+        recorder.flush().ok();
+    }
+}
+
+async fn leaders(cluster: &Cluster) -> Value {
+    let leaders = cluster.leaders().await.into_iter();
+    let groups = leaders.map(|(group, (leader, term))| (group, json!({ "leader": leader, "term": term })));
+    Value::Object(groups.collect())
+}
+
+/// Counters, snapshots and digests, once everything is quiet.
+pub async fn at_the_end(cluster: &Cluster, recorder: &Recorder) {
+    let counters = cluster.counters().await;
+    for (node, value) in counters.as_object().into_iter().flatten() {
+        let installed = value["lontra_storage_snapshots_installed_total"]
+            .as_f64()
+            .unwrap_or(0.0);
+        let snapshots = json!({ "snapshots_installed": installed as u64 });
+        recorder.note("harness", about("snapshots", Some(node), snapshots));
+        recorder.note("harness", about("counters", Some(node), value.clone()));
+    }
+    // Acknowledgements are still being committed: some looks until all replicas show the same.
+    for _ in 0..DIGEST_LOOKS {
+        let digests = cluster.digests().await;
+        if converged(&digests) {
+            return record_digests(&digests, recorder);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    record_digests(&cluster.digests().await, recorder);
+}
+
+fn converged(digests: &Value) -> bool {
+    let mut groups = digests.as_object().into_iter().flatten();
+    groups.all(|(_, nodes)| {
+        let mut replicas = nodes.as_object().into_iter().flatten().map(|(_, replica)| replica);
+        let first = replicas.next();
+        first.is_none_or(|first| replicas.all(|other| other == first))
+    })
+}
+
+/// By node, as the checker of convergence reads them.
+fn record_digests(digests: &Value, recorder: &Recorder) {
+    let mut by_node: std::collections::BTreeMap<&str, serde_json::Map<String, Value>> = Default::default();
+    for (group, nodes) in digests.as_object().into_iter().flatten() {
+        for (node, replica) in nodes.as_object().into_iter().flatten() {
+            by_node.entry(node).or_default().insert(group.clone(), replica.clone());
+        }
+    }
+    for (node, groups) in by_node {
+        recorder.note("harness", about("digest", Some(node), Value::Object(groups)));
+    }
+}
+
+pub fn about(about: &str, node: Option<&str>, value: Value) -> Op {
+    Op::Observe {
+        about: about.into(),
+        node: node.map(Into::into),
+        value,
+    }
+}
+
+const DIGEST_LOOKS: usize = 5;

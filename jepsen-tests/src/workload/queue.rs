@@ -1,0 +1,52 @@
+//! `queue`: what is acknowledged reaches every persistent session, in order, QoS 2 once.
+
+use super::publishers::{Plan, publisher, share};
+use super::subscribers::{Habits, Leave, subscriber};
+use super::{Cast, version};
+use crate::client::Filter;
+
+pub fn cast(cast: &mut Cast) {
+    let topics = cast.topics("q", TOPICS);
+    for index in 0..PUBLISHERS {
+        let plan = Plan {
+            crash: 0.005,
+            ..Plan::new(topics.clone(), share(cast.rate, PUBLISHERS))
+        };
+        let part = cast.part(&format!("p{index}"), version(index));
+        let open = cast.scene.publisher();
+        cast.play(publisher(part, plan, open));
+    }
+    let everything = cast.topic("q/#");
+    let level = cast.topic("q/+");
+    let some = |from: usize| {
+        topics
+            .iter()
+            .skip(from)
+            .step_by(8)
+            .cloned()
+            .map(|topic| Filter::new(topic, 2))
+            .collect()
+    };
+    let subscribers: [(Vec<Filter>, &[Leave]); 6] = [
+        (vec![Filter::new(&everything, 2)], &[Leave::Politely, Leave::Cut]),
+        (vec![Filter::new(&everything, 2)], &[Leave::Cut, Leave::Moved]),
+        (vec![Filter::new(&level, 1)], &[Leave::Politely, Leave::Cut]),
+        (some(0), &[Leave::Cut, Leave::Moved, Leave::Contended]),
+        (some(3), &[Leave::Politely, Leave::Moved]),
+        (vec![Filter::new(&level, 2)], &[Leave::Crash, Leave::Cut, Leave::Cut]),
+    ];
+    for (index, (filters, leaves)) in subscribers.into_iter().enumerate() {
+        let habits = Habits {
+            leaves: leaves.to_vec(),
+            // One that crashes has no claim to what was sent before its last life.
+            owed_all: !leaves.contains(&Leave::Crash),
+            ..Habits::new(filters)
+        };
+        let part = cast.part(&format!("s{index}"), version(index));
+        cast.play(subscriber(part, habits));
+    }
+}
+
+const PUBLISHERS: usize = 8;
+/// With 64 all of 12 shards are hit but for one run in twenty.
+pub const TOPICS: usize = 64;
