@@ -30,7 +30,7 @@ pub use layout::Layout;
 use crate::history::Op;
 use crate::random::Random;
 use crate::recorder::Recorder;
-use layout::text;
+use layout::{run, text};
 use link::{Port, Rules};
 use process::{Home, Process};
 use rustix::process::Signal;
@@ -39,7 +39,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -443,6 +443,20 @@ impl Cluster {
         self.record_panics();
     }
 
+    /// Copies the data directories of nodes that are down to `kept` beside their logs: what is on disks of their own goes
+    /// with the cluster.
+    ///
+    /// # Errors
+    /// They cannot be copied.
+    pub fn keep_data(&self) -> Result<(), Failure> {
+        let down = self.0.nodes.iter().filter(|node| node.running().is_none());
+        for layout in down.map(|node| &node.layout) {
+            let kept = layout.dir.join("kept");
+            run(Path::new("cp"), &["-a", text(&layout.data()), text(&kept)])?;
+        }
+        Ok(())
+    }
+
     /// Records the lines of nodes' logs that must not be there.
     fn record_panics(&self) {
         for node in &self.0.nodes {
@@ -506,7 +520,7 @@ fn is_panic(line: &str) -> bool {
     PANICS.iter().any(|part| line.contains(part))
 }
 
-fn absolute(path: &std::path::Path) -> Result<PathBuf, Failure> {
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     path.canonicalize().map_err(Failure::io(path.display().to_string()))
 }
 
