@@ -197,7 +197,7 @@ async fn every_fault_heals(spec: Spec) {
 }
 
 async fn faults_heal(mut spec: Spec, families: &[Family]) {
-    prepare(&mut spec, families);
+    prepare(&mut spec, families).unwrap_or_else(|failure| panic!("{failure}"));
     let (cluster, recorder) = start(spec).await;
     let mut nemesis = Nemesis::new(cluster.clone(), families, Random::new(7), recorder.clone());
     for family in families

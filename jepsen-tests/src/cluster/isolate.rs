@@ -41,8 +41,6 @@ pub fn isolate() -> Result<(), Failure> {
     unshare(UnshareFlags::NEWNS | UnshareFlags::NEWNET)?;
     let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", flags).map_err(|error| Failure::io("private mounts")(error.into()))?;
-    // libfaketime leaves files there.
-    mount_tmpfs(Path::new("/dev/shm"), "64m")?;
     own_loopback()?;
     ISOLATED.store(true, Ordering::Relaxed);
     Ok(())

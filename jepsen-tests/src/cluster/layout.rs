@@ -132,8 +132,8 @@ pub fn write(binary: &Path, dir: &Path, nodes: &[Layout]) -> Result<(), Failure>
                 text(&tls),
             ],
         )?;
-        // True until a fault says otherwise; only read where libfaketime is loaded.
-        std::fs::write(node.dir.join(CLOCK), "+0\n").map_err(Failure::io("a node's clock"))?;
+        // True until a fault says otherwise; read only by nodes with the clock's library.
+        std::fs::write(node.dir.join(CLOCK), [0; 8]).map_err(Failure::io("a node's clock"))?;
         std::fs::write(node.config(), node.config_text()).map_err(Failure::io(node.config().display().to_string()))?;
     }
     Ok(())
@@ -166,7 +166,7 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of a run are UTF-8: the runner made them")
 }
 
-/// In a node's directory: how far its wall clock is from the truth.
+/// In a node's directory: how far its wall clock is from the truth, in nanoseconds, eight bytes.
 pub const CLOCK: &str = "clock";
 const CLUSTER: &str = "jepsen";
 const SHARDS: usize = 4;

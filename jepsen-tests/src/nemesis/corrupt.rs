@@ -113,7 +113,9 @@ impl Nemesis {
             remove(&before)?;
             return Ok(told);
         }
-        told["message"] = json!(self.cluster.layout(node).log_tail());
+        // The last line is the message of a node that ended over it; the whole log stays in the node's directory.
+        let log = self.cluster.layout(node).log_tail();
+        told["message"] = json!(log.lines().last().unwrap_or_default());
         self.cluster.kill(node).await;
         match corruption {
             Corruption::Flipped(flip) => flip.again()?,

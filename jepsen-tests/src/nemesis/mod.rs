@@ -124,8 +124,11 @@ impl Nemesis {
         &self.lacking
     }
 
-    /// Does faults until `duration` has passed, then ends those at work. To be followed by [`Nemesis::heal`], also where
-    /// it was cancelled.
+    /// Does faults until `duration` has passed, then ends those at work; the last one may take its time. To be followed by
+    /// [`Nemesis::heal`].
+    ///
+    /// # Cancel safety
+    /// None: a fault that is being done when this is dropped may stay (a limit, a full disk, a disk that is cut).
     ///
     /// # Errors
     /// The harness itself failed; it is recorded too.

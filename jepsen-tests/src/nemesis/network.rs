@@ -14,7 +14,7 @@ impl Nemesis {
         match family {
             Family::PartitionHalves => self.halves(view),
             Family::PartitionRing => self.ring(view),
-            Family::PartitionBridge => self.bridge(view),
+            Family::PartitionBridge => self.bridge(family, view),
             Family::PartitionOneWay => self.one_way(view),
             Family::PartitionClients => self.clients(view),
             Family::PartitionFlap => self.flap(view),
@@ -49,7 +49,7 @@ impl Nemesis {
         let circle = self.random.sample(&view.nodes, view.nodes.len());
         let size = circle.len();
         if size == 3 {
-            return self.bridge(view);
+            return self.bridge(Family::PartitionRing, view);
         }
         let mut pairs = Vec::new();
         for (at, node) in circle.iter().enumerate() {
@@ -69,7 +69,7 @@ impl Nemesis {
         ))
     }
 
-    fn bridge(&mut self, view: &View) -> Begun {
+    fn bridge(&mut self, family: Family, view: &View) -> Begun {
         if !view.impaired.is_empty() || view.nodes.len() < 3 {
             return Err(Trouble::Nobody);
         }
@@ -78,7 +78,7 @@ impl Nemesis {
         let (one, other) = halves.split_at(halves.len() / 2);
         let pairs = both(&self.between(one, other));
         let value = json!({ "bridge": bridge, "halves": [one, other] });
-        Ok(self.cut(Family::PartitionBridge, one.to_vec(), pairs, view, value))
+        Ok(self.cut(family, one.to_vec(), pairs, view, value))
     }
 
     /// To or from all others, or one of them.
