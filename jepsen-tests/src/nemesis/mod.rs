@@ -124,8 +124,8 @@ impl Nemesis {
         &self.lacking
     }
 
-    /// Does faults until `duration` has passed, then ends those at work; the last one may take its time. To be followed by
-    /// [`Nemesis::heal`].
+    /// Gives each family a turn by itself, then does faults as the schedule says until `duration` has passed, and ends those
+    /// at work; the turns and the last fault may take longer. To be followed by [`Nemesis::heal`].
     ///
     /// # Cancel safety
     /// None: a fault that is being done when this is dropped may stay (a limit, a full disk, a disk that is cut).
@@ -137,6 +137,7 @@ impl Nemesis {
         for (family, reason) in self.lacking.clone() {
             self.record(family, "start", &[], json!({ "unsupported": reason }), Status::Skipped);
         }
+        self.turns().await?;
         while !self.families.is_empty() && Instant::now() < end {
             let period = plan::next(&self.families, &mut self.random);
             let began = Instant::now();
@@ -144,7 +145,9 @@ impl Nemesis {
                 sleep_until(end.min(began + step.at)).await;
                 match step.act {
                     Act::Start(_) if Instant::now() >= end => {}
-                    Act::Start(family) => self.start(family).await?,
+                    Act::Start(family) => {
+                        self.start(family).await?;
+                    }
                     Act::Stop(family) => self.stop(family).await?,
                 }
             }
@@ -154,27 +157,50 @@ impl Nemesis {
         self.stop_all().await
     }
 
-    /// Begins one fault now, whatever the schedule says; it lasts until [`Nemesis::stop`] or [`Nemesis::heal`].
+    /// Chance must not decide whether a run saw what it was asked for.
+    async fn turns(&mut self) -> Result<(), Failure> {
+        let mut families = self.families.clone();
+        self.random.shuffle(&mut families);
+        for family in families {
+            for _ in 0..ATTEMPTS {
+                let (hold, pause) = plan::turn(&mut self.random);
+                let began = self.start(family).await?;
+                if began {
+                    sleep_until(Instant::now() + hold).await;
+                    self.stop(family).await?;
+                }
+                sleep_until(Instant::now() + pause).await;
+                // Nobody has the role while a node that the last fault hit comes back.
+                if began || self.lacking.contains_key(&family) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins one fault now, whatever the schedule says; it lasts until [`Nemesis::stop`] or [`Nemesis::heal`]. Whether it
+    /// began.
     ///
     /// # Errors
     /// The harness itself failed. A fault that cannot be had, or has no victim now, is only recorded as skipped.
-    pub async fn start(&mut self, family: Family) -> Result<(), Failure> {
+    pub async fn start(&mut self, family: Family) -> Result<bool, Failure> {
         if let Some(reason) = self.lacking.get(&family) {
             let value = json!({ "unsupported": reason });
             self.record(family, "start", &[], value, Status::Skipped);
-            return Ok(());
+            return Ok(false);
         }
         let view = self.view().await;
         match self.begin(family, &view).await {
             Ok(active) => {
                 self.active.push(active);
                 self.set_rules();
-                Ok(())
+                Ok(true)
             }
             Err(Trouble::Nobody) => {
                 let value = json!({ "nobody": "no node has the role, or one more would cost the quorum" });
                 self.record(family, "start", &[], value, Status::Skipped);
-                Ok(())
+                Ok(false)
             }
             Err(Trouble::Failure(Failure::Unsupported { what, why })) => {
                 let reason = format!("{what}: {why}");
@@ -182,7 +208,7 @@ impl Nemesis {
                 self.record(family, "start", &[], value, Status::Skipped);
                 self.families.retain(|known| *known != family);
                 self.lacking.insert(family, reason);
-                Ok(())
+                Ok(false)
             }
             Err(Trouble::Failure(failure)) => Err(self.failed(family, failure)),
         }
@@ -362,3 +388,6 @@ impl Active {
 
 /// From the last undo until every node must be ready, on a machine that is busy with them all.
 const HEAL: Duration = Duration::from_secs(90);
+
+/// Of a family's first turn, a second or two apart.
+const ATTEMPTS: usize = 12;

@@ -70,6 +70,12 @@ pub fn next(families: &[Family], random: &mut Random) -> Period {
     }
 }
 
+/// How long a family's first turn lasts, and the pause behind it.
+pub fn turn(random: &mut Random) -> (Duration, Duration) {
+    let hold = random.duration(HOLD_MIN, Duration::from_secs(5));
+    (hold, random.duration(Duration::from_secs(1), Duration::from_secs(2)))
+}
+
 /// Without quiet periods a cluster is simply down all the time.
 const QUIET: f64 = 0.25;
 const QUIET_MIN: Duration = Duration::from_secs(4);
