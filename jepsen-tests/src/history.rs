@@ -97,7 +97,8 @@ pub enum Op {
     Phase { value: String },
 
     /// Invoked before CONNECT is sent; `ok` with CONNACK 0x00, `fail` with another reason, or without one where TCP gave no
-    /// connection, so that nothing was sent; `info`: no CONNACK came.
+    /// connection, so that nothing was sent; `info`: no CONNACK came, or one that says that the node cannot serve (0x88, 0x89,
+    /// 3.1.1: 3), which leaves open what became of the session.
     Connect {
         client: String,
         /// Unique in the run, counts from 1.

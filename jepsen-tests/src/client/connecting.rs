@@ -245,7 +245,13 @@ impl Client {
             }
         }
         if reason != 0 {
-            self.complete(opening.process, Kind::Fail, opening.op);
+            // A node that cannot serve may have begun or ended the session before it knew.
+            let kind = if UNAVAILABLE.contains(&reason) {
+                Kind::Info
+            } else {
+                Kind::Fail
+            };
+            self.complete(opening.process, kind, opening.op);
             self.outcomes.insert(conn, Connected::Refused(reason));
             return Seen::Other;
         }
@@ -445,3 +451,6 @@ const CONNACK_LIMIT: Duration = Duration::from_secs(4);
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// A round trip on one machine, with what the slowest planned link adds.
 const RESET_COMES_WITHIN: Duration = Duration::from_millis(60);
+
+/// Server unavailable (3.1.1), Server unavailable, Server busy: the codes of a refusal that says nothing of what became of it.
+const UNAVAILABLE: [u8; 3] = [0x03, 0x88, 0x89];

@@ -102,9 +102,7 @@ async fn end(client: &mut Client, options: &Options, topics: &[String]) {
             client.publish_on_old(&topic).await;
             client.pass(Duration::from_millis(300)).await;
         }
-        // In 3.1.1 a session with Clean Session 1 is not taken up again: the first of the two begins another, may be refused for
-        // the second, and the second finds a session that no acknowledged CONNECT began.
-        6 if client.version.is_5() || !options.clean => go(client, Leave::Contended, &again).await,
+        6 => go(client, Leave::Contended, &again).await,
         _ => {}
     }
 }
