@@ -20,7 +20,7 @@ use crate::clock::LogClock;
 use crate::config::ClusterConfig;
 use crate::delivery::{ControlEvent, Followers, MetaDelivery, ShardDelivery, ShardView};
 use crate::error::ClusterError;
-use crate::group::{Group, GroupParts, ProposeError, Proposed, raft_config};
+use crate::group::{Group, GroupParts, ProposeError, Proposed, raft_config, shut_down};
 use crate::lease::Lease;
 use crate::link::{Lane, LinkConfig, LinkMetrics, Links, RaftNetworkFactory, RaftRegistry};
 use crate::local::Local;
@@ -81,6 +81,7 @@ impl Cluster {
                 id: GroupId::META,
                 clock,
                 applied,
+                storage: Arc::downgrade(&storage),
             };
             Group::start(parts, config.node, meta_config, network(GroupId::META), stored).await?
         };
@@ -161,12 +162,14 @@ impl Cluster {
             };
             let _ = self.inner.change_meta("leaving", &[down], LEAVE_MAX).await;
         }
-        for group in std::iter::once(&self.inner.meta).chain(self.inner.groups.values()) {
-            let _ = tokio::time::timeout(STOP_MAX, group.raft.shutdown()).await;
-        }
+        // Before the groups: peers need not ask what only answers that it has stopped.
         if let Some(links) = self.inner.links.get() {
             links.close().await;
         }
+        let groups = std::iter::once(&self.inner.meta).chain(self.inner.groups.values());
+        // All at once: each may wait for the disk. What is given up here ends when the storage is closed.
+        let ends: Vec<_> = groups.map(|group| shut_down(group.raft.clone())).collect();
+        let _ = tokio::time::timeout(STOP_MAX, futures_util::future::join_all(ends)).await;
     }
 }
 
@@ -191,6 +194,7 @@ async fn start_shard(
         id,
         clock: view.clock.clone(),
         applied,
+        storage: Arc::downgrade(storage),
     };
     Group::start(parts, config.node, raft_config, network(id), stored).await
 }
@@ -341,4 +345,5 @@ const ROUTES_WAIT: Duration = Duration::from_secs(1);
 
 /// Longer than an election: a node that stops may have led meta until just now.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
-const STOP_MAX: Duration = Duration::from_secs(2);
+/// With the wait for peers to be told, within what the node gives the cluster part to stop.
+const STOP_MAX: Duration = Duration::from_secs(1);

@@ -284,6 +284,14 @@ impl Storage {
         self.shared.failure.subscribe()
     }
 
+    /// The node cannot go on, for a reason that was found elsewhere: [`Storage::failed`] tells it. Nothing more is written.
+    pub fn give_up(&self, reason: &str) {
+        // After a close there is nobody left to tell.
+        if !self.shared.failure.is_closed() {
+            self.shared.failure.fail(reason);
+        }
+    }
+
     /// Index of the last entry of `group` that is durable here; 0 if there is none.
     pub fn synced(&self, group: GroupId) -> u64 {
         self.find(group)

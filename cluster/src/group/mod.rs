@@ -8,7 +8,7 @@ mod proposer;
 mod rounds;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +16,12 @@ use lontra_storage::command::encode_envelope;
 use lontra_storage::ids::{GroupId, NodeId};
 use lontra_storage::machine::Tables;
 use lontra_storage::raft_types::{LeaderId, TypeConfig};
-use lontra_storage::{GroupLog, GroupState};
+use lontra_storage::{GroupLog, GroupState, Storage};
+use openraft::RaftMetrics;
+use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::ClientWriteError;
+
+use openraft::errors::{ClientWriteError, Fatal};
 use openraft::impls::{EmptyNode, ProgressResponder};
 
 pub use proposer::{ProposeError, ProposeSender, Proposed, Proposer};
@@ -54,6 +57,8 @@ pub struct GroupParts {
     pub id: GroupId,
     pub clock: Arc<LogClock>,
     pub applied: Arc<Progress>,
+    /// Told when the group ends by itself.
+    pub storage: Weak<Storage>,
 }
 
 impl Group {
@@ -68,13 +73,19 @@ impl Group {
         network: RaftNetworkFactory,
         (log, state, tables): (GroupLog, GroupState, Tables),
     ) -> Result<Group, ClusterError> {
-        let GroupParts { id, clock, applied } = parts;
+        let GroupParts {
+            id,
+            clock,
+            applied,
+            storage,
+        } = parts;
         let raft = Raft::new(node, config, network, log, state)
             .await
             .map_err(|source| ClusterError::Recover {
                 group: id,
                 source: Box::new(source),
             })?;
+        tokio::spawn(watch_end(id, raft.metrics(), storage));
         Ok(Group {
             id,
             tables,
@@ -186,8 +197,56 @@ impl Group {
     }
 }
 
+/// Ends a Raft instance, in a task of its own: whoever waits may give up waiting.
+///
+/// A `Raft::shutdown` that is dropped half way leaves openraft without anybody who joins its core: every later call of the
+/// group then panics ("RaftCore should have already quit").
+pub(crate) fn shut_down<SM>(raft: openraft::Raft<TypeConfig, SM>) -> tokio::task::JoinHandle<()>
+where
+    SM: openraft::storage::RaftStateMachine<TypeConfig>,
+{
+    tokio::spawn(async move {
+        let _ = raft.shutdown().await;
+    })
+}
+
+/// A group that ends by itself neither votes nor follows any more: the node must not live on with it. Holds no handle of
+/// the group, so that the last handle still ends it.
+async fn watch_end(
+    group: GroupId,
+    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    storage: Weak<Storage>,
+) {
+    let Some(reason) = ended_by_itself(metrics).await else {
+        return;
+    };
+    if let Some(storage) = storage.upgrade() {
+        let advice = "start this node again; if it ends like this again, replace it: its replicas have the data";
+        storage.give_up(&format!("group {group} ended by itself: {reason}; {advice}"));
+    }
+}
+
+/// Waits for the end; `None` if it was asked for.
+async fn ended_by_itself(mut metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>) -> Option<String> {
+    loop {
+        match &metrics.borrow_watched().running_state {
+            Ok(()) => {}
+            Err(Fatal::Stopped) => return None,
+            Err(fatal) => return Some(fatal.to_string()),
+        }
+        if metrics.changed().await.is_err() {
+            return match &metrics.borrow_watched().running_state {
+                Err(Fatal::Stopped) => None,
+                Err(fatal) => Some(fatal.to_string()),
+                // It told nothing before it was gone.
+                Ok(()) => Some(Fatal::<TypeConfig>::Panicked.to_string()),
+            };
+        }
+    }
+}
+
 /// Whether `to` matches the leader's log; also true once this node no longer leads.
-fn has_whole_log(metrics: &openraft::RaftMetrics<TypeConfig>, to: NodeId) -> bool {
+fn has_whole_log(metrics: &RaftMetrics<TypeConfig>, to: NodeId) -> bool {
     let Some(replication) = &metrics.replication else {
         return true;
     };
@@ -228,3 +287,6 @@ pub fn raft_config(heartbeat: Duration, election: Duration) -> Result<Arc<openra
         what: source.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests;

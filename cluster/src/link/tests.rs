@@ -18,7 +18,7 @@ use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
 use openraft::impls::EmptyNode;
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RaftNetworkFactory as _};
-use openraft::raft::{AppendEntriesRequest, StreamAppendError};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, VoteRequest};
 use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::Notify;
 
@@ -27,6 +27,7 @@ use super::connect::{describe, dial};
 use super::handshake::Hello;
 use super::wire::{FrameReader, FrameWriter};
 use super::*;
+use crate::group::shut_down;
 
 const LONG: Duration = Duration::from_secs(30);
 const CLUSTER: &str = "otters";
@@ -857,6 +858,26 @@ async fn append_streams_are_pipelined_and_stall_no_longer_than_allowed() {
     raft.shutdown().await.unwrap();
     let result = first_result(&mut network, pulled).await;
     assert!(matches!(result, Err(RPCError::Unreachable(_))), "stopped: {result:?}");
+}
+
+/// A disk that is slower than the node's patience when it stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_whose_shutdown_is_not_waited_for_answers_late_requests() {
+    let certificates = Certificates::new();
+    let node = start(config(&certificates, CLUSTER, 1, 100)).await;
+    let (fail, fails) = tokio::sync::watch::channel(false);
+    let raft = start_group(&node, MemoryLog::failing_votes(fails), MemoryMachine::default()).await;
+    let asked = |term| VoteRequest::<TypeConfig>::new(Vote::new(term, 2), None);
+    let (voting, request) = (raft.clone(), asked(5));
+    let voting = tokio::spawn(async move { voting.vote(request).await });
+    let changed = Notify::new();
+    until("the core stores its vote", &changed, || fail.receiver_count() > 1).await;
+    let waited = tokio::time::timeout(Duration::from_millis(50), shut_down(raft.clone())).await;
+    assert!(waited.is_err(), "the core waits for the disk");
+    fail.send_replace(true);
+    assert!(voting.await.unwrap().is_err());
+    assert!(raft.pre_vote(asked(6)).await.is_err());
+    assert!(raft.vote(asked(7)).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

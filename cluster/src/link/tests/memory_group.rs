@@ -16,7 +16,7 @@ use openraft::alias::SnapshotOf;
 use openraft::storage::{
     EntryResponder, IOFlushed, LogState, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 #[derive(Clone, Default)]
 pub struct MemoryLog {
@@ -30,6 +30,8 @@ struct LogData {
     purged: Option<LogId>,
     /// Set: the disk never answers, the callbacks stay here.
     stuck: Option<Vec<IOFlushed<TypeConfig>>>,
+    /// Set: votes are answered, with an error, once this tells so.
+    votes_fail: Option<watch::Receiver<bool>>,
 }
 
 impl MemoryLog {
@@ -37,6 +39,13 @@ impl MemoryLog {
     pub fn stuck() -> Self {
         let log = MemoryLog::default();
         log.state.lock().unwrap().stuck = Some(Vec::new());
+        log
+    }
+
+    /// A log that fails to store a vote, but not before it is told to.
+    pub fn failing_votes(when: watch::Receiver<bool>) -> Self {
+        let log = MemoryLog::default();
+        log.state.lock().unwrap().votes_fail = Some(when);
         log
     }
 }
@@ -78,6 +87,11 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let fails = self.state.lock().unwrap().votes_fail.clone();
+        if let Some(mut fails) = fails {
+            let _ = fails.wait_for(|fails| *fails).await;
+            return Err(io::Error::other("the disk is gone"));
+        }
         self.state.lock().unwrap().vote = Some(*vote);
         Ok(())
     }
