@@ -47,7 +47,7 @@ impl Cluster {
     ) -> Result<Cluster, ClusterError> {
         let members: Vec<NodeId> = config.members.keys().copied().collect();
         let shards = ShardMap::new(members.clone(), config.shards, config.replication_factor);
-        let rafts = Arc::new(RaftRegistry::<GroupState>::new(config.spool.clone()));
+        let rafts = Arc::new(RaftRegistry::<GroupState>::new(config.spool.clone(), storage.clone()));
         let meta_config = raft_config(config.heartbeat, config.election)?;
         let shard_config = raft_config(config.heartbeat * 2, config.shard_election())?;
         let lease = Arc::new(Lease::default());

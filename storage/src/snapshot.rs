@@ -56,7 +56,7 @@ impl SnapshotData {
 
     /// Receiver side: chunks as the link delivers them. An `Err` ends the snapshot unusable.
     ///
-    /// Installing it as it is makes a broken link fatal to the group: see [`crate::storage::Storage::stage_snapshot`].
+    /// Installing it as it is makes a damaged chunk fatal to the group: see [`crate::storage::Storage::stage_snapshot`].
     pub fn from_chunks(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Self {
         SnapshotData {
             source: Source::Channel(chunks),
@@ -150,6 +150,15 @@ impl ViewChunks {
     }
 }
 
+/// Why a snapshot was not staged.
+#[derive(Debug)]
+pub(crate) enum StageError {
+    /// It arrived damaged or not whole: nothing is wrong here, the sender must start again.
+    Torn(io::Error),
+    /// This node's tables cannot be written.
+    Disk(io::Error),
+}
+
 /// A generation of a group that is complete and durable, but not current. Dropped, it is deleted.
 pub(crate) struct Staged {
     engine: Arc<dyn StateEngine>,
@@ -175,45 +184,46 @@ impl Staged {
     /// Writes all of `chunks` and `applied`; the caller flushes.
     ///
     /// # Errors
-    /// `InvalidData`: the stream is torn; the sender must start again. Others: the disk.
-    pub async fn fill(&self, chunks: &mut SnapshotChunks) -> io::Result<()> {
+    /// See [`StageError`].
+    pub async fn fill(&self, chunks: &mut SnapshotChunks) -> Result<(), StageError> {
         let (mut sequence, mut count, mut ended) = (0, 0, false);
         while let Some(chunk) = chunks.recv().await {
             if ended {
-                return Err(invalid("a snapshot goes on after its end"));
+                return Err(torn("a snapshot goes on after its end"));
             }
-            match decode_chunk(sequence, &chunk?)? {
+            let chunk = chunk.and_then(|chunk| decode_chunk(sequence, &chunk));
+            match chunk.map_err(StageError::Torn)? {
                 Chunk::Rows(rows) => {
                     count += rows.len() as u64;
                     self.write(rows)?;
                 }
                 Chunk::End { rows } if rows == count => ended = true,
-                Chunk::End { .. } => return Err(invalid("a snapshot has not as many rows as its end says")),
+                Chunk::End { .. } => return Err(torn("a snapshot has not as many rows as its end says")),
             }
             sequence += 1;
         }
         if !ended {
-            return Err(invalid("a snapshot stopped before its end"));
+            return Err(torn("a snapshot stopped before its end"));
         }
         let mut batch = StateBatch::default();
         batch.put(
             applied_key(self.group.id, self.generation),
             encode_snapshot_meta(&self.meta).to_vec(),
         );
-        self.engine.write(batch)
+        self.engine.write(batch).map_err(StageError::Disk)
     }
 
-    fn write(&self, rows: Vec<(Bytes, Bytes)>) -> io::Result<()> {
+    fn write(&self, rows: Vec<(Bytes, Bytes)>) -> Result<(), StageError> {
         let prefix = prefix(self.group.id, self.generation);
         let mut batch = StateBatch::default();
         for (key, value) in rows {
             // Kind 0 is ours.
             if key.first().is_none_or(|kind| *kind == 0) {
-                return Err(invalid("a snapshot has a row that is no application row"));
+                return Err(torn("a snapshot has a row that is no application row"));
             }
             batch.put([&prefix[..], &key].concat(), value.to_vec());
         }
-        self.engine.write(batch)
+        self.engine.write(batch).map_err(StageError::Disk)
     }
 
     /// It is current now: dropping it deletes nothing.
@@ -301,6 +311,10 @@ fn read_chunk(kind: u8, reader: &mut Reader<'_>) -> Result<Chunk, DecodeError> {
 
 fn invalid(message: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+fn torn(message: &'static str) -> StageError {
+    StageError::Torn(invalid(message))
 }
 
 const CHUNK_VERSION: u8 = 1;

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::directory::Directory;
@@ -29,7 +28,7 @@ pub use crate::raft_log::{GroupLog, GroupLogReader};
 pub use crate::raft_state::{CheckpointMarker, GroupState};
 use crate::raft_types::SnapshotMeta;
 use crate::recover::{RecoverError, recover};
-use crate::snapshot::{SnapshotChunks, SnapshotData, Staged};
+use crate::snapshot::{SnapshotChunks, SnapshotData, StageError, Staged};
 
 /// Where and whose the data is.
 #[derive(Clone, Debug)]
@@ -236,15 +235,16 @@ impl Storage {
     /// Dropped, or refused by openraft, it leaves nothing behind.
     ///
     /// # Errors
-    /// The stream is torn, or the disk fails. The group goes on as if nothing had come.
+    /// The stream is torn: the group goes on as if nothing had come. Or the tables cannot be written: the storage has
+    /// failed.
     pub async fn stage_snapshot(
         &self,
         group: GroupId,
         meta: SnapshotMeta,
-        chunks: tokio::sync::mpsc::Receiver<io::Result<Bytes>>,
+        snapshot: SnapshotData,
     ) -> io::Result<SnapshotData> {
         let group = self.find(group).ok_or(io::ErrorKind::NotFound)?;
-        let chunks = &mut SnapshotData::from_chunks(chunks).into_chunks();
+        let chunks = &mut snapshot.into_chunks();
         self.shared
             .stage(group, meta, chunks)
             .await
@@ -343,9 +343,17 @@ impl Shared {
         meta: SnapshotMeta,
         chunks: &mut SnapshotChunks,
     ) -> io::Result<Staged> {
+        let id = group.id;
         let staged = Staged::begin(self.state.clone(), group, meta);
-        staged.fill(chunks).await?;
-        self.flush(None).await?;
+        let filled = match staged.fill(chunks).await {
+            Ok(()) => self.flush(None).await,
+            Err(StageError::Torn(error)) => return Err(error),
+            Err(StageError::Disk(error)) => Err(error),
+        };
+        filled.inspect_err(|error| {
+            self.failure
+                .fail(&format!("a snapshot of group {id} cannot be written: {error}"));
+        })?;
         Ok(staged)
     }
 

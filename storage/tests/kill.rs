@@ -27,6 +27,7 @@ use lontra_storage::command::Reply;
 use lontra_storage::ids::GroupId;
 use lontra_storage::machine::{EntryPosition, Machine, TableBatch, Tables};
 use lontra_storage::raft_types::{Command, Entry, EntryPayload, LeaderId, LogId, TypeConfig, Vote};
+use lontra_storage::snapshot::SnapshotData;
 use lontra_storage::{GroupLog, GroupState, Identity, Storage, StorageConfig, StorageMetrics};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
@@ -522,7 +523,7 @@ impl Group {
         let group = GroupId(self.number as u32);
         let staged = self
             .storage
-            .stage_snapshot(group, snapshot.meta.clone(), receiver)
+            .stage_snapshot(group, snapshot.meta.clone(), SnapshotData::from_chunks(receiver))
             .await
             .unwrap();
         self.state.install_snapshot(&snapshot.meta, staged).await.unwrap();

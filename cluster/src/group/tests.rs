@@ -62,7 +62,7 @@ async fn a_group_that_ends_by_itself_ends_the_node() {
     });
     let failure = tokio::time::timeout(Duration::from_secs(20), failed.wait_for(Option::is_some)).await;
     let failure = failure.unwrap().unwrap().clone().unwrap();
-    assert!(failure.contains("group 1 ended by itself"), "{failure}");
+    assert!(failure.contains("group shard-0 ended by itself"), "{failure}");
     assert!(failure.contains("start this node again"), "{failure}");
 }
 

@@ -67,7 +67,7 @@ pub use self::frame::{FRAME_BYTES_MAX, FrameError};
 pub use self::handshake::Refusal;
 pub use self::metrics::LinkMetrics;
 pub use self::raft_rpc::{LinksHandle, RaftNetwork, RaftNetworkFactory};
-pub use self::raft_serve::RaftRegistry;
+pub use self::raft_serve::{RaftRegistry, StageSnapshot};
 pub use self::request::ReplySender;
 pub use self::stream::{FrameSink, FrameSource, SinkError};
 

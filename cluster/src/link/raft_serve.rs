@@ -1,6 +1,7 @@
 //! openraft's network over the links, server side: which groups run here, and what reaches them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -8,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use lontra_storage::Storage;
 use lontra_storage::encoding::{DecodeError, Reader};
 use lontra_storage::ids::GroupId;
 use lontra_storage::raft_types::{SnapshotMeta, TypeConfig, Vote};
@@ -38,9 +40,36 @@ where
     spool: Arc<SpoolDirectory>,
 }
 
+/// Makes a snapshot that has arrived ready to be installed: reads it to its end and checks all of it.
+///
+/// What it refuses is sent again. What it lets through must not fail in `RaftStateMachine::install_snapshot`: openraft
+/// stops the group for good then.
+pub trait StageSnapshot: Send + Sync {
+    /// # Errors
+    /// The snapshot is damaged or not whole.
+    fn stage(
+        &self,
+        group: GroupId,
+        meta: SnapshotMeta,
+        arrived: SnapshotData,
+    ) -> BoxFuture<'_, io::Result<SnapshotData>>;
+}
+
+impl StageSnapshot for Storage {
+    fn stage(
+        &self,
+        group: GroupId,
+        meta: SnapshotMeta,
+        arrived: SnapshotData,
+    ) -> BoxFuture<'_, io::Result<SnapshotData>> {
+        Box::pin(self.stage_snapshot(group, meta, arrived))
+    }
+}
+
 struct SpoolDirectory {
     path: PathBuf,
     next: AtomicU64,
+    stage: Arc<dyn StageSnapshot>,
 }
 
 impl<SM> RaftRegistry<SM>
@@ -48,11 +77,12 @@ where
     SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>,
 {
     /// Arriving snapshots are kept in `spool_directory` until they are whole: a directory of this node's own on a disk
-    /// with room for the largest group. Made when needed; left empty.
-    pub fn new(spool_directory: PathBuf) -> Self {
+    /// with room for the largest group. Made when needed; left empty. Then `stage` checks them.
+    pub fn new(spool_directory: PathBuf, stage: Arc<dyn StageSnapshot>) -> Self {
         let spool = SpoolDirectory {
             path: spool_directory,
             next: AtomicU64::new(0),
+            stage,
         };
         RaftRegistry {
             groups: RwLock::default(),
@@ -151,7 +181,9 @@ where
                         writer.finish();
                     }
                 }
-                Err(error) => tracing::warn!(%group, error = describe(&error), "snapshot did not arrive whole"),
+                Err(error) => {
+                    tracing::warn!(%group, error = describe(&error), "a snapshot arrived damaged or not whole; its sender repeats it")
+                }
             }
         })
     }
@@ -235,7 +267,9 @@ where
     Ok(())
 }
 
-/// Keeps the chunks until they are whole, then installs.
+/// Keeps the chunks until they are whole, checks them, then installs.
+///
+/// An error refuses the snapshot: the stream ends without an answer, and the leader sends another.
 async fn receive_snapshot<SM>(
     raft: &Raft<TypeConfig, SM>,
     group: GroupId,
@@ -268,9 +302,11 @@ where
             }
         }
     }
+    let arrived = spool.finish().await.map_err(LinkError::broken)?;
+    let staged = directory.stage.stage(group, meta.clone(), arrived).await;
     let snapshot = SnapshotOf::<TypeConfig, SnapshotData> {
         meta,
-        snapshot: spool.finish().await.map_err(LinkError::broken)?,
+        snapshot: staged.map_err(LinkError::broken)?,
     };
     let response = raft.install_full_snapshot(vote, snapshot).await;
     Ok(response.map_err(|_| Failure::Stopped))

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::BufMut;
 use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use lontra_storage::ids::GroupId;
 use lontra_storage::raft_types::{
     Command, Entry, EntryPayload, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote,
 };
 use openraft::alias::SnapshotOf;
+use openraft::async_runtime::WatchReceiver;
 use openraft::entry::RaftEntry;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError};
 use openraft::impls::EmptyNode;
@@ -156,7 +157,7 @@ fn config(certificates: &Certificates, cluster: &str, node: NodeId, start: u64) 
 async fn start(config: LinkConfig) -> Node {
     let seen = Arc::new(Seen::default());
     let spool = tempfile::tempdir().unwrap();
-    let rafts = Arc::new(RaftRegistry::new(spool.path().join("incoming")));
+    let rafts = Arc::new(RaftRegistry::new(spool.path().join("incoming"), Arc::new(Checked)));
     let metrics = LinkMetrics::new(&prometheus::Registry::new()).unwrap();
     let handler = Arc::new(Recorder {
         seen: seen.clone(),
@@ -170,6 +171,34 @@ async fn start(config: LinkConfig) -> Node {
         _spool: spool,
     }
 }
+
+/// Refuses what holds a [`DAMAGED`] chunk.
+struct Checked;
+
+impl StageSnapshot for Checked {
+    fn stage(
+        &self,
+        _: GroupId,
+        _: SnapshotMeta,
+        arrived: SnapshotData,
+    ) -> BoxFuture<'_, std::io::Result<SnapshotData>> {
+        Box::pin(async move {
+            let mut arrived = arrived.into_chunks();
+            let mut chunks = Vec::new();
+            while let Some(chunk) = arrived.recv().await {
+                chunks.push(chunk.map(|chunk| (chunk != DAMAGED).then_some(chunk))?);
+            }
+            let (sender, receiver) = tokio::sync::mpsc::channel(chunks.len() + 1);
+            for chunk in chunks {
+                let chunk = chunk.ok_or(std::io::ErrorKind::InvalidData)?;
+                sender.try_send(Ok(chunk)).unwrap();
+            }
+            Ok(SnapshotData::from_chunks(receiver))
+        })
+    }
+}
+
+const DAMAGED: &[u8] = b"damaged";
 
 fn introduce(nodes: &[&Node]) {
     for one in nodes {
@@ -918,6 +947,12 @@ async fn a_snapshot_that_breaks_off_does_not_harm_the_group() {
     let (torn, _) = snapshot(vec![Ok(payload(1)), Err(std::io::Error::other("disk"))], true);
     let result = network.full_snapshot(vote, torn, never(), option()).await;
     assert!(matches!(result, Err(StreamingError::Unreachable(_))), "{result:?}");
+
+    // Such as a bit that flipped in the spool file: refused here, not by the group.
+    let (damaged, _) = snapshot(vec![Ok(payload(1)), Ok(Bytes::from_static(DAMAGED))], true);
+    let result = network.full_snapshot(vote, damaged, never(), option()).await;
+    assert!(result.is_err(), "{result:?}");
+    assert!(raft.metrics().borrow_watched().running_state.is_ok());
 
     let (endless, _kept) = snapshot(vec![Ok(payload(1))], false);
     let cancel = async { ReplicationClosed::new("test") };

@@ -11,6 +11,7 @@ use super::{Journal, append, apply, count, entry, identity, log_id, metrics};
 use crate::ids::GroupId;
 use crate::machine::Tables;
 use crate::raft_types::SnapshotMeta;
+use crate::snapshot::SnapshotData;
 use crate::storage::{GroupLog, GroupState, Storage};
 use crate::testing::{MemoryLog, MemoryState};
 
@@ -74,15 +75,15 @@ impl Node {
     }
 }
 
-fn channel(chunks: Vec<io::Result<Bytes>>) -> mpsc::Receiver<io::Result<Bytes>> {
+fn channel(chunks: Vec<io::Result<Bytes>>) -> SnapshotData {
     let (sender, receiver) = mpsc::channel(chunks.len().max(1));
     for chunk in chunks {
         sender.try_send(chunk).unwrap();
     }
-    receiver
+    SnapshotData::from_chunks(receiver)
 }
 
-fn whole(chunks: &[Bytes]) -> mpsc::Receiver<io::Result<Bytes>> {
+fn whole(chunks: &[Bytes]) -> SnapshotData {
     channel(chunks.iter().cloned().map(Ok).collect())
 }
 
@@ -138,7 +139,7 @@ async fn a_sent_view_does_not_move() {
         sender.send(chunk).await.unwrap();
     }
     drop(sender);
-    let data = crate::snapshot::SnapshotData::from_chunks(receiver);
+    let data = SnapshotData::from_chunks(receiver);
     follower.state.install_snapshot(&snapshot.meta, data).await.unwrap();
     assert_eq!(count(&follower.tables), 10);
 }
@@ -177,6 +178,22 @@ async fn a_torn_stream_changes_nothing() {
     assert!(follower.storage.stage_snapshot(GROUP, meta, broken).await.is_err());
     assert_eq!(follower.engines.1.rows(), before);
     assert!(follower.storage.failed().borrow().is_none(), "the group goes on");
+}
+
+#[tokio::test]
+async fn tables_that_take_no_snapshot_end_the_storage() {
+    let mut leader = Node::with_entries(10).await;
+    let (meta, chunks) = leader.chunks().await;
+    let follower = Node::with_entries(5).await;
+    follower.engines.1.break_with("the disk is gone");
+    let staged = follower.storage.stage_snapshot(GROUP, meta, whole(&chunks)).await;
+    assert!(staged.is_err());
+    let failure = follower.storage.failed().borrow().clone().unwrap();
+    assert!(
+        failure.contains("a snapshot of group shard-0 cannot be written"),
+        "{failure}"
+    );
+    assert!(failure.contains("the disk is gone"), "{failure}");
 }
 
 #[tokio::test]
