@@ -118,11 +118,8 @@ impl Client {
 
     /// Sends CONNECT.
     async fn begin(&mut self, node: &str, options: &Options) -> Result<u64, Connected> {
+        // Until CONNACK nothing is forgotten: a node that was not reached has not replaced the session.
         let clean = options.clean || self.forgot;
-        if clean {
-            self.forget();
-            self.forgot = false;
-        }
         let conn = self.scene.next_conn();
         let expiry = match (self.version.is_5(), clean) {
             (true, _) => options.expiry,
@@ -261,6 +258,7 @@ impl Client {
         self.link = Some(opening.link);
         self.last_message = Instant::now();
         self.resumed = present;
+        self.forgot &= !opening.clean;
         match present && !opening.clean {
             true => self.send_again().await,
             false => self.forget(),

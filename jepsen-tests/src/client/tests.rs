@@ -19,7 +19,14 @@ impl Bench {
         let recorder = Recorder::create(&dir.path().join("h")).expect("a history");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let scene = Arc::new(Scene::new(recorder, "t", vec![("n1".into(), address)]));
+        // Nobody listens at `n2`.
+        let down = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let nodes = vec![
+            ("n1".into(), address),
+            ("n2".into(), down.local_addr().expect("an address")),
+        ];
+        drop(down);
+        let scene = Arc::new(Scene::new(recorder, "t", nodes));
         let client = Client::new(&scene, "c", Version::V5, Random::new(1));
         let bench = Bench { dir, listener, scene };
         (bench, client)
@@ -27,9 +34,13 @@ impl Bench {
 
     /// Takes a connection and answers its CONNECT.
     async fn accept(&self, present: bool) -> TcpStream {
+        self.answer(present, 0).await
+    }
+
+    async fn answer(&self, present: bool, reason: u8) -> TcpStream {
         let (mut stream, _) = self.listener.accept().await.expect("a connection");
         assert_eq!(read(&mut stream).await.0, 0x10);
-        let connack = frame(0x20, &[u8::from(present), 0, 0]);
+        let connack = frame(0x20, &[u8::from(present), reason, 0]);
         stream.write_all(&connack).await.expect("CONNACK");
         stream
     }
@@ -173,6 +184,43 @@ async fn a_qos_2_message_is_handed_once_until_its_identifier_is_released() {
         })
         .collect();
     assert_eq!(handed, [true, false, true]);
+}
+
+#[tokio::test]
+async fn a_clean_connect_that_reached_nobody_forgets_nothing() {
+    let (bench, mut client) = Bench::new().await;
+    let options = Options::persistent();
+    let mut stream = served(&bench, &mut client, &options, false).await;
+    stream.write_all(&delivery(2, 9)).await.expect("PUBLISH");
+    client.pass(Duration::from_millis(50)).await;
+    client.cut();
+    let unreachable = client.connect("n2", &Options::clean()).await;
+    assert_eq!(unreachable, Connected::Unreachable);
+    let (_refused, connected) = tokio::join!(bench.answer(false, 0x87), client.connect("n1", &Options::clean()));
+    assert_eq!(connected, Connected::Refused(0x87));
+    let mut stream = served(&bench, &mut client, &options, true).await;
+    stream.write_all(&delivery(2, 9)).await.expect("PUBLISH");
+    client.pass(Duration::from_millis(50)).await;
+    let last = bench.events().into_iter().rev().find_map(|event| match event.op {
+        Op::Recv { handed, .. } => Some(handed),
+        _ => None,
+    });
+    assert_eq!(last, Some(false));
+}
+
+#[tokio::test]
+async fn a_client_that_forgot_says_so_until_a_node_has_answered() {
+    let (bench, mut client) = Bench::new().await;
+    let options = Options::persistent();
+    drop(served(&bench, &mut client, &options, false).await);
+    client.crash();
+    assert_eq!(client.connect("n2", &options).await, Connected::Unreachable);
+    let _stream = served(&bench, &mut client, &options, false).await;
+    let last = bench.events().into_iter().rev().find_map(|event| match event.op {
+        Op::Connect { clean, .. } => Some(clean),
+        _ => None,
+    });
+    assert_eq!(last, Some(true));
 }
 
 #[tokio::test]
