@@ -244,6 +244,7 @@ impl Client {
         if reason != 0 {
             // A node that cannot serve may have begun or ended the session before it knew.
             let kind = if UNAVAILABLE.contains(&reason) {
+                self.doubt(&opening);
                 Kind::Info
             } else {
                 Kind::Fail
@@ -375,12 +376,22 @@ impl Client {
         self.lose(conn, End::Closed)
     }
 
+    /// The CONNECT may be carried out, or not: see `abandoned-connect`.
+    fn doubt(&mut self, opening: &Opening) {
+        self.doubtful |= opening.changes_session;
+        self.forgot |= opening.clean;
+    }
+
+    /// Whether a CONNECT of it was ever served: else it has no subscription, and nothing is owed to it.
+    pub fn was_served(&self) -> bool {
+        self.expiry.is_some()
+    }
+
     /// `conn` is of no use any more: closes and records it.
     pub(super) fn lose(&mut self, conn: u64, how: End) -> Seen {
         if let Some(at) = self.opening.iter().position(|opening| opening.link.conn == conn) {
             let opening = self.opening.remove(at);
-            self.doubtful |= opening.changes_session;
-            self.forgot |= opening.clean;
+            self.doubt(&opening);
             self.complete(opening.process, Kind::Info, opening.op);
             self.outcomes.insert(conn, Connected::Abandoned);
             return Seen::Lost(conn);

@@ -11,7 +11,8 @@
 //! Invariants
 //! - `invoke-before-send`: an operation, a resend or an acknowledgement is recorded before its first byte leaves; so what
 //!   follows from it in the broker follows it in the history.
-//! - `abandoned-connect`: a CONNECT without CONNACK may be carried out at any later time. If it would change the session
+//! - `abandoned-connect`: a CONNECT without CONNACK may be carried out at any later time, and one that was refused because
+//!   the node cannot serve may have been. If it would change the session
 //!   (Clean Start, another expiry), the client says so ([`Client::is_doubtful`]) and is used no more, except to drain it.
 
 mod connecting;

@@ -262,6 +262,18 @@ async fn an_abandoned_clean_start_makes_a_client_doubtful() {
 }
 
 #[tokio::test]
+async fn a_clean_start_that_a_node_could_not_serve_makes_a_client_doubtful() {
+    let (bench, mut client) = Bench::new().await;
+    for (reason, doubtful) in [(0x87, false), (0x88, true)] {
+        let options = Options::clean();
+        let (_held, connected) = tokio::join!(bench.answer(false, reason), client.connect("n1", &options));
+        assert_eq!(connected, Connected::Refused(reason));
+        assert_eq!(client.is_doubtful(), doubtful, "{reason:#x}");
+    }
+    assert_eq!(bench.story().last().expect("events"), "connect info");
+}
+
+#[tokio::test]
 async fn a_disconnect_is_ok_only_when_the_close_follows_it() {
     let (bench, mut client) = Bench::new().await;
     let mut stream = served(&bench, &mut client, &Options::persistent(), false).await;

@@ -107,6 +107,8 @@ pub async fn connect(part: &mut Part) {
             Connected::Served { .. } => return,
             _ if part.client.is_doubtful() => {
                 part.replace_client();
+                // A node that refuses at once would be asked without end.
+                sleep(Duration::from_millis(part.client.random.between(100, 400))).await;
             }
             _ => sleep(Duration::from_millis(part.client.random.between(100, 400))).await,
         }

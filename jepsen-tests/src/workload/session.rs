@@ -34,7 +34,10 @@ async fn actor(mut part: Part, topics: Vec<String>) {
         live(&mut part, &topics).await;
         if part.client.is_doubtful() {
             part.client.cut();
-            retired.push(part.replace_client());
+            let gone = part.replace_client();
+            if gone.was_served() {
+                retired.push(gone);
+            }
         }
     }
     let last = part.replace_client();

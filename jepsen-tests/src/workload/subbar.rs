@@ -65,7 +65,10 @@ async fn attach(part: &mut Part, options: &Options) {
     while part.scene.stage() < Stage::End {
         match part.client.connect_anywhere(options).await {
             Connected::Served { .. } => return,
-            _ if part.client.is_doubtful() => drop(part.replace_client()),
+            _ if part.client.is_doubtful() => {
+                part.replace_client();
+                part.client.pass(Duration::from_millis(200)).await;
+            }
             _ => part.client.pass(Duration::from_millis(200)).await,
         }
     }

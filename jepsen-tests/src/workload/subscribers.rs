@@ -100,6 +100,7 @@ async fn settle_in(part: &mut Part, habits: &Habits, subscribed: &mut BTreeSet<S
                 Connected::Served { .. } => {}
                 _ if part.client.is_doubtful() => {
                     part.replace_client();
+                    sleep(Duration::from_millis(part.client.random.between(100, 400))).await;
                     continue;
                 }
                 _ => {
