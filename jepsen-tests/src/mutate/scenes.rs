@@ -587,6 +587,23 @@ fn wills() -> Vec<(&'static str, Expect, Scene)> {
             },
         ),
         (
+            "publish a will after DISCONNECT to a node that was killed then",
+            Expect::Valid,
+            |spoil| {
+                spoil.scene(|write| {
+                    let (observer, conn, will) = with_will(write, 0);
+                    let killed = Op::Node {
+                        node: "n1".into(),
+                        event: "killed".into(),
+                        detail: None,
+                    };
+                    write.note("harness", killed);
+                    disconnect(write, "zc", conn, 0, Kind::Ok);
+                    write.receive("zo", observer, &will, 1, 1);
+                })
+            },
+        ),
+        (
             "publish no will after DISCONNECT 0x04",
             class("missing-will"),
             |spoil| {

@@ -1,7 +1,7 @@
 //! The one pass over the events.
 
 use super::*;
-use crate::history::{Kind, Op, Process};
+use crate::history::{Kind, Op, Process, Status};
 
 struct Builder<'h> {
     model: Model<'h>,
@@ -48,8 +48,40 @@ pub fn build(events: &[Event]) -> Model<'_> {
         let connection = &mut model.connections[exchange.connection as usize];
         connection.proof = connection.proof.max(exchange.sent);
     }
+    doubt_disconnects(&mut model);
     model
 }
+
+/// A node that dies closes its connections in order too: where it was hit about then, nobody knows whether it had read DISCONNECT.
+fn doubt_disconnects(model: &mut Model) {
+    let mut hits: Vec<(u64, &str)> = Vec::new();
+    for event in model.events {
+        match &event.op {
+            Op::Node { node, event: what, .. } if what == "killed" || what == "exited" => {
+                hits.push((event.time, node.as_str()));
+            }
+            Op::Fault { nodes, status, .. } if *status != Status::Skipped => {
+                hits.extend(nodes.iter().map(|node| (event.time, node.as_str())));
+            }
+            _ => {}
+        }
+    }
+    for connection in &mut model.connections {
+        let Some(disconnect) = &mut connection.disconnect else {
+            continue;
+        };
+        let time = |index: Index| model.events.get(index).map_or(u64::MAX, |event| event.time);
+        let from = time(disconnect.invoke).saturating_sub(HIT_ABOUT_THEN);
+        let until = time(disconnect.end).saturating_add(HIT_ABOUT_THEN);
+        let first = hits.partition_point(|(at, _)| *at < from);
+        let node = model.nodes.name(connection.node);
+        let mut about_then = hits[first..].iter().take_while(|(at, _)| *at <= until);
+        disconnect.processed &= !about_then.any(|(_, hit)| *hit == node);
+    }
+}
+
+/// 1 s, in nanoseconds: a FIN, or the news that a process has ended, is seen that much later at most.
+const HIT_ABOUT_THEN: u64 = 1_000_000_000;
 
 fn phases(events: &[Event]) -> Phases {
     let mut phases = Phases::default();

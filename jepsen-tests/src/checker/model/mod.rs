@@ -163,7 +163,7 @@ pub struct Connection<'h> {
 pub struct Disconnected {
     pub invoke: Index,
     pub end: Index,
-    /// The broker closed the connection after it: it was processed.
+    /// The broker closed the connection after it, and nothing was done to its node about then: it was processed.
     pub processed: bool,
     pub reason: u8,
     pub expiry: Option<u32>,
