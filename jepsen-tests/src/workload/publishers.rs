@@ -126,6 +126,10 @@ pub async fn finish(part: &mut Part) {
             .until(Duration::from_secs(2), |client| client.open() == 0)
             .await;
     }
+    if part.client.open() > 0 {
+        // What is given up must not be answered later: another message could have its identifier by then.
+        part.client.cut();
+    }
     part.client.give_up_all();
 }
 
