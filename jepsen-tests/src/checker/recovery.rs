@@ -37,6 +37,7 @@ pub fn check(model: &Model, limits: &Limits) -> Findings {
     findings.percentiles("recovery.topic_seconds", topics);
     findings.percentiles("recovery.client_seconds", clients);
     heal(model, limits, &mut findings);
+    not_recovered(model, &mut findings);
     findings
 }
 
@@ -149,6 +150,20 @@ fn client_outage(
         }
     }
     None
+}
+
+/// Nodes that the harness could not bring back.
+fn not_recovered(model: &Model, findings: &mut Findings) {
+    for (index, event) in model.events.iter().enumerate() {
+        if let Op::Observe { about, node, value } = &event.op
+            && about == "no-recovery"
+        {
+            let node = node.as_deref().unwrap_or("a node");
+            let why = value.as_str().and_then(|why| why.lines().next()).unwrap_or_default();
+            let message = format!("{node} did not come back after healing: {why}");
+            findings.violation(("recovery", "no-recovery", "P10"), message, [index]);
+        }
+    }
 }
 
 /// The first operation that each node answers after `heal`.

@@ -17,7 +17,7 @@ pub use settings::Settings;
 
 use crate::checker::{Validity, Verdict};
 use crate::client::{Scene, Stage};
-use crate::cluster::{Cluster, Spec};
+use crate::cluster::{Cluster, Failure, Spec};
 use crate::history::Op;
 use crate::nemesis::{Family, Nemesis};
 use crate::proxy::Proxy;
@@ -159,7 +159,10 @@ async fn phases(
     // Also after a fault that the harness could not do.
     let healed = nemesis.heal().await;
     tasks.fail_if_one_panicked()?;
-    faults.and(healed).map_err(|failure| failure.to_string())?;
+    faults.map_err(|failure| failure.to_string())?;
+    if let Err(failure) = healed {
+        not_recovered(failure, recorder)?;
+    }
     lacking(&nemesis)?;
     phase(recorder, "recovery");
     let late = cluster.wait_all_ready(Duration::from_secs(60)).await;
@@ -186,6 +189,24 @@ async fn phases(
     tasks.wait_settled(Duration::from_secs(45)).await?;
     observer::at_the_end(cluster, recorder).await;
     Ok(())
+}
+
+/// A node that does not come back is news about the broker: the checkers judge it, and the rest of the run goes on.
+///
+/// # Errors
+/// Anything else: the harness failed.
+fn not_recovered(failure: Failure, recorder: &Recorder) -> Result<(), String> {
+    let why = failure.to_string();
+    match failure {
+        Failure::NodeEnded { node, .. } | Failure::NotReady { node, .. } => {
+            recorder.note(
+                "harness",
+                observer::about("no-recovery", Some(&node), serde_json::json!(why)),
+            );
+            Ok(())
+        }
+        _ => Err(why),
+    }
 }
 
 /// # Errors

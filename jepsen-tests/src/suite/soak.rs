@@ -9,10 +9,11 @@ use crate::runner::run;
 use crate::workload;
 use std::time::{Duration, Instant};
 
-/// Whether every epoch was valid; ends after `limit`, where there is one.
+/// Whether every epoch was valid, none unknown; ends after `limit`, where there is one.
 pub async fn soak(common: &Common, seconds: u64, limit: Option<Duration>) -> bool {
     let started = Instant::now();
     let mut random = Random::new(common.seed);
+    let mut all_valid = true;
     for epoch in 1.. {
         if limit.is_some_and(|limit| started.elapsed() >= limit) {
             break;
@@ -34,8 +35,11 @@ pub async fn soak(common: &Common, seconds: u64, limit: Option<Duration>) -> boo
             0 => drop(std::fs::remove_dir_all(&finished.settings.dir)),
             1 => return false,
             // Chaos does not meet every requirement of coverage; the directory tells which was missed.
-            _ => drop(std::fs::remove_dir_all(finished.settings.dir.join("cluster"))),
+            _ => {
+                all_valid = false;
+                std::fs::remove_dir_all(finished.settings.dir.join("cluster")).ok();
+            }
         }
     }
-    true
+    all_valid
 }
