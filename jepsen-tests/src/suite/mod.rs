@@ -105,6 +105,13 @@ mod tests {
     }
 
     #[test]
+    fn every_mutant_names_the_classes_that_show_it() {
+        for mutant in &mutants::MUTANTS {
+            assert!(!mutant.classes.is_empty(), "{}", mutant.name);
+        }
+    }
+
+    #[test]
     fn the_mutants_of_ci_are_there_and_need_no_root() {
         for name in ci::MUTANTS {
             assert!(
