@@ -31,7 +31,7 @@ pub enum Requirement {
     SessionsMoved { at_least: u64 },
     /// Connections taken over while they were open.
     TakeOvers { at_least: u64 },
-    /// Faults whose `value.role` is this: `leader`, `follower`, `meta-leader`, `owner`, …
+    /// Faults that hit a node with this role, as `value.roles` tells: `leader`, `follower`, `meta-leader`, `owner`.
     Hit { role: String, at_least: u64 },
     /// Bytes written and not synced that a power cut really lost: `value.bytes_lost`.
     UnsyncedBytesLost { at_least: u64 },
@@ -241,12 +241,23 @@ fn fault_values<'m>(model: &'m Model) -> impl Iterator<Item = &'m serde_json::Va
 }
 
 fn hits(model: &Model, wanted: &str) -> u64 {
-    let is_wanted = |role: &serde_json::Value| role.as_str() == Some(wanted);
-    let hit = fault_values(model).filter(|value| match &value["role"] {
-        serde_json::Value::Array(roles) => roles.iter().any(is_wanted),
-        role => is_wanted(role),
+    // By node, as `nemesis/target.rs` tells them.
+    let hit = fault_values(model).filter(|value| {
+        let mut nodes = value["roles"].as_object().into_iter().flatten();
+        nodes.any(|(_, roles)| has_role(roles, wanted))
     });
     hit.count() as u64
+}
+
+fn has_role(roles: &serde_json::Value, wanted: &str) -> bool {
+    let some = |groups: &serde_json::Value| groups.as_array().is_some_and(|groups| !groups.is_empty());
+    match wanted {
+        "leader" => some(&roles["leads"]),
+        "follower" => some(&roles["follows"]),
+        "meta-leader" => roles["meta_leader"] == true,
+        "owner" => roles["sessions"].as_u64() > Some(0),
+        _ => false,
+    }
 }
 
 fn bytes_lost(model: &Model) -> u64 {
@@ -286,4 +297,18 @@ fn unacked_at_fault(model: &Model) -> u64 {
         !published.will && published.qos > 0 && starts.get(next).is_some_and(|start| *start < end)
     });
     unacked.count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn roles_are_read_as_the_nemesis_tells_them() {
+        let roles = json!({ "leads": ["shard-1"], "follows": [], "meta_leader": false, "sessions": 2, "up": true });
+        for (role, expected) in [("leader", true), ("follower", false), ("meta-leader", false), ("owner", true)] {
+            assert_eq!(has_role(&roles, role), expected, "{role}");
+        }
+    }
 }

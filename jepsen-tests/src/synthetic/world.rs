@@ -333,8 +333,10 @@ impl World {
         let node = self.random.below(3);
         self.nodes_up = [true; 3];
         self.nodes_up[node] = false;
-        let role = if self.random.chance(50) { "leader" } else { "follower" };
-        self.write.fault("kill", "once", NODES[node], json!({ "role": role }));
+        let leads: &[&str] = if self.random.chance(50) { &["shard-0"] } else { &[] };
+        let roles = json!({ NODES[node]: { "leads": leads } });
+        self.write
+            .fault("kill", "once", NODES[node], json!({ "roles": roles }));
         for at in 0..self.clients.len() {
             if self.clients[at].node == node {
                 self.cut(at, End::Closed);

@@ -76,8 +76,18 @@ fn of_family(family: &str) -> Vec<Requirement> {
     if family.starts_with("power") {
         needed.push(Requirement::UnsyncedBytesLost { at_least: 1 });
     }
-    if family == "kill" {
+    if matches!(family, "kill" | "kill-leader" | "kill-meta-leader") {
         needed.push(Requirement::Elections { at_least: 1 });
     }
+    let hit = match family {
+        "kill-leader" => Some("leader"),
+        "kill-meta-leader" => Some("meta-leader"),
+        "kill-owner" => Some("owner"),
+        _ => None,
+    };
+    needed.extend(hit.map(|role| Requirement::Hit {
+        role: role.into(),
+        at_least: 1,
+    }));
     needed
 }
