@@ -307,7 +307,12 @@ mod tests {
     #[test]
     fn roles_are_read_as_the_nemesis_tells_them() {
         let roles = json!({ "leads": ["shard-1"], "follows": [], "meta_leader": false, "sessions": 2, "up": true });
-        for (role, expected) in [("leader", true), ("follower", false), ("meta-leader", false), ("owner", true)] {
+        for (role, expected) in [
+            ("leader", true),
+            ("follower", false),
+            ("meta-leader", false),
+            ("owner", true),
+        ] {
             assert_eq!(has_role(&roles, role), expected, "{role}");
         }
     }

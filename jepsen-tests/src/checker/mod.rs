@@ -18,6 +18,7 @@ pub mod convergence;
 pub mod coverage;
 pub mod delivery;
 pub mod exactly_once;
+pub mod exits;
 pub mod flow;
 pub mod integrity;
 pub mod model;
@@ -115,7 +116,7 @@ impl Findings {
 pub type Check = fn(&Model, &Limits) -> Findings;
 
 /// All checkers by name, in the order of the reports.
-pub const CHECKERS: [(&str, Check); 19] = [
+pub const CHECKERS: [(&str, Check); 20] = [
     ("delivery", delivery::check),
     ("exactly_once", exactly_once::check),
     ("order", order::check),
@@ -133,6 +134,7 @@ pub const CHECKERS: [(&str, Check); 19] = [
     ("convergence", convergence::check),
     ("recovery", recovery::check),
     ("panic", panic::check),
+    ("exits", exits::check),
     ("availability", availability::check),
     ("coverage", |_, _| Findings::default()),
 ];

@@ -286,6 +286,14 @@ impl Cluster {
                 let (node, line) = (node.layout.name.clone(), line.to_owned());
                 self.0.recorder.note("harness", Op::Panic { node, line });
             }
+            for line in log.lines().filter(|line| is_fatal(line)) {
+                let fatal = Op::Observe {
+                    about: "fatal".into(),
+                    node: Some(node.layout.name.clone()),
+                    value: line.into(),
+                };
+                self.0.recorder.note("harness", fatal);
+            }
         }
     }
 
@@ -314,6 +322,11 @@ fn is_panic(line: &str) -> bool {
     PANICS.iter().any(|part| line.contains(part))
 }
 
+/// A node says that it cannot go on: to be expected only after some faults.
+fn is_fatal(line: &str) -> bool {
+    line.contains("ERROR") && FATAL.iter().any(|part| line.contains(part))
+}
+
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     path.canonicalize().map_err(Failure::io(path.display().to_string()))
 }
@@ -323,6 +336,8 @@ const REPLICATION_FACTOR: &str = "LONTRA__CLUSTER__REPLICATION_FACTOR";
 
 /// Every thread's panic has the first, as has its line in the broker's own log the second; the others are C++'s and glibc's.
 const PANICS: [&str; 4] = ["panicked at", "a thread panicked", "terminate called", "Assertion `"];
+
+const FATAL: [&str; 2] = ["ended by itself", "must stop"];
 
 /// Forming a cluster on a machine that others use too.
 const START: Duration = Duration::from_secs(120);
@@ -336,6 +351,8 @@ mod tests {
     #[test]
     fn panics_are_told_from_what_may_be_logged() {
         assert!(is_panic("thread 'worker-1' panicked at node/src/x.rs:3:4:"));
+        assert!(is_fatal("ERROR storage has failed; this node must stop reason=\"x\""));
+        assert!(!is_fatal("INFO the group ended by itself"));
         assert!(!is_panic("WARN dial failed, will go on trying"));
     }
 }

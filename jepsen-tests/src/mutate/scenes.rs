@@ -770,6 +770,15 @@ fn groups() -> Vec<(&'static str, Expect, Scene)> {
 
 // ── recovery ──
 
+fn node_event(write: &mut Writer, event: &str) {
+    let op = Op::Node {
+        node: "n3".into(),
+        event: event.into(),
+        detail: None,
+    };
+    write.note("harness", op);
+}
+
 fn others() -> Vec<(&'static str, Expect, Scene)> {
     vec![
         (
@@ -817,6 +826,16 @@ fn others() -> Vec<(&'static str, Expect, Scene)> {
                 let (process, conn) = write.connecting("zs", "n9", true, 0, None);
                 write.wait(2.0);
                 write.connack(process, conn, None);
+            })
+        }),
+        ("let a node end by itself", class("unexpected-exit"), |spoil| {
+            spoil.scene_before("heal", |write| node_event(write, "exited"))
+        }),
+        ("let a node end that was killed", Expect::Valid, |spoil| {
+            spoil.scene_before("heal", |write| {
+                node_event(write, "killed");
+                node_event(write, "started");
+                node_event(write, "exited");
             })
         }),
         ("let a node end while it is healed", class("no-recovery"), |spoil| {

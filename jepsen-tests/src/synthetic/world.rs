@@ -335,8 +335,7 @@ impl World {
         self.nodes_up[node] = false;
         let leads: &[&str] = if self.random.chance(50) { &["shard-0"] } else { &[] };
         let roles = json!({ NODES[node]: { "leads": leads } });
-        self.write
-            .fault("kill", "once", NODES[node], json!({ "roles": roles }));
+        self.write.fault("kill", "once", NODES[node], json!({ "roles": roles }));
         for at in 0..self.clients.len() {
             if self.clients[at].node == node {
                 self.cut(at, End::Closed);
