@@ -221,7 +221,8 @@ async fn watch_end(
         return;
     };
     if let Some(storage) = storage.upgrade() {
-        let advice = "start this node again; if it ends like this again, replace it: its replicas have the data";
+        let advice = "start this node again; if only this node ends like this, replace it: the other replicas have the data; \
+                      if others end at the same group too, replace none, and report it";
         storage.give_up(&format!("group {group} ended by itself: {reason}; {advice}"));
     }
 }

@@ -64,11 +64,11 @@ async fn run<T: Transport>(worker: Rc<Worker>, config: Arc<WorkerConfig>, mut tr
     let mut ended = false;
 
     loop {
-        worker.advance(&client, &mut received);
-        if ended {
+        let needs_more = worker.advance(&client, &mut received);
+        if ended && needs_more {
             let mut connection = client.connection.borrow_mut();
             // One that is ending has words to send.
-            if connection.ending().is_none() && (received.is_empty() || connection.wants_packets()) {
+            if connection.ending().is_none() {
                 connection.lost();
                 break;
             }

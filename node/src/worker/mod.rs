@@ -305,14 +305,19 @@ impl Worker {
         client
     }
 
-    /// Takes whole packets out of what was received, until the connection wants no more.
-    pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) {
+    /// Takes whole packets out of what was received, until the connection wants no more. Whether it went as far as what was
+    /// received reaches; otherwise it goes on once the connection may.
+    pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) -> bool {
         let mut packets = 0;
+        let mut needs_more = received.is_empty();
         while self.may_go_on(client) {
             let mut connection = client.connection.borrow_mut();
             let version = connection.version();
             match codec::frame_length(received, &client.config.limits, version) {
-                Ok(None) => break,
+                Ok(None) => {
+                    needs_more = true;
+                    break;
+                }
                 Ok(Some(length)) => {
                     let frame = received.split_to(length).freeze();
                     packets += 1;
@@ -336,6 +341,7 @@ impl Worker {
             self.metrics.received(packets);
         }
         self.pump(client);
+        needs_more || received.is_empty()
     }
 
     /// `one-owner`, `lease-before-match`: looked at after the read and before every packet.
