@@ -282,6 +282,9 @@ pub fn raft_config(heartbeat: Duration, election: Duration) -> Result<Arc<openra
         install_snapshot_timeout: 600_000,
         replication_lag_threshold: 1000,
         enable_leader_restore: Some(false),
+        // A follower that lost the end of its log is refused when it starts (`mark-behind-log`). One that slips through,
+        // with its marks lost too, is sent what it lacks: a sound leader must not end because another's disk did.
+        allow_log_reversion: Some(true),
         ..openraft::Config::default()
     };
     config.validate().map(Arc::new).map_err(|source| ClusterError::Timing {
