@@ -30,7 +30,9 @@ async fn exactly_once_under_kill_9_at_every_point_of_the_exchange() {
     let mut points = POINTS.iter();
     let covered = |load: &Load| {
         let ends = load.ends();
-        POINTS.iter().all(|point| ends.get(point).is_some_and(|ends| ends.cuts >= CUTS))
+        POINTS
+            .iter()
+            .all(|point| ends.get(point).is_some_and(|ends| ends.cuts >= CUTS))
     };
     while faults.len() < KILLS || load.recorded() < RECORDED || !covered(&load) {
         assert!(

@@ -460,7 +460,9 @@ async fn a_connect_that_its_client_gave_up_displaces_nobody() {
         let connect = Connect::persistent(version, &format!("gave-up-{round}"));
         let before = cluster.metrics(stopped.id).await.sum("lontra_packets_received_total");
         cluster.pause(stopped.id).await;
-        let mut abandoned = Client::raw(&stopped.mqtt, version, SOON).await.expect("the kernel accepts");
+        let mut abandoned = Client::raw(&stopped.mqtt, version, SOON)
+            .await
+            .expect("the kernel accepts");
         abandoned.send(&connect.encode()).await.expect("CONNECT");
         drop(abandoned);
         let (mut client, connack) = Client::connect(&home.mqtt, &connect).await;
@@ -476,7 +478,8 @@ async fn a_connect_that_its_client_gave_up_displaces_nobody() {
         cluster.wait_ready(stopped.id, START).await;
         eventually("the node has read it", START, || async {
             let scrape = cluster.metrics(stopped.id).await;
-            (scrape.sum("lontra_packets_received_total") > before && scrape.sum("lontra_connections") == 0.0).then_some(())
+            (scrape.sum("lontra_packets_received_total") > before && scrape.sum("lontra_connections") == 0.0)
+                .then_some(())
         })
         .await;
         // Each waits for the meta group and for every node, so also behind whatever the old CONNECT began.
