@@ -375,6 +375,8 @@ const LISTENERS: &str = r#"[
   { name = "asked", kind = "mqtts", listen = "127.0.0.1:{port+3}", tls = { {server},
     client_certificates = "optional", client_ca = "{dir}/ca.pem" } },
   { name = "web", kind = "wss", listen = "127.0.0.1:{port+4}", tls = { {server} } },
+  { name = "misnamed", kind = "mqtts", listen = "127.0.0.1:{port+5}",
+    tls = { certificate = "{dir}/other.pem", key = "{dir}/other-key.pem" } },
 ]"#;
 
 fn one_line(listeners: &str) -> String {
@@ -590,6 +592,66 @@ async fn a_node_does_not_start_with_a_bad_certificate_and_says_which() {
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         assert!(
             said(&output).contains("listener tls: /nowhere/server.pem cannot be read"),
+            "{}",
+            said(&output)
+        );
+    }
+}
+
+#[tokio::test]
+async fn lontra_pub_shows_its_certificate_and_may_overlook_a_name() {
+    let running = Running::start(&one_line(LISTENERS)).await;
+    let client = running.pki.client("cli", 7);
+    let stranger = Pki::new(running.path(), "stranger").ca;
+    let ca = running.pki.ca.as_str();
+    let (known, misnamed) = ((running.ports + 2).to_string(), (running.ports + 5).to_string());
+    let with_certificate = ["--cert", &client.certificate, "--key", &client.key];
+    for (port, arguments, is_served) in [
+        (&known, &with_certificate[..], true),
+        (&known, &[], false),
+        (&misnamed, &["--insecure"], true),
+        (&misnamed, &[], false),
+        // Another authority is another matter.
+        (&misnamed, &["--insecure", "--cafile", &stranger], false),
+    ] {
+        let common = ["pub", "-h", "127.0.0.1", "-p", port, "-q", "1", "-t", "cli", "-m", "m"];
+        let trusting = match arguments.contains(&"--cafile") {
+            true => vec![],
+            false => vec!["--cafile", ca],
+        };
+        let output = lontra(&[&common[..], &trusting, arguments].concat()).await;
+        assert_eq!(output.status.success(), is_served, "{arguments:?}: {}", said(&output));
+    }
+}
+
+#[tokio::test]
+async fn lontra_bench_loads_a_broker_over_tls() {
+    let cluster = shared();
+    let ca = cluster.nodes[0].ca.to_str().expect("text");
+    let brokers = |address: fn(&Node) -> &String| {
+        let all: Vec<&str> = cluster.nodes.iter().map(|node| address(node).as_str()).collect();
+        all.join(",")
+    };
+    let (mqtts, wss) = (brokers(|node| &node.mqtts), brokers(|node| &node.wss));
+    for (brokers, over, words) in [
+        (&mqtts, &[][..], "over TLS"),
+        (&wss, &["--websocket"], "over WebSocket over TLS"),
+    ] {
+        let run = [
+            "bench",
+            "pairs",
+            "-n",
+            "3",
+            "-q",
+            "1",
+            "--messages",
+            "200",
+            "--payload",
+            "20000",
+        ];
+        let output = lontra(&[&run[..], &["-b", brokers, "--cafile", ca], over].concat()).await;
+        assert!(
+            output.status.success() && said(&output).contains(words),
             "{}",
             said(&output)
         );

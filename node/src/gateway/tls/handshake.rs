@@ -241,7 +241,8 @@ fn step(stream: &mut TlsStream) -> Result<(), StepError> {
         .received(&mut buffer[..read], &mut stream.early, &mut outgoing);
     let sent = stream.send(&outgoing);
     taken.map_err(StepError::Tls)?;
-    if stream.session.has_ended() {
+    // A client may say its last word with the first.
+    if stream.session.has_ended() && stream.session.is_handshaking() {
         return Err(StepError::Lost(io::ErrorKind::UnexpectedEof.into()));
     }
     sent.map_err(StepError::Lost)
