@@ -212,7 +212,13 @@ async fn faults_heal(mut spec: Spec, families: &[Family]) {
     {
         let before = events(&cluster, &recorder).len();
         let failed = |failure| panic!("{family}: {failure}");
-        nemesis.start(family).await.unwrap_or_else(failed);
+        assert!(
+            nemesis
+                .start(family)
+                .await
+                .unwrap_or_else(|failure| panic!("{family}: {failure}")),
+            "{family}: skipped"
+        );
         sleep(HELD).await;
         nemesis.stop(family).await.unwrap_or_else(failed);
         let healing = Instant::now();

@@ -204,7 +204,9 @@ fn read_records(connection: &mut ClientConnection, stream: &mut TcpStream, buffe
         }
         match connection.read_tls(stream) {
             Ok(0) => break,
-            Ok(_) => drop(connection.process_new_packets().map_err(io::Error::other)?),
+            Ok(_) => {
+                connection.process_new_packets().map_err(io::Error::other)?;
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock && filled > 0 => break,
             Err(error) => return Err(error),
         }

@@ -154,7 +154,7 @@ fn meaningless(listener: &Listener, of: &impl Fn(&str) -> String) -> Checked {
         ("proxy_protocol", kind == ListenerKind::Unix && listener.proxy_protocol),
         (
             "trusted_proxies",
-            !listener.trusted_proxies.is_empty() && !(listener.proxy_protocol || kind.is_websocket()),
+            !(listener.trusted_proxies.is_empty() || listener.proxy_protocol || kind.is_websocket()),
         ),
     ];
     match set.into_iter().find(|(_, is_set)| *is_set) {
