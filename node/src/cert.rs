@@ -1,15 +1,20 @@
-//! `lontra cert`: the certificates that nodes of a cluster show each other.
+//! `lontra cert`: the certificates that nodes of a cluster show each other, and those of listeners and clients.
 //!
 //!     lontra cert authority --dir CA                                            once per cluster; CA/key stays private
 //!     lontra cert node --authority CA --cluster NAME --node ID --dir NODE       once per node; goes to that node
+//!     lontra cert server --authority CLIENTS-CA --name HOST --dir DIR           a listener's, for `[[listeners]]`
+//!     lontra cert client --authority CLIENTS-CA --name WHO --dir DIR            a client's
 //!
-//! The cryptography is `lontra_cluster::link::tls`; here are the command line and what `dev` needs.
+//! Give the clients an authority of their own: a certificate of the cluster's opens the links between nodes.
+//!
+//! The cryptography is `lontra_cluster::link::tls` and `issue`; here are the command line and what `dev` needs.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use lontra_cluster::link::issue::{self, Issued, Purpose};
 use lontra_cluster::link::tls::{self, Authority, TlsError};
 
 use crate::config::Tls;
@@ -41,6 +46,28 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
+
+    /// Make the certificate and key of a listener over TLS.
+    Server(Leaf),
+
+    /// Make the certificate and key of a client, for listeners that ask for one.
+    Client(Leaf),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Leaf {
+    /// The directory that `lontra cert authority` wrote: another authority than that of the nodes.
+    #[arg(long, value_name = "DIR")]
+    authority: PathBuf,
+
+    /// A host name or address by which clients reach the listener (several times); the client's name.
+    #[arg(long = "name", value_name = "NAME", required = true)]
+    names: Vec<String>,
+
+    /// Where server.pem and server-key.pem, or client.pem and client-key.pem, are written; made if missing. A certificate
+    /// that is there already is not replaced.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
 }
 
 /// Why there is no certificate.
@@ -71,6 +98,8 @@ pub fn run(command: &Command) -> Result<String, CertError> {
                 authority.key.display(),
             ))
         }
+        Command::Server(leaf) => issue_leaf(leaf, Purpose::Server),
+        Command::Client(leaf) => issue_leaf(leaf, Purpose::Client),
         Command::Node {
             authority,
             cluster,
@@ -83,7 +112,7 @@ pub fn run(command: &Command) -> Result<String, CertError> {
                     return Err(CertError::Exists { path: path.clone() });
                 }
             }
-            issue(dir, authority, cluster, *node)?;
+            issue_node(dir, authority, cluster, *node)?;
             Ok(format!(
                 "wrote the files of node {node} of cluster {cluster}; name them in its configuration:\n\n[cluster.tls]\n{}",
                 toml::to_string(&files)
@@ -125,10 +154,53 @@ pub fn ensure_node(dir: &Path, authority: &Path, cluster: &str, node: u64) -> Re
     if [ca, certificate, key].iter().all(|path| path.exists()) {
         return Ok(());
     }
-    issue(dir, authority, cluster, node)
+    issue_node(dir, authority, cluster, node)
 }
 
-fn issue(dir: &Path, authority: &Path, cluster: &str, node: u64) -> Result<(), CertError> {
+fn issue_leaf(leaf: &Leaf, purpose: Purpose) -> Result<String, CertError> {
+    let files = Issued::in_directory(&leaf.dir, stem(purpose));
+    if let Some(path) = [&files.certificate, &files.key].into_iter().find(|path| path.exists()) {
+        return Err(CertError::Exists { path: path.clone() });
+    }
+    make_directory(&leaf.dir)?;
+    let authority = Authority::in_directory(&leaf.authority);
+    let issued = issue::issue(&leaf.dir, &authority, stem(purpose), &leaf.names, purpose);
+    let files = issued.map_err(in_directory(&leaf.dir))?;
+    Ok(format!(
+        "wrote {} and {}",
+        files.certificate.display(),
+        files.key.display()
+    ))
+}
+
+/// Certificate and key in `dir`: those that are there, or new ones.
+///
+/// # Errors
+/// See [`CertError`].
+pub fn ensure_leaf(dir: &Path, authority: &Path, names: &[&str], purpose: Purpose) -> Result<(), CertError> {
+    let files = leaf_files(dir, purpose);
+    if files.certificate.exists() && files.key.exists() {
+        return Ok(());
+    }
+    make_directory(dir)?;
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let issued = issue::issue(dir, &Authority::in_directory(authority), stem(purpose), &names, purpose);
+    issued.map(drop).map_err(in_directory(dir))
+}
+
+/// Where they lie.
+pub fn leaf_files(dir: &Path, purpose: Purpose) -> Issued {
+    Issued::in_directory(dir, stem(purpose))
+}
+
+fn stem(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Server => "server",
+        Purpose::Client => "client",
+    }
+}
+
+fn issue_node(dir: &Path, authority: &Path, cluster: &str, node: u64) -> Result<(), CertError> {
     make_directory(dir)?;
     let authority = Authority::in_directory(authority);
     tls::issue_node(dir, &authority, cluster, node).map_err(in_directory(dir))?;
@@ -184,6 +256,32 @@ mod tests {
         assert!(error.contains("node-2.pem is there already"), "{error}");
         assert!(run(&authority).unwrap_err().to_string().contains("exists"));
         assert_eq!(fs::read(&files.key).unwrap(), before);
+    }
+
+    #[test]
+    fn a_server_and_a_client_get_certificates_once() {
+        let root = tempfile::tempdir().unwrap();
+        let authority = root.path().join("authority");
+        ensure_authority(&authority).unwrap();
+        for (purpose, name) in [(Purpose::Server, "localhost"), (Purpose::Client, "a client")] {
+            let leaf = Leaf {
+                authority: authority.clone(),
+                names: vec![name.to_owned(), "127.0.0.1".to_owned()],
+                dir: root.path().join("leaf"),
+            };
+            let command = match purpose {
+                Purpose::Server => Command::Server(leaf),
+                Purpose::Client => Command::Client(leaf),
+            };
+            let told = run(&command).unwrap();
+            let files = leaf_files(&root.path().join("leaf"), purpose);
+            assert!(
+                told.contains(&files.key.display().to_string()) && files.certificate.exists(),
+                "{told}"
+            );
+            let error = run(&command).unwrap_err().to_string();
+            assert!(error.contains("is there already"), "{error}");
+        }
     }
 
     #[test]

@@ -22,8 +22,10 @@ use clap_complete::Shell;
 use lontra_ops::telemetry;
 
 use self::mqtt_options::MqttError;
+pub use self::mqtt_options::TlsArguments;
 use crate::config::{Config, LogFormat, Machine, Source, show};
 use crate::pid_file::PidFile;
+use crate::worker::WorkerConfig;
 use crate::{bench, cert, cluster_status, dev, file_limit, start, stop_on_stdin_eof};
 
 /// Lontra, a clustered MQTT broker.
@@ -146,6 +148,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Cert(command) => cert::run(&command).map(say).map_err(Failure::from),
         Command::Config(ConfigCommand::Check(file)) => {
             let config = file.load()?;
+            // What a listener shows to clients must be there, too.
+            WorkerConfig::load(&config)?;
             say(format_args!("ok: {}", summary(&config, file.config.as_deref())));
             Ok(())
         }

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
+};
 
+use crate::config::ListenerKind;
+use crate::gateway::tls::handshake::HandshakeFailure;
 use crate::protocol::codec::ReasonCode;
 
 /// Why a message did not reach a client that matched it. A closed set: a reason for every drop.
@@ -35,22 +39,34 @@ impl Drop {
 /// Why a connection never became a client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// `mqtt.connections_max` is reached.
+    /// `mqtt.connections_max` is reached, or the listener's own.
     ConnectionsMax,
     /// It ended, or its time did, before anything that looks like a CONNECT.
     NoConnect,
     /// The kernel gave no socket: descriptors or memory.
     AcceptFailed,
+    /// It has no PROXY header where one is due, or comes from nobody who may send one.
+    Proxy,
+    /// Its TLS handshake failed.
+    Tls,
 }
 
 impl Refusal {
-    const ALL: [Refusal; 3] = [Refusal::ConnectionsMax, Refusal::NoConnect, Refusal::AcceptFailed];
+    const ALL: [Refusal; 5] = [
+        Refusal::ConnectionsMax,
+        Refusal::NoConnect,
+        Refusal::AcceptFailed,
+        Refusal::Proxy,
+        Refusal::Tls,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Refusal::ConnectionsMax => "connections_max",
             Refusal::NoConnect => "no_connect",
             Refusal::AcceptFailed => "accept_failed",
+            Refusal::Proxy => "proxy",
+            Refusal::Tls => "tls",
         }
     }
 }
@@ -134,6 +150,9 @@ pub struct NodeMetrics {
     bytes_received: IntCounter,
     bytes_sent: IntCounter,
     config_reloads: IntCounterVec,
+    listener_connections: IntGaugeVec,
+    handshakes: IntCounterVec,
+    handshake_seconds: Histogram,
 }
 
 impl NodeMetrics {
@@ -149,7 +168,23 @@ impl NodeMetrics {
         let buckets = exponential_buckets(0.00005, 2.0, 20).expect("valid buckets");
         let publish_ack =
             HistogramOpts::new("lontra_publish_ack_seconds", "From a PUBLISH to its PUBACK.").buckets(buckets);
+        let handshake = HistogramOpts::new(
+            "lontra_tls_handshake_seconds",
+            "Successful TLS handshakes of clients, from the client's first byte.",
+        );
+        let handshake = handshake.buckets(exponential_buckets(0.0005, 2.0, 16).expect("valid buckets"));
+        let by_kind = Opts::new(
+            "lontra_listener_connections",
+            "Network connections of clients that are open, by the kind of their listener.",
+        );
         let metrics = NodeMetrics {
+            listener_connections: IntGaugeVec::new(by_kind, &["kind"]).expect("a valid metric name"),
+            handshakes: counters(
+                "lontra_tls_handshakes_total",
+                "TLS handshakes of clients, by result: full, resumed, or how they failed.",
+                "result",
+            ),
+            handshake_seconds: Histogram::with_opts(handshake).expect("a valid metric name"),
             connections: gauge(
                 "lontra_connections",
                 "Network connections of clients, accepted and not yet closed.",
@@ -212,6 +247,13 @@ impl NodeMetrics {
         for result in [RELOAD_APPLIED, RELOAD_REFUSED] {
             metrics.config_reloads.with_label_values(&[result]).inc_by(0);
         }
+        for kind in ListenerKind::ALL {
+            metrics.listener_connections.with_label_values(&[kind.name()]).set(0);
+        }
+        let failures = HandshakeFailure::ALL.map(HandshakeFailure::name);
+        for result in [HANDSHAKE_FULL, HANDSHAKE_RESUMED].into_iter().chain(failures) {
+            metrics.handshakes.with_label_values(&[result]).inc_by(0);
+        }
         for qos in QOS_LABELS {
             metrics.received.with_label_values(&[qos]).inc_by(0);
             metrics.sent.with_label_values(&[qos]).inc_by(0);
@@ -228,7 +270,7 @@ impl NodeMetrics {
         for reason in UpgradeRefusal::ALL {
             metrics.upgrades_refused.with_label_values(&[reason.name()]).inc_by(0);
         }
-        let collectors: [Box<dyn prometheus::core::Collector>; 18] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 21] = [
             Box::new(metrics.connections.clone()),
             Box::new(metrics.connects.clone()),
             Box::new(metrics.disconnects.clone()),
@@ -247,6 +289,9 @@ impl NodeMetrics {
             Box::new(metrics.bytes_received.clone()),
             Box::new(metrics.bytes_sent.clone()),
             Box::new(metrics.config_reloads.clone()),
+            Box::new(metrics.listener_connections.clone()),
+            Box::new(metrics.handshakes.clone()),
+            Box::new(metrics.handshake_seconds.clone()),
         ];
         for collector in collectors {
             registry.register(collector).expect("metric names are unique");
@@ -254,13 +299,25 @@ impl NodeMetrics {
         metrics
     }
 
-    pub fn connection_opened(&self) {
+    pub fn connection_opened(&self, kind: ListenerKind) {
         self.accepted.inc();
         self.connections.inc();
+        self.listener_connections.with_label_values(&[kind.name()]).inc();
     }
 
-    pub fn connection_closed(&self) {
+    pub fn connection_closed(&self, kind: ListenerKind) {
         self.connections.dec();
+        self.listener_connections.with_label_values(&[kind.name()]).dec();
+    }
+
+    pub fn handshake_done(&self, is_resumed: bool, elapsed: Duration) {
+        let result = if is_resumed { HANDSHAKE_RESUMED } else { HANDSHAKE_FULL };
+        self.handshakes.with_label_values(&[result]).inc();
+        self.handshake_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    pub fn handshake_failed(&self, failure: HandshakeFailure) {
+        self.handshakes.with_label_values(&[failure.name()]).inc();
     }
 
     pub fn open_connections(&self) -> i64 {
@@ -351,6 +408,8 @@ impl NodeMetrics {
     }
 }
 
+const HANDSHAKE_FULL: &str = "full";
+const HANDSHAKE_RESUMED: &str = "resumed";
 const RELOAD_APPLIED: &str = "applied";
 const RELOAD_REFUSED: &str = "refused";
 

@@ -2,9 +2,10 @@
 //!
 //!     file + environment ──▶ Config ──▶ changes(running, read) ─┬─ live ────▶ log level · workers · cluster
 //!            └ refused: an ERROR, nothing changes               └─ others ──▶ a WARN each: needs a restart
+//!     certificates, keys, CRLs of the listeners, whether their paths changed or not ──▶ workers
 //!
-//! All or nothing: a file with one mistake is refused as a whole, with its line and key. Connections keep the limits that
-//! they were accepted under.
+//! All or nothing: a file with one mistake is refused as a whole, with its line and key; so is a certificate. Connections
+//! keep the limits, and the certificates, that they were accepted under.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,10 +18,11 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use toml::{Table, Value};
 
-use crate::config::{Config, Source};
+use crate::config::listener::Listener;
+use crate::config::{Config, Machine, Source};
 use crate::file_limit;
 use crate::metrics::NodeMetrics;
-use crate::start::{limits, worker_config};
+use crate::start::limits;
 use crate::worker::WorkerConfig;
 
 /// What a running node can be given anew.
@@ -37,28 +39,33 @@ pub struct Reloader {
 impl Reloader {
     /// Never fails: what cannot be applied is told in the log, and nothing has changed.
     pub async fn reload(&mut self) {
-        let changes = self.read().await.and_then(|read| {
-            let changes = changes(&self.running, &read);
+        let changes = self.read().await.and_then(|(changes, workers)| {
             let set = self.log.set(&changes.config.log.level);
-            set.map(|()| changes).map_err(|error| error.to_string())
+            set.map(|()| (changes, workers)).map_err(|error| error.to_string())
         });
-        match &changes {
-            Ok(changes) => self.apply(changes),
+        let is_applied = changes.is_ok();
+        match changes {
+            Ok((changes, workers)) => self.apply(&changes, workers),
             Err(why) => tracing::error!(error = %why, "the configuration was not reloaded: nothing has changed"),
         }
-        self.metrics.config_reloaded(changes.is_ok());
+        self.metrics.config_reloaded(is_applied);
     }
 
     /// Elsewhere, and not for ever: a file system that hangs must not keep the node from hearing SIGTERM.
-    async fn read(&self) -> Result<Config, String> {
-        let source = self.source.clone();
+    async fn read(&self) -> Result<(Changes, WorkerConfig), String> {
+        let (source, running) = (self.source.clone(), self.running.clone());
         let read = tokio::task::spawn_blocking(move || {
             // A pipe was read at the start: it would say nothing now, which is a valid configuration.
             let is_no_file = |path: &PathBuf| path.metadata().is_ok_and(|metadata| !metadata.is_file());
-            match &source.file {
+            let read = match &source.file {
                 Some(path) if is_no_file(path) => Err(format!("{} is not a file", path.display())),
                 _ => source.load().map_err(|error| error.to_string()),
-            }
+            };
+            let changes = changes(&running, &read?);
+            let workers = WorkerConfig::load(&changes.config.resolved(&Machine::here()));
+            workers
+                .map(|workers| (changes, workers))
+                .map_err(|error| error.to_string())
         });
         match tokio::time::timeout(READ_MAX, read).await {
             Ok(Ok(read)) => read,
@@ -67,9 +74,9 @@ impl Reloader {
         }
     }
 
-    fn apply(&mut self, changes: &Changes) {
+    fn apply(&mut self, changes: &Changes, workers: WorkerConfig) {
         let config = &changes.config;
-        self.workers.send_replace(Arc::new(worker_config(config)));
+        self.workers.send_replace(Arc::new(workers));
         self.cluster.set_limits(limits(config));
         if config.mqtt.connections_max != self.running.mqtt.connections_max {
             file_limit::check(config.mqtt.connections_max);
@@ -100,16 +107,39 @@ fn changes(running: &Config, read: &Config) -> Changes {
     let mut table = Table::try_from(running).expect("every field is a TOML value");
     let (old, new) = (leaves(running), leaves(read));
     let changed = new.into_iter().filter(|(key, value)| old.get(key) != Some(value));
+    let changed = changed.filter(|(key, _)| key != "listeners");
     let (live, restart): (Vec<_>, Vec<_>) = changed.partition(|(key, _)| LIVE.contains(&key.as_str()));
     for (key, value) in &live {
         set(&mut table, key, value.clone());
     }
     let names = |changes: Vec<(String, Value)>| changes.into_iter().map(|(key, _)| key).collect();
-    Changes {
+    let mut changes = Changes {
         // Rules between keys are rules among these, or among the others: both were checked.
         config: Config::deserialize(Value::Table(table)).expect("values of two configurations"),
         live: names(live),
         restart: names(restart),
+    };
+    changes.of_listeners(&running.listeners, &read.listeners);
+    changes
+}
+
+impl Changes {
+    /// What is open stays open: a listener that comes, goes or moves needs a restart. Everything else of it is live.
+    fn of_listeners(&mut self, running: &[Listener], read: &[Listener]) {
+        for one in &mut self.config.listeners {
+            let key = format!("listeners.{}", one.name);
+            match read.iter().find(|other| other.is_same_socket(one)) {
+                Some(other) if other == one => {}
+                Some(other) => {
+                    *one = other.clone();
+                    self.live.push(key);
+                }
+                None => self.restart.push(key),
+            }
+        }
+        let is_new = |one: &&Listener| running.iter().all(|other| other.name != one.name);
+        let new = read.iter().filter(is_new).map(|one| format!("listeners.{}", one.name));
+        self.restart.extend(new);
     }
 }
 
@@ -191,6 +221,39 @@ mod tests {
         expected.log.level = "debug".to_owned();
         expected.mqtt.receive_maximum = 7;
         assert_eq!(changes.config, expected);
+    }
+
+    #[test]
+    fn an_open_listener_takes_everything_but_another_socket() {
+        use crate::config::ListenerKind::{Mqtt, Mqtts};
+        let listener = |name, kind, port: u16| {
+            let address = format!("127.0.0.1:{port}").parse().unwrap();
+            Listener::new(name, kind, address)
+        };
+        let (mut running, mut read) = (Config::default(), Config::default());
+        running.listeners = vec![
+            listener("stays", Mqtt, 1),
+            listener("changes", Mqtts, 2),
+            listener("moves", Mqtt, 3),
+            listener("goes", Mqtt, 4),
+        ];
+        let mut changed = listener("changes", Mqtts, 2);
+        changed.tls.certificate = "new.pem".into();
+        changed.connections_max = 5;
+        read.listeners = vec![
+            listener("comes", Mqtt, 5),
+            listener("moves", Mqtt, 6),
+            changed.clone(),
+            listener("stays", Mqtt, 1),
+        ];
+        let changes = changes(&running, &read);
+        assert_eq!(changes.live, ["listeners.changes"]);
+        assert_eq!(
+            changes.restart,
+            ["listeners.moves", "listeners.goes", "listeners.comes"]
+        );
+        running.listeners[1] = changed;
+        assert_eq!(changes.config, running);
     }
 
     #[test]

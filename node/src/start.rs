@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use lontra_cluster::limits::{QueueLimits, QueuePolicy};
 use lontra_cluster::link::{LinkMetrics, TlsFiles};
 use lontra_cluster::shared::Strategy;
 use lontra_cluster::{Cluster, ClusterConfig, ClusterError, ClusterMetrics, Limits as ClusterLimits};
-use lontra_ops::http::{HttpError, HttpServer, Probe, advice};
+use lontra_ops::http::{HttpError, HttpServer, Probe};
 use lontra_ops::telemetry::LevelHandle;
 use lontra_storage::{Identity, MemoryBudget, OpenError, Storage, StorageConfig, StorageMetrics};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,25 +18,23 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::config::{self, Config, Machine, SharedStrategy, Source};
+use crate::gateway::listen::{self, ListenError};
+use crate::gateway::tls::load::TlsFileError;
 use crate::hub::Hub;
 use crate::metrics::NodeMetrics;
 use crate::probe::NodeProbe;
-use crate::protocol::codec::Limits;
-use crate::protocol::handshake::Policy;
 use crate::reload::Reloader;
 use crate::supervisor::Supervisor;
 use crate::sys::Sys;
-use crate::worker::{self, Listeners, WorkerConfig};
+use crate::worker::{self, WorkerConfig};
 
 /// Why a node does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("cannot listen for clients on {listen} ({key}): {source}; {}", advice(source))]
-    Listen {
-        key: &'static str,
-        listen: SocketAddr,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    TlsFile(#[from] TlsFileError),
     #[error(transparent)]
     Http(#[from] HttpError),
     #[error(transparent)]
@@ -73,9 +70,10 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         "sized for what this process may use"
     );
 
-    // Ports first: what is taken by another process is found before anything is written.
+    // Ports and certificates first: what is taken by another process, or wrong, is found before anything is written.
     let http = HttpServer::bind(config.http.listen).await?;
-    let listeners = listen(&config)?;
+    let worker_config = WorkerConfig::load(&config)?;
+    let (listeners, socket_files) = listen::listen(&config)?;
 
     let registry = lontra_ops::metrics::registry();
     let metrics = NodeMetrics::new(&registry);
@@ -106,7 +104,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         source,
         log,
         running: given,
-        workers: watch::Sender::new(Arc::new(worker_config(&config))),
+        workers: watch::Sender::new(Arc::new(worker_config)),
         cluster: cluster.clone(),
         metrics: metrics.clone(),
     };
@@ -143,6 +141,10 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         bug = std::env::var("LONTRA_TEST_BUG").unwrap_or_default(),
         "built with test-bugs: this binary loses messages on purpose"
     );
+    for listener in &config.listeners {
+        let (name, kind, listen) = (&listener.name, listener.kind, &listener.listen);
+        tracing::info!(listener = name, %kind, %listen, "listening");
+    }
     tracing::info!(
         node = config.node.id,
         mqtt = %config.mqtt.listen,
@@ -172,6 +174,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         return Err(ServeError::StorageFailed(failure));
     }
     drain(&cluster, &storage, stop, workers).await;
+    drop(socket_files);
     let _ = tokio::time::timeout(STEP_MAX, serving_http).await;
     if let Some(telling) = telling {
         let _ = telling.await;
@@ -220,35 +223,6 @@ async fn drain(
         Ok(Err(error)) => tracing::warn!(%error, "the last checkpoint failed; the log replays at the next start"),
         Err(_) => tracing::warn!("the last checkpoint took too long; the log replays at the next start"),
     }
-}
-
-/// The listeners of each worker.
-fn listen(config: &Config) -> Result<Vec<Listeners>, ServeError> {
-    let mqtt = shared_port("mqtt.listen", config.mqtt.listen, config.node.workers)?;
-    let websocket = shared_port("websocket.listen", config.websocket.listen, config.node.workers)?;
-    let pairs = mqtt.into_iter().zip(websocket);
-    Ok(pairs.map(|(mqtt, websocket)| Listeners { mqtt, websocket }).collect())
-}
-
-/// One listener per worker on the same port (SO_REUSEPORT): the kernel spreads connections.
-fn shared_port(key: &'static str, listen: SocketAddr, workers: u16) -> Result<Vec<TcpListener>, ServeError> {
-    let failed = |source| ServeError::Listen { key, listen, source };
-    // SO_REUSEPORT would share the port with another process of this user: a plain bind finds that out.
-    drop(bind(listen, false).map_err(failed)?);
-    (0..workers).map(|_| bind(listen, true).map_err(failed)).collect()
-}
-
-fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 fn members(config: &Config) -> BTreeMap<u64, String> {
@@ -339,36 +313,6 @@ fn limit(value: u64) -> Option<u64> {
     (value > 0).then_some(value)
 }
 
-/// What holds for new connections, and may change while the node runs.
-pub(crate) fn worker_config(config: &Config) -> WorkerConfig {
-    let mqtt = &config.mqtt;
-    let packet_bytes = mqtt.packet_size_max.bytes() as usize;
-    let limits = Limits {
-        packet_bytes,
-        control_packet_bytes: packet_bytes.min(Limits::default().control_packet_bytes),
-        topic_levels: usize::from(mqtt.topic_levels_max),
-        ..Limits::default()
-    };
-    WorkerConfig {
-        policy: Policy {
-            packet_size_max: packet_bytes as u32,
-            receive_maximum: mqtt.receive_maximum,
-            keep_alive_max: mqtt.keep_alive_max(),
-            session_expiry_max: mqtt.session_expiry_max.seconds(),
-            topic_alias_max: mqtt.topic_alias_max,
-            outbox_bytes_max: mqtt.outbox_bytes_max.bytes() as usize,
-            outbox_messages_max: mqtt.outbox_messages_max as usize,
-        },
-        limits,
-        connect_timeout: mqtt.connect_timeout,
-        outbox_wait_max: mqtt.outbox_wait_max,
-        connections_max: i64::from(mqtt.connections_max),
-        origins: config.websocket.origins.clone().into(),
-    }
-}
-
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
 const READY_POLL: Duration = Duration::from_millis(100);
 /// Each step of a stop gets this long: together they stay within 10 s.
 const STEP_MAX: Duration = Duration::from_millis(1500);

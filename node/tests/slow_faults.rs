@@ -448,7 +448,6 @@ async fn nodes_that_stood_for_a_second_keep_their_clients() {
     cluster.assert_no_panic();
 }
 
-/// Each subscribed to a topic of its own, with a Keep Alive of a second.
 /// A client gives up a CONNECT to a node that stands still, and connects to another: what the node finds in its socket when
 /// it goes on displaces nobody.
 #[tokio::test(flavor = "multi_thread")]
@@ -492,6 +491,7 @@ async fn a_connect_that_its_client_gave_up_displaces_nobody() {
     cluster.assert_no_panic();
 }
 
+/// Each subscribed to a topic of its own, with a Keep Alive of a second.
 async fn clients_on_all_nodes(cluster: &Cluster) -> Vec<(u64, Client)> {
     let mut clients = Vec::new();
     for id in cluster.ids() {

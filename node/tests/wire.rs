@@ -887,6 +887,7 @@ const METRICS: &[(&str, &str)] = &[
         "the node that is killed and starts again",
     ),
     ("lontra_link_up", "the node that is killed"),
+    ("lontra_listener_connections", "connected clients"),
     ("lontra_messages_dropped_total", "messages too large for a subscriber"),
     ("lontra_messages_received_total", "publishes"),
     ("lontra_messages_sent_total", "publishes"),
@@ -942,6 +943,8 @@ const METRICS: &[(&str, &str)] = &[
         "the node that missed what was purged",
     ),
     ("lontra_subscriptions", "SUBSCRIBE"),
+    ("lontra_tls_handshake_seconds", "a client over TLS"),
+    ("lontra_tls_handshakes_total", "a client over TLS"),
     ("lontra_websocket_upgrades_refused_total", "a request for another path"),
     ("lontra_wills_published_total", "a client that is cut off"),
     ("lontra_worker_queue_bytes", "the flood"),
@@ -1095,6 +1098,12 @@ async fn refuse(cluster: &Cluster) {
     drop(Client::raw(cluster.mqtt(0), Version::V5, SOON).await.expect("a socket"));
     let (code, _) = http_get(cluster.ws(0), "/elsewhere").await.expect("an answer");
     assert_eq!(code, 404);
+    let ca = cluster.nodes[0].ca.to_str().expect("text");
+    let over_tls = support::tls::relay(&cluster.nodes[0].mqtts, &["-CAfile", ca]).await;
+    Client::open(&over_tls, Version::V5, "metrics-tls")
+        .await
+        .disconnect()
+        .await;
     let deep = Publish {
         pid: 1,
         ..Publish::new(&"a/".repeat(200), "x", 1)

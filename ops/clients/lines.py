@@ -2,6 +2,7 @@
 
     in   {"client": "a", "do": "connect", "host": …, "port": …, "transport": "tcp" | "ws", "version": "3.1" | "3.1.1" | "5",
           "id": …, "clean": true, "expiry": seconds (MQTT 5), "will": {"topic", "payload", "qos", "retain"} | null}
+         paho also: "transport": "tls" | "wss", with "ca": the file of its authority
          {"client": "a", "do": "subscribe", "filter": …, "qos": …}           answered after SUBACK
          {"client": "a", "do": "publish", "topic", "payload", "qos", "retain"}   after PUBACK or PUBCOMP
          {"client": "a", "do": "disconnect"}                                 after DISCONNECT

@@ -17,18 +17,20 @@ class Client:
         self.name = name
         self.events = queue.Queue()
 
-    def connect(self, host, port, transport, version, id, clean, expiry, will):
+    def connect(self, host, port, transport, version, id, clean, expiry, will, ca=None):
         five = version == "5"
         self.client = client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2,
             client_id=id,
             clean_session=None if five else clean,
             protocol=VERSIONS[version],
-            transport="websockets" if transport == "ws" else "tcp",
+            transport="websockets" if transport in ("ws", "wss") else "tcp",
             reconnect_on_failure=False,
         )
-        if transport == "ws":
+        if transport in ("ws", "wss"):
             client.ws_set_options(path="/mqtt")
+        if transport in ("tls", "wss"):
+            client.tls_set(ca_certs=ca)
         if will:
             client.will_set(will["topic"], will["payload"], will["qos"], will["retain"])
         client.on_connect = lambda _c, _u, flags, code, _p: self.events.put(("connected", flags.session_present, code))

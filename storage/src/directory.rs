@@ -3,10 +3,11 @@
 //!     <data>/LOCK       held while a process uses the directory
 //!     <data>/identity   whose directory it is; text, written once
 //!     <data>/synced     per group, an entry that was committed and durable here; text, rewritten at checkpoints
+//!     <data>/marks      per group, the last entry and vote that were durable here (`marks.rs`)
 //!     <data>/raft  <data>/state   the databases (`rocks.rs`)
 //!
 //! Invariants
-//! - A file here is replaced by rename and the directory fsynced: old or new, never torn.
+//! - A file here is replaced by rename and the directory fsynced: old or new, never torn (`marks` apart).
 //! - A directory that was formed and has no raft database is refused: the node has lost its memory.
 
 use std::collections::BTreeMap;

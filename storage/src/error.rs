@@ -74,6 +74,17 @@ pub enum OpenError {
         had: u64,
         found: u64,
     },
+
+    #[error(
+        "raft log of group {group} in {} knows votes up to term {found}, but had one of term {had} on disk before: this node could vote twice; {REPLACE}",
+        path.display()
+    )]
+    VoteLost {
+        path: PathBuf,
+        group: GroupId,
+        had: u64,
+        found: u64,
+    },
 }
 
 /// The way out of lost or damaged memory: what this node knew is on its replicas.

@@ -14,6 +14,8 @@ mod log_keys;
 mod log_tail;
 mod log_writer;
 pub mod machine;
+#[cfg_attr(not(feature = "rocksdb"), allow(dead_code))]
+mod marks;
 pub mod message;
 pub mod meta;
 mod metrics;

@@ -1,7 +1,7 @@
 //! The one writer of the raft database: group commit for all groups of the node.
 //!
 //!     append ─┐
-//!     vote   ─┼─▶ queue ──drain──▶ one LogBatch ──▶ write ──▶ one fsync ──▶ synced, callbacks, in queue order
+//!     vote   ─┼─▶ queue ──drain──▶ one LogBatch ──▶ write ──▶ one fsync ──▶ marks ──▶ synced, callbacks, in queue order
 //!     purge  ─┘                                              (only if an append or a vote is in it)
 //!
 //! Invariants
@@ -23,6 +23,8 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::engine::{LogBatch, LogEngine, LogMutation};
 use crate::failure::Failure;
 use crate::group::Group;
+use crate::ids::GroupId;
+use crate::marks::{Marks, Promise};
 use crate::metrics::StorageMetrics;
 use crate::raft_types::TypeConfig;
 use crate::test_bugs::{Bug, has, late_sync_is_due};
@@ -42,10 +44,17 @@ pub(crate) enum Op {
     /// Rows that must be on disk before the sender goes on: a vote, a generation; no rows: what was queued before.
     Durable {
         rows: Vec<LogMutation>,
+        promise: Promise,
         done: oneshot::Sender<io::Result<()>>,
     },
-    /// Rows that may be lost with their successors: truncation, purge, committed.
+    /// Rows that may be lost with their successors: purge, committed.
     Lazy { rows: Vec<LogMutation> },
+    /// As lazy, but the log of `group` then ends before `from`.
+    Truncate {
+        group: GroupId,
+        from: u64,
+        rows: Vec<LogMutation>,
+    },
     /// Ends the thread.
     Stop { done: oneshot::Sender<io::Result<()>> },
 }
@@ -152,9 +161,9 @@ impl LogWriter {
     ///
     /// # Errors
     /// The writer has failed; whether the rows are on disk is unknown.
-    pub async fn durable(&self, rows: Vec<LogMutation>) -> io::Result<()> {
+    pub async fn durable(&self, rows: Vec<LogMutation>, promise: Promise) -> io::Result<()> {
         let (done, written) = oneshot::channel();
-        self.queue(Op::Durable { rows, done });
+        self.queue(Op::Durable { rows, promise, done });
         written.await.unwrap_or_else(|_| Err(self.failure.error()))
     }
 
@@ -220,11 +229,14 @@ pub(crate) struct Scribe {
     pub fsync: bool,
     pub metrics: StorageMetrics,
     pub failure: Failure,
+    /// None where nothing outlives the process: in the simulator.
+    pub marks: Option<Marks>,
 }
 
 impl Scribe {
     fn write(&mut self, mut ops: Vec<Op>) {
         let result = self.failure.result().and_then(|()| {
+            self.lower_marks(&ops)?;
             self.put(&mut ops)?;
             self.sync(&ops)
         });
@@ -245,7 +257,9 @@ impl Scribe {
                     let rows = entries.drain(..).map(|(key, value)| LogMutation::PutEntry(key, value));
                     batch.mutations.extend(rows);
                 }
-                Op::Durable { rows, .. } | Op::Lazy { rows } => batch.mutations.append(rows),
+                Op::Durable { rows, .. } | Op::Lazy { rows } | Op::Truncate { rows, .. } => {
+                    batch.mutations.append(rows)
+                }
                 Op::Stop { .. } => {}
             }
         }
@@ -260,7 +274,38 @@ impl Scribe {
         Ok(())
     }
 
-    fn sync(&self, ops: &[Op]) -> io::Result<()> {
+    /// `mark-behind-log`: before the entries are gone.
+    fn lower_marks(&mut self, ops: &[Op]) -> io::Result<()> {
+        let Some(marks) = &mut self.marks else { return Ok(()) };
+        let mut falls = false;
+        for op in ops {
+            if let Op::Truncate { group, from, .. } = op {
+                falls |= marks.fall(*group, *from);
+            }
+        }
+        if falls { marks.write_durably() } else { Ok(()) }
+    }
+
+    /// `mark-behind-log`: after the sync. In queue order, so that each mark ends where its log does.
+    fn raise_marks(&mut self, ops: &[Op]) -> io::Result<()> {
+        let Some(marks) = &mut self.marks else { return Ok(()) };
+        for op in ops {
+            match op {
+                Op::Append { group, next, .. } => marks.reach(group.id, *next),
+                Op::Truncate { group, from, .. } => {
+                    marks.fall(*group, *from);
+                }
+                Op::Durable { promise, .. } => match *promise {
+                    Promise::Vote(group, vote) => marks.vote(group, vote),
+                    Promise::Reaches(group, next) => marks.reach(group, next),
+                },
+                Op::Lazy { .. } | Op::Stop { .. } => {}
+            }
+        }
+        marks.write()
+    }
+
+    fn sync(&mut self, ops: &[Op]) -> io::Result<()> {
         if !self.fsync || has(Bug::NoFsync) || !ops.iter().any(Op::must_sync) {
             return Ok(());
         }
@@ -272,7 +317,7 @@ impl Scribe {
         let appends = ops.iter().filter(|op| matches!(op, Op::Append { .. })).count();
         self.metrics
             .synced(started.elapsed(), appends, ops.iter().map(Op::bytes).sum());
-        Ok(())
+        self.raise_marks(ops)
     }
 }
 
@@ -306,7 +351,7 @@ impl Op {
             Op::Durable { done, .. } | Op::Stop { done } => {
                 let _ = done.send(copy(result));
             }
-            Op::Lazy { .. } => {}
+            Op::Lazy { .. } | Op::Truncate { .. } => {}
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::group::Group;
 use crate::log_keys::{MetaKind, encode_log_id, entry_index, entry_key, meta_key};
 use crate::log_tail::next_index;
 use crate::log_writer::{LogWriter, Op};
+use crate::marks::{Promise, vote_mark};
 use crate::raft_types::{Entry, LogId, TypeConfig, Vote, decode_entry, encode_entry, encode_vote};
 use crate::test_bugs::{Bug, has};
 
@@ -86,7 +87,10 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let key = meta_key(self.reader.group.id, MetaKind::Vote);
         if !has(Bug::VoteNotPersisted) {
             self.writer
-                .durable(vec![LogMutation::PutMeta(key, encode_vote(vote))])
+                .durable(
+                    vec![LogMutation::PutMeta(key, encode_vote(vote))],
+                    Promise::Vote(self.reader.group.id, vote_mark(vote)),
+                )
                 .await?;
         }
         self.reader.group.tail().vote = Some(*vote);
@@ -147,7 +151,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         };
         if let Some(((from, to), epoch)) = removed {
             group.lower_synced(epoch, from);
-            self.queue_lazy(self.deletions(from, to));
+            let rows = self.deletions(from, to);
+            let group = group.id;
+            self.writer.queue(Op::Truncate { group, from, rows });
         }
         Ok(())
     }

@@ -23,7 +23,9 @@ use crate::command::Reply;
 use crate::engine::{LogMutation, StateBatch};
 use crate::group::{Applied, Group};
 use crate::log_keys::{Generation, MetaKind, applied_key, encode_generation, meta_key};
+use crate::log_tail::next_index;
 use crate::machine::{EntryPosition, Machine, TableBatch, Tables};
+use crate::marks::Promise;
 use crate::raft_types::{
     Entry, EntryPayload, LogId, SnapshotMeta, StoredMembership, TypeConfig, decode_snapshot_meta, encode_snapshot_meta,
 };
@@ -116,10 +118,9 @@ impl GroupState {
             snapshot: staged.meta.clone(),
         };
         let key = meta_key(self.group.id, MetaKind::Generation);
-        self.shared
-            .writer
-            .durable(vec![LogMutation::PutMeta(key, encode_generation(&generation))])
-            .await?;
+        let row = LogMutation::PutMeta(key, encode_generation(&generation));
+        let reaches = Promise::Reaches(self.group.id, next_index(&staged.meta.last_log_id));
+        self.shared.writer.durable(vec![row], reaches).await?;
         staged.keep();
         let old = self.group.generation.swap(staged.generation, Ordering::AcqRel);
         self.applied = Applied::from(staged.meta.clone());

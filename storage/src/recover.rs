@@ -2,7 +2,7 @@
 //!
 //! Invariants checked here, between what was written by different hands
 //! - `state-behind-log`: the tables do not know entries that the log lost.
-//! - The log still reaches what it once held (the witness).
+//! - The log still reaches what it once held, and the last vote is there (the witness, the mark).
 //! - The tables reach what was purged from the log: replay can close the gap.
 
 use std::io;
@@ -15,6 +15,7 @@ use crate::log_keys::{
     meta_key,
 };
 use crate::log_tail::{LogTail, next_index};
+use crate::marks::{Mark, vote_mark};
 use crate::raft_types::{LogId, decode_entry, decode_snapshot_meta, decode_vote};
 
 /// Why a group cannot go on with what it has on disk.
@@ -22,6 +23,11 @@ use crate::raft_types::{LogId, decode_entry, decode_snapshot_meta, decode_vote};
 pub(crate) enum RecoverError {
     /// Entries up to `had` were durable; the log ends at `found`.
     LogShorter {
+        had: u64,
+        found: u64,
+    },
+    /// A vote of term `had` was durable; the last one that is stored is of term `found`.
+    VoteLost {
         had: u64,
         found: u64,
     },
@@ -44,6 +50,7 @@ pub(crate) fn recover(
     log: &dyn LogEngine,
     state: &dyn StateEngine,
     witness: Option<u64>,
+    mark: Mark,
 ) -> Result<Group, RecoverError> {
     let vote = log
         .meta(&meta_key(id, MetaKind::Vote))?
@@ -58,7 +65,16 @@ pub(crate) fn recover(
     let generation = generation.transpose().map_err(io::Error::from)?;
     let number = generation.as_ref().map_or(0, |generation| generation.number);
     let applied = applied(state, id, number)?;
+    // The mark goes further, the witness survives without it.
+    let witness = witness.max(mark.next.checked_sub(1));
     check(&last, &purged, generation.as_ref(), &applied, witness)?;
+    let voted = vote.as_ref().map(vote_mark).unwrap_or_default();
+    if voted < mark.vote {
+        return Err(RecoverError::VoteLost {
+            had: mark.vote.0,
+            found: voted.0,
+        });
+    }
     delete_leftovers(state, id, number)?;
     Ok(Group::new(
         id,

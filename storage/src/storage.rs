@@ -23,6 +23,7 @@ use crate::ids::{GroupId, ShardId};
 use crate::log_keys::{decode_start_number, encode_start_number, start_number_key};
 use crate::log_writer::{LogWriter, Scribe};
 use crate::machine::{Machine, Tables};
+use crate::marks::{self, Mark, Marks, vote_mark};
 pub use crate::metrics::StorageMetrics;
 pub use crate::raft_log::{GroupLog, GroupLogReader};
 pub use crate::raft_state::{CheckpointMarker, GroupState};
@@ -82,6 +83,20 @@ pub struct Storage {
 struct Slot {
     group: Arc<Group>,
     taken: bool,
+    /// As found at the start.
+    mark: Mark,
+}
+
+impl Slot {
+    /// The mark to go on with.
+    fn mark(&self) -> Mark {
+        let vote = self.group.tail().vote.as_ref().map(vote_mark).unwrap_or_default();
+        Mark {
+            // A snapshot may be further than the log, and the mark with it.
+            next: self.mark.next.max(self.group.synced.borrow().next),
+            vote,
+        }
+    }
 }
 
 /// What every group uses.
@@ -166,7 +181,11 @@ impl Storage {
             source,
         };
         let start_number = count_start(&*log).map_err(not_writable)?;
+        let mut marks = None;
         if let Some(directory) = &directory {
+            // What was recovered is synced now: that was a write of its own.
+            let recovered = groups.iter().map(|(id, slot)| (*id, slot.mark()));
+            marks = Some(Marks::open(&path.join(marks::FILE), recovered.collect()).map_err(not_writable)?);
             directory.sync().map_err(not_writable)?;
         }
         let failure = Failure::new();
@@ -175,6 +194,7 @@ impl Storage {
             fsync,
             metrics: metrics.clone(),
             failure: failure.clone(),
+            marks,
         };
         let writer = match &directory {
             Some(_) => LogWriter::spawn(scribe).map_err(not_writable)?,
@@ -381,9 +401,18 @@ fn recover_groups(
 ) -> Result<BTreeMap<GroupId, Slot>, OpenError> {
     let witness = directory.map(Directory::witness).unwrap_or_default();
     let ids = std::iter::once(GroupId::META).chain((0..shards).map(|shard| GroupId::shard(ShardId(shard))));
+    let marked = directory.map(|_| marks::read(&path.join(marks::FILE), usize::from(shards) + 1));
+    let marked = marked.unwrap_or_default();
     let mut groups = BTreeMap::new();
     for id in ids {
-        let group = recover(id, log, state, witness.get(&id).copied()).map_err(|error| match error {
+        let mark = marked.get(&id).copied().unwrap_or_default();
+        let group = recover(id, log, state, witness.get(&id).copied(), mark).map_err(|error| match error {
+            RecoverError::VoteLost { had, found } => OpenError::VoteLost {
+                path: path.join("raft"),
+                group: id,
+                had,
+                found,
+            },
             RecoverError::LogShorter { had, found } => OpenError::LogShorter {
                 path: path.join("raft"),
                 group: id,
@@ -404,6 +433,7 @@ fn recover_groups(
             Slot {
                 group: Arc::new(group),
                 taken: false,
+                mark,
             },
         );
     }

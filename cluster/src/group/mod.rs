@@ -221,7 +221,8 @@ async fn watch_end(
         return;
     };
     if let Some(storage) = storage.upgrade() {
-        let advice = "start this node again; if it ends like this again, replace it: its replicas have the data";
+        let advice = "start this node again; if only this node ends like this, replace it: the other replicas have the data; \
+                      if others end at the same group too, replace none, and report it";
         storage.give_up(&format!("group {group} ended by itself: {reason}; {advice}"));
     }
 }
@@ -281,6 +282,9 @@ pub fn raft_config(heartbeat: Duration, election: Duration) -> Result<Arc<openra
         install_snapshot_timeout: 600_000,
         replication_lag_threshold: 1000,
         enable_leader_restore: Some(false),
+        // A follower that lost the end of its log is refused when it starts (`mark-behind-log`). One that slips through,
+        // with its marks lost too, is sent what it lacks: a sound leader must not end because another's disk did.
+        allow_log_reversion: Some(true),
         ..openraft::Config::default()
     };
     config.validate().map(Arc::new).map_err(|source| ClusterError::Timing {

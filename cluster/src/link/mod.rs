@@ -32,6 +32,7 @@ mod error;
 mod forward;
 mod frame;
 mod handshake;
+pub mod issue;
 mod metrics;
 mod peer;
 mod raft_codec;

@@ -177,7 +177,7 @@ pub fn issue_node(directory: &Path, authority: &Authority, cluster: &str, node: 
 }
 
 /// Equal for creation and issuing: an issuer is known by its name and its key.
-fn authority_params() -> CertificateParams {
+pub(super) fn authority_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, AUTHORITY_NAME);
@@ -186,7 +186,7 @@ fn authority_params() -> CertificateParams {
     params
 }
 
-fn set_dates(params: &mut CertificateParams, life: Duration) {
+pub(super) fn set_dates(params: &mut CertificateParams, life: Duration) {
     let now = SystemTime::now();
     params.not_before = (now - CLOCK_SKEW).into();
     params.not_after = (now + life).into();
@@ -380,7 +380,7 @@ impl HmacKey for ResetKey {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => TlsError::Missing { path: path.to_owned() },
         _ => TlsError::Unreadable {
@@ -403,7 +403,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
 }
 
 /// Beside, then renamed: a running node never reads half a file, and a key is never readable by others.
-fn write_file(path: &Path, contents: &str, mode: u32) -> Result<(), TlsError> {
+pub(super) fn write_file(path: &Path, contents: &str, mode: u32) -> Result<(), TlsError> {
     let beside = path.with_extension("pem.new");
     let written = (|| {
         match fs::remove_file(&beside) {
@@ -430,7 +430,7 @@ const AUTHORITY_NAME: &str = "Lontra cluster authority";
 /// 10 years.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(3652 * 24 * 3600);
 /// 2 years.
-const NODE_LIFE: Duration = Duration::from_secs(731 * 24 * 3600);
+pub(super) const NODE_LIFE: Duration = Duration::from_secs(731 * 24 * 3600);
 /// Clocks of machines that are set up together differ by no more than a day.
 const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
 /// Longest label of a DNS name.

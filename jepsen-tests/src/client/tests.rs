@@ -196,7 +196,8 @@ async fn a_clean_connect_that_reached_nobody_forgets_nothing() {
     client.cut();
     let unreachable = client.connect("n2", &Options::clean()).await;
     assert_eq!(unreachable, Connected::Unreachable);
-    let (_refused, connected) = tokio::join!(bench.answer(false, 0x87), client.connect("n1", &Options::clean()));
+    let clean = Options::clean();
+    let (_refused, connected) = tokio::join!(bench.answer(false, 0x87), client.connect("n1", &clean));
     assert_eq!(connected, Connected::Refused(0x87));
     let mut stream = served(&bench, &mut client, &options, true).await;
     stream.write_all(&delivery(2, 9)).await.expect("PUBLISH");

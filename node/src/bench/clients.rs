@@ -11,11 +11,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU64};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustls::ClientConfig;
 
 use super::link::Link;
 use super::options::Options;
@@ -67,6 +69,7 @@ pub struct Clients {
     version: Version,
     /// Over WebSocket, there.
     path: Option<String>,
+    tls: Option<Arc<ClientConfig>>,
     limits: Limits,
     all: Vec<Client>,
     /// By publisher, its place among all.
@@ -151,6 +154,10 @@ impl Clients {
             began: Instant::now(),
             version: options.version(),
             path: options.websocket.clone(),
+            tls: match options.tls.is_wanted() {
+                true => Some(options.tls.options(options.websocket.is_some()).config()?),
+                false => None,
+            },
             limits: Limits {
                 packet_bytes: usize::MAX,
                 control_packet_bytes: usize::MAX,
@@ -328,15 +335,16 @@ impl Clients {
         let client = &mut self.all[at];
         client.phase = Phase::Dialing;
         self.connecting += 1;
-        let dialled = Link::dial(client.broker, client.source, self.path.as_deref()).and_then(|link| {
-            epoll::add(
-                &self.epoll,
-                &link,
-                EventData::new_u64(at as u64),
-                READ | EventFlags::OUT,
-            )?;
-            Ok(link)
-        });
+        let dialled =
+            Link::dial(client.broker, client.source, self.path.as_deref(), self.tls.as_ref()).and_then(|link| {
+                epoll::add(
+                    &self.epoll,
+                    &link,
+                    EventData::new_u64(at as u64),
+                    READ | EventFlags::OUT,
+                )?;
+                Ok(link)
+            });
         match dialled {
             Ok(link) => client.link = Some(link),
             Err(error) => self.ended(at, error.into()),

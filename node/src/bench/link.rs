@@ -1,14 +1,16 @@
 //! One connection of a client: a non-blocking socket, bytes to send, the rest of a packet that is not whole yet; over
-//! WebSocket frames around them.
+//! WebSocket frames around them, over TLS records around those.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::websocket::WebSocket;
+use crate::client::websocket::WebSocket;
 
 #[derive(Debug)]
 pub struct Link {
@@ -17,6 +19,7 @@ pub struct Link {
     pub out: BytesMut,
     partial: Vec<u8>,
     websocket: Option<Box<Framed>>,
+    tls: Option<Box<ClientConnection>>,
     /// What epoll was told last.
     pub waits_to_write: bool,
 }
@@ -30,11 +33,16 @@ struct Framed {
 }
 
 impl Link {
-    /// Begins to connect, over WebSocket if a path is given; writable means connected, or [`error`](Self::error).
+    /// Begins to connect, over WebSocket if a path is given, over TLS with `tls`; writable means connected, or [`error`](Self::error).
     ///
     /// # Errors
     /// Too many files or ports in use, or refused at once.
-    pub fn dial(to: SocketAddr, from: Option<Ipv4Addr>, path: Option<&str>) -> io::Result<Link> {
+    pub fn dial(
+        to: SocketAddr,
+        from: Option<Ipv4Addr>,
+        path: Option<&str>,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> io::Result<Link> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
@@ -56,6 +64,16 @@ impl Link {
                     out: BytesMut::from(WebSocket::request(&to.to_string(), path).as_bytes()),
                 })
             }),
+            tls: match tls {
+                None => None,
+                Some(config) => {
+                    let connection = ClientConnection::new(config.clone(), to.ip().into());
+                    let mut connection = connection.map_err(io::Error::other)?;
+                    // What waits is bounded by whoever writes.
+                    connection.set_buffer_limit(None);
+                    Some(Box::new(connection))
+                }
+            },
             waits_to_write: true,
         })
     }
@@ -81,6 +99,11 @@ impl Link {
                 &mut framed.out
             }
         };
+        if let Some(connection) = &mut self.tls {
+            connection.writer().write_all(out)?;
+            out.clear();
+            return write_records(connection, &mut self.stream);
+        }
         while !out.is_empty() {
             match self.stream.write(out) {
                 Ok(written) => out.advance(written),
@@ -94,6 +117,9 @@ impl Link {
 
     /// Whether the socket has not taken all.
     pub fn is_blocked(&self) -> bool {
+        if let Some(connection) = &self.tls {
+            return connection.wants_write();
+        }
         match &self.websocket {
             None => !self.out.is_empty(),
             Some(framed) => !framed.out.is_empty(),
@@ -109,7 +135,11 @@ impl Link {
         if buffer.len() < kept + READ_BYTES {
             buffer.resize(kept + READ_BYTES, 0);
         }
-        match self.stream.read(&mut buffer[kept..]) {
+        let read = match &mut self.tls {
+            None => self.stream.read(&mut buffer[kept..]),
+            Some(connection) => read_records(connection, &mut self.stream, &mut buffer[kept..]),
+        };
+        match read {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(read) => {
                 if let Some(framed) = &mut self.websocket {
@@ -146,5 +176,45 @@ impl AsFd for Link {
     }
 }
 
+fn write_records(connection: &mut ClientConnection, stream: &mut TcpStream) -> io::Result<()> {
+    while connection.wants_write() {
+        match connection.write_tls(stream) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Until `buffer` is nearly full, or the socket has nothing more.
+fn read_records(connection: &mut ClientConnection, stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    loop {
+        match connection.reader().read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        // What rustls kept to itself would have no further event.
+        if filled > 0 && buffer.len() - filled < RECORDS_BYTES {
+            break;
+        }
+        match connection.read_tls(stream) {
+            Ok(0) => break,
+            Ok(_) => {
+                connection.process_new_packets().map_err(io::Error::other)?;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock && filled > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// What one read of rustls may bring.
+const RECORDS_BYTES: usize = 32 * 1024;
 /// A few hundred small messages per system call.
 const READ_BYTES: usize = 64 * 1024;

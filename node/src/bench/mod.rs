@@ -3,7 +3,7 @@
 //!     options ──▶ plan ──▶ run ──▶ report       connect, send, measure, drain, close; a table or JSON
 //!                          idle ─────┘           connections that do nothing, in steps
 //!                           ├── clients          all of them on one thread and one epoll
-//!                           │     ├── link       a socket and its bytes, over WebSocket in frames (`websocket`)
+//!                           │     ├── link       a socket and its bytes, over WebSocket in frames, over TLS in records
 //!                           │     ├── publisher  encodes its PUBLISH once; a window or a schedule; acknowledgements
 //!                           │     ├── subscriber answers what comes
 //!                           │     └── tally ── arrivals    what came, against the sequence in each payload (`stamp`)
@@ -29,7 +29,6 @@ mod run;
 mod stamp;
 mod subscriber;
 mod tally;
-mod websocket;
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,6 +37,7 @@ use std::process::ExitCode;
 pub use self::options::Options;
 use self::options::Scenario;
 use crate::cli::say;
+use crate::client::tls::TlsOptionsError;
 use crate::protocol::codec::{EncodeError, ReasonCode, Violation};
 
 /// Why there is no result.
@@ -47,6 +47,8 @@ pub enum BenchError {
     Name { broker: String, source: io::Error },
     #[error("{broker} has no address")]
     NoAddress { broker: String },
+    #[error(transparent)]
+    Tls(#[from] TlsOptionsError),
     #[error("cannot wait for sockets: {0}")]
     Poll(#[source] io::Error),
     #[error("cannot make a payload: {0}")]

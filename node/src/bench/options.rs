@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::stamp::STAMP_BYTES;
+use crate::cli::TlsArguments;
 use crate::protocol::codec::{QoS, Version};
 
 #[derive(Clone, Debug, Args)]
@@ -39,6 +40,9 @@ pub struct Options {
     /// Over WebSocket instead of TCP, at this path.
     #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "/mqtt", require_equals = true)]
     pub websocket: Option<String>,
+
+    #[command(flatten)]
+    pub tls: TlsArguments,
 
     /// Bytes of a payload; the first hold publisher, sequence and time.
     #[arg(long, value_name = "BYTES", default_value_t = 64,
@@ -101,7 +105,7 @@ pub struct Options {
     pub settle: Duration,
 
     /// Idle: TCP connections that never send CONNECT. (Brokers close such connections after a while.)
-    #[arg(long, conflicts_with_all = ["persistent", "websocket"], help_heading = "Idle connections")]
+    #[arg(long, conflicts_with_all = ["persistent", "websocket", "tls"], help_heading = "Idle connections")]
     pub raw: bool,
 
     /// Idle: connect from so many addresses 127.0.0.x, if the broker is on 127.0.0.1.
@@ -159,9 +163,11 @@ impl Options {
     }
 
     pub fn transport(&self) -> &'static str {
-        match self.websocket {
-            None => "TCP",
-            Some(_) => "WebSocket",
+        match (&self.websocket, self.tls.is_wanted()) {
+            (None, false) => "TCP",
+            (None, true) => "TLS",
+            (Some(_), false) => "WebSocket",
+            (Some(_), true) => "WebSocket over TLS",
         }
     }
 }
@@ -196,6 +202,7 @@ Examples:
   lontra bench pairs -q 1 --persistent -b 127.0.0.1:18800,127.0.0.1:18801,127.0.0.1:18802
   lontra bench fan-out -n 200 --pid $(pidof mosquitto)
   lontra bench pairs --websocket -b 127.0.0.1:8083   over WebSocket, at /mqtt
+  lontra bench idle --cafile ca.pem -b 127.0.0.1:8883    over TLS; the certificate is for the broker's address
   lontra bench fan-in -n 100 -q 2 --messages 1000 --json
   lontra bench idle --steps 1000,19000 --pid 4711    memory per connection (raise ulimit -n on both sides)
 

@@ -1,5 +1,6 @@
 //! What `lontra pub` and `lontra sub` have in common: where to connect, as whom, and how a run ends.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -7,7 +8,8 @@ use bytes::Bytes;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::property::Properties;
-use crate::client::{Client, ClientError, ConnectError, Connection, ConnectionEnd, RequestError, connect};
+use crate::client::tls::{TlsOptions, TlsOptionsError};
+use crate::client::{Address, Client, ClientError, ConnectError, Connection, ConnectionEnd, RequestError, connect};
 use crate::protocol::codec::{
     ConnAck, Connect, Disconnect, EncodeError, QoS, ReasonCode, UserProperties, Version, Will, connack_return_code,
     topic_grammar,
@@ -24,11 +26,25 @@ pub struct MqttOptions {
         default_value = "localhost",
         help_heading = "Connection"
     )]
-    pub host: String,
+    host: String,
 
-    /// TCP port of the broker.
-    #[arg(short, long, default_value_t = 1883, help_heading = "Connection")]
-    port: u16,
+    /// TCP port of the broker; 1883, over TLS 8883.
+    #[arg(short, long, help_heading = "Connection", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+
+    /// Broker, and over what: mqtt://HOST:PORT, mqtts://, ws://HOST:PORT/PATH, wss://. Instead of -h and -p.
+    #[arg(
+        short = 'L',
+        long,
+        value_name = "URL",
+        value_parser = Address::parse,
+        conflicts_with_all = ["host", "port"],
+        help_heading = "Connection"
+    )]
+    url: Option<Address>,
+
+    #[command(flatten)]
+    tls: TlsArguments,
 
     /// Version of MQTT to speak. Only MQTT 5 has reasons for refusals, and properties.
     #[arg(
@@ -121,6 +137,46 @@ pub struct MqttOptions {
     help: Option<bool>,
 }
 
+/// How TLS is spoken. Any of these options means that it is.
+#[derive(Args, Clone, Debug)]
+pub struct TlsArguments {
+    /// Over TLS; the broker's certificate is checked against the system's authorities, or those of --cafile.
+    #[arg(long, help_heading = "TLS")]
+    tls: bool,
+
+    /// PEM file of the authorities that the broker's certificate must be signed by.
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    cafile: Option<PathBuf>,
+
+    /// PEM file of the client's certificate.
+    #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
+    cert: Option<PathBuf>,
+
+    /// PEM file of the private key of --cert.
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
+    key: Option<PathBuf>,
+
+    /// The broker's certificate may be for another name than the one that was connected to. For tests.
+    #[arg(long, help_heading = "TLS")]
+    insecure: bool,
+}
+
+impl TlsArguments {
+    pub fn is_wanted(&self) -> bool {
+        self.tls || self.insecure || self.cafile.is_some() || self.cert.is_some()
+    }
+
+    pub fn options(&self, is_websocket: bool) -> TlsOptions {
+        TlsOptions {
+            cafile: self.cafile.clone(),
+            certificate: self.cert.clone(),
+            key: self.key.clone(),
+            insecure: self.insecure,
+            alpn: is_websocket.then_some(b"http/1.1"),
+        }
+    }
+}
+
 /// Why a command ended before it was done.
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
@@ -128,6 +184,8 @@ pub enum MqttError {
     Usage(String),
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Tls(#[from] TlsOptionsError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
@@ -197,11 +255,30 @@ impl MqttOptions {
     pub async fn open(&self, in_flight_max: u16, receive_maximum: Option<u16>) -> Result<Client, MqttError> {
         let connect_packet = self.connect_packet(receive_maximum)?;
         let connection = Connection::new(&connect_packet, in_flight_max, Instant::now())?;
-        let transport = connect(&self.host, self.port).await?;
-        let peer = format!("{}:{}", self.host, self.port);
-        let (client, connack) = Client::open(transport, connection, peer, self.version().is_v5()).await?;
-        self.tell(|| connected(&self.host, self.port, &connect_packet, &connack));
+        let address = self.address()?;
+        let tls = match address.tls {
+            true => Some(self.tls.options(address.path.is_some()).config()?),
+            false => None,
+        };
+        let transport = connect(&address, tls).await?;
+        let (client, connack) =
+            Client::open(transport, connection, address.to_string(), self.version().is_v5()).await?;
+        self.tell(|| connected(&address, &connect_packet, &connack));
         Ok(client)
+    }
+
+    fn address(&self) -> Result<Address, MqttError> {
+        let tls = self.tls.is_wanted();
+        match &self.url {
+            Some(url) if tls && !url.tls => Err(MqttError::Usage("TLS with this URL is mqtts:// or wss://".to_owned())),
+            Some(url) => Ok(url.clone()),
+            None => Ok(Address {
+                host: self.host.clone(),
+                port: self.port.unwrap_or(if tls { 8883 } else { 1883 }),
+                tls,
+                path: None,
+            }),
+        }
     }
 
     /// Ends the connection in the words of `-D disconnect`.
@@ -285,14 +362,14 @@ impl MqttOptions {
     }
 }
 
-fn connected(host: &str, port: u16, connect: &Connect, connack: &ConnAck) -> String {
+fn connected(address: &Address, connect: &Connect, connack: &ConnAck) -> String {
     let properties = &connack.properties;
     let id = properties
         .assigned_client_identifier
         .as_ref()
         .unwrap_or(&connect.client_id);
     let mut line = format!(
-        "connected to {host}:{port} as {id:?}, session present: {}",
+        "connected to {address} as {id:?}, session present: {}",
         connack.session_present
     );
     for (what, value) in [

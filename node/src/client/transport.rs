@@ -1,12 +1,19 @@
-//! What a client connection runs over. TCP today; TLS and WebSocket will be further ways to make a [`Transport`].
+//! What a client connection runs over: TCP, TLS over it, WebSocket over either. Each is a way to make a [`Transport`].
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
+
+use super::address::Address;
+use super::framed::Framed;
+use super::tls::TlsStream;
 
 /// A stream of bytes both ways.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -29,13 +36,58 @@ pub enum ConnectError {
     Timeout { at: SocketAddr, waited: Duration },
     #[error("cannot connect to {at}: {source}")]
     Io { at: SocketAddr, source: io::Error },
+    #[error("`{host}` is no name that a certificate can be for")]
+    ServerName { host: String },
+    #[error("no TLS with {to}: {source}")]
+    Tls { to: String, source: io::Error },
+    #[error("no WebSocket at {to}{path}: {source}")]
+    WebSocket {
+        to: String,
+        path: String,
+        source: io::Error,
+    },
+    #[error("no answer from {to} within {waited:?}: does it speak {what}?")]
+    Silent {
+        to: String,
+        what: &'static str,
+        waited: Duration,
+    },
 }
 
-/// Opens a TCP connection to the first address of `host` that answers.
+/// Opens a connection to `address`; over TLS with `tls`, if the address says so.
 ///
 /// # Errors
-/// None does; the error is that of the last one.
-pub async fn connect(host: &str, port: u16) -> Result<Box<dyn Transport>, ConnectError> {
+/// Nobody answers, or not as they should.
+pub async fn connect(address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Box<dyn Transport>, ConnectError> {
+    let to = address.to_string();
+    let mut transport: Box<dyn Transport> = Box::new(connect_tcp(&address.host, address.port).await?);
+    if let Some(config) = tls.filter(|_| address.tls) {
+        let host = &address.host;
+        let name = ServerName::try_from(host.clone()).map_err(|_| ConnectError::ServerName { host: host.clone() })?;
+        let stream = within(&to, "TLS", TlsStream::connect(transport, config, name)).await?;
+        transport = Box::new(stream.map_err(|source| ConnectError::Tls { to: to.clone(), source })?);
+    }
+    if let Some(path) = &address.path {
+        let framed = within(&to, "WebSocket", Framed::connect(transport, &address.authority(), path)).await?;
+        transport = Box::new(framed.map_err(|source| ConnectError::WebSocket {
+            to,
+            path: path.clone(),
+            source,
+        })?);
+    }
+    Ok(transport)
+}
+
+async fn within<T>(to: &str, what: &'static str, done: impl Future<Output = T>) -> Result<T, ConnectError> {
+    timeout(CONNECT_PATIENCE, done).await.map_err(|_| ConnectError::Silent {
+        to: to.to_owned(),
+        what,
+        waited: CONNECT_PATIENCE,
+    })
+}
+
+/// Opens a TCP connection to the first address of `host` that answers. If none does, the error is that of the last one.
+async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
     let addresses = lookup_host((host, port)).await.map_err(|source| ConnectError::Name {
         host: host.to_owned(),
         source,
@@ -46,7 +98,7 @@ pub async fn connect(host: &str, port: u16) -> Result<Box<dyn Transport>, Connec
             Ok(Ok(stream)) => {
                 // Many small packets, written together where they come together.
                 let _ = stream.set_nodelay(true);
-                return Ok(Box::new(stream));
+                return Ok(stream);
             }
             Ok(Err(source)) if source.kind() == io::ErrorKind::ConnectionRefused => {
                 error = ConnectError::Refused { at, source };

@@ -3,6 +3,7 @@
 //! Decides only: a `Config` comes in, the first key that is out of its bounds comes out; `load.rs` adds where its value
 //! came from. In the order of `Config`, so that the first mistake told is the first one in the file.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -11,11 +12,13 @@ use std::time::Duration;
 use super::units::{ByteSize, Percent, duration::show};
 use super::{Cluster, Config};
 
+mod listeners;
+
 /// A value that may not be, and why.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Violation {
-    /// `section.key`.
-    pub key: &'static str,
+    /// `section.key`, `listeners[0].key`.
+    pub key: Cow<'static, str>,
     /// What is wrong, with the value, and what is allowed.
     pub problem: String,
 }
@@ -39,6 +42,7 @@ pub(super) fn check(config: &Config) -> Checked {
         storage,
         sys,
         log,
+        listeners: _,
     } = config;
 
     range("node.id", node.id, 1, 65535)?;
@@ -143,6 +147,7 @@ pub(super) fn check(config: &Config) -> Checked {
     client_listener("websocket.listen", websocket.listen)?;
     client_listener("http.listen", http.listen)?;
     distinct_ports(config)?;
+    listeners::check(config)?;
 
     within(
         "storage.free_space_min",
@@ -230,7 +235,7 @@ fn tls(cluster: &Cluster) -> Checked {
     let needed = cluster.seeds.len() > 1 || cluster.tls().is_some();
     match files.iter().find(|(_, path)| path.as_os_str().is_empty()) {
         Some((key, _)) if needed => refuse(
-            key,
+            *key,
             "is missing: nodes of a cluster talk over mutual TLS; make the files with `lontra cert authority` and \
              `lontra cert node`, and name all three (ca, certificate, key)"
                 .to_owned(),
@@ -254,7 +259,7 @@ fn client_listener(key: &'static str, listen: SocketAddr) -> Checked {
     Ok(())
 }
 
-fn port(key: &'static str, listen: SocketAddr) -> Checked {
+fn port(key: impl Into<Cow<'static, str>>, listen: SocketAddr) -> Checked {
     match listen.port() {
         0 => refuse(key, format!("{listen} has port 0: name the port, from 1 to 65535")),
         _ => Ok(()),
@@ -271,7 +276,7 @@ fn distinct_ports(config: &Config) -> Checked {
     for (i, (key, address)) in listeners.iter().enumerate() {
         if let Some((other, _)) = listeners[..i].iter().find(|(_, other)| other == address) {
             return refuse(
-                key,
+                *key,
                 format!("{address} is also {other}: each listener needs its own port"),
             );
         }
@@ -294,11 +299,11 @@ fn is_host_and_port(address: &str) -> bool {
     }
 }
 
-fn range<T: Into<u64> + Copy>(key: &'static str, value: T, low: u64, high: u64) -> Checked {
+fn range<T: Into<u64> + Copy>(key: impl Into<Cow<'static, str>>, value: T, low: u64, high: u64) -> Checked {
     within(key, value.into(), low, high)
 }
 
-fn size(key: &'static str, value: ByteSize, low: ByteSize, high: ByteSize) -> Checked {
+fn size(key: impl Into<Cow<'static, str>>, value: ByteSize, low: ByteSize, high: ByteSize) -> Checked {
     within(key, value, low, high)
 }
 
@@ -310,7 +315,7 @@ fn size_or_derived(key: &'static str, value: ByteSize, low: ByteSize, high: Byte
     }
 }
 
-fn time(key: &'static str, value: Duration, low: Duration, high: Duration) -> Checked {
+fn time(key: impl Into<Cow<'static, str>>, value: Duration, low: Duration, high: Duration) -> Checked {
     if value < low || value > high {
         return refuse(
             key,
@@ -320,14 +325,15 @@ fn time(key: &'static str, value: Duration, low: Duration, high: Duration) -> Ch
     Ok(())
 }
 
-fn within<T: PartialOrd + Display>(key: &'static str, value: T, low: T, high: T) -> Checked {
+fn within<T: PartialOrd + Display>(key: impl Into<Cow<'static, str>>, value: T, low: T, high: T) -> Checked {
     if value < low || value > high {
         return refuse(key, format!("{value} must be from {low} to {high}"));
     }
     Ok(())
 }
 
-fn refuse(key: &'static str, problem: String) -> Checked {
+fn refuse(key: impl Into<Cow<'static, str>>, problem: String) -> Checked {
+    let key = key.into();
     Err(Violation { key, problem })
 }
 

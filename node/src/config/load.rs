@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::check::check;
-use super::{Config, Seed};
+use super::{Config, Seed, listener_lines};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct Source {
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// By `section.key`; what nobody set is not in it.
+    /// By `section.key`, `listeners[0].key`; what nobody set is not in it.
     pub origins: HashMap<String, Origin>,
 }
 
@@ -123,13 +123,17 @@ impl Config {
         for setting in settings {
             setting.refuse_unknown(&schema)?;
             table = setting.apply(table)?;
+            // What was within is replaced too.
+            let within = format!("{}[", setting.key());
+            origins.retain(|key: &String, _| !key.starts_with(&within));
             origins.insert(setting.key(), setting.origin);
+            origins.extend(setting.within);
         }
 
         let config = Self::deserialize(Value::Table(table)).expect("each setting was deserialised when it was applied");
         check(&config).map_err(|violation| ConfigError::OutOfBounds {
-            origin: origins.get(violation.key).cloned().unwrap_or(Origin::Default),
-            key: violation.key.to_owned(),
+            origin: origin_of(&origins, &violation.key).cloned().unwrap_or(Origin::Default),
+            key: violation.key.into_owned(),
             problem: violation.problem,
         })?;
         Ok(Loaded { config, origins })
@@ -143,6 +147,14 @@ struct Setting {
     value: Value,
     text: Option<String>,
     origin: Origin,
+    /// Where the parts of a list of tables come from.
+    within: Vec<(String, Origin)>,
+}
+
+/// Where a key comes from, or else the list or table that it is in.
+pub(super) fn origin_of<'a>(origins: &'a HashMap<String, Origin>, key: &str) -> Option<&'a Origin> {
+    let outside = || key.rfind(['.', '[']).and_then(|end| origin_of(origins, &key[..end]));
+    origins.get(key).or_else(outside)
 }
 
 impl Setting {
@@ -157,6 +169,13 @@ impl Setting {
             match level.get(name) {
                 Some(Value::Table(below)) => level = below,
                 Some(_) if depth + 1 == self.path.len() => return Ok(()),
+                Some(Value::Array(_)) if depth == 0 => {
+                    return Err(ConfigError::UnknownKey {
+                        origin: self.origin.clone(),
+                        key: self.key(),
+                        hint: format!(": `{name}` is a list: begin each of them with [[{name}]]"),
+                    });
+                }
                 _ => {
                     let prefix = self.path[..depth].join(".");
                     return Err(ConfigError::UnknownKey {
@@ -228,7 +247,7 @@ fn from_file(path: &Path) -> Result<Vec<Setting>, ConfigError> {
     Ok(settings.into_iter().map(|(_, setting)| setting).collect())
 }
 
-struct SourceText<'a> {
+pub(super) struct SourceText<'a> {
     path: &'a Path,
     text: &'a str,
 }
@@ -252,13 +271,16 @@ impl SourceText<'_> {
                 // An empty section says nothing, but its name must be right.
                 (_, Value::Table(_)) if is_section(prefix) => {}
                 (spans, value) => {
-                    self.check_seeds(prefix, spans)?;
-                    let origin = self.origin(name.span());
+                    let within = match &prefix[..] {
+                        [list] if list == "listeners" => listener_lines::look(self, spans, value)?,
+                        _ => self.check_seeds(prefix, spans).map(|()| Vec::new())?,
+                    };
                     let setting = Setting {
                         path: prefix.clone(),
                         value: value.clone(),
                         text: None,
-                        origin,
+                        origin: self.origin(name.span()),
+                        within,
                     };
                     settings.push((name.span().start, setting));
                 }
@@ -268,7 +290,7 @@ impl SourceText<'_> {
         Ok(())
     }
 
-    /// The one list of tables, `cluster.seeds`: its keys are checked here, where their lines are known.
+    /// The list of tables `cluster.seeds`: its keys are checked here, where their lines are known.
     fn check_seeds(&self, path: &[String], spans: &DeValue<'_>) -> Result<(), ConfigError> {
         let DeValue::Array(elements) = spans else { return Ok(()) };
         for element in elements {
@@ -295,7 +317,7 @@ impl SourceText<'_> {
         }
     }
 
-    fn origin(&self, span: Range<usize>) -> Origin {
+    pub(super) fn origin(&self, span: Range<usize>) -> Origin {
         let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
         let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
         Origin::File {
@@ -343,6 +365,7 @@ fn from_environment(env: impl Iterator<Item = (String, String)>) -> Vec<Setting>
                 value,
                 text: Some(text),
                 origin: Origin::Variable(name),
+                within: Vec::new(),
             })
         })
         .collect();
@@ -384,7 +407,7 @@ fn elsewhere(name: &str, is_key: bool, schema: &Table) -> Option<String> {
 }
 
 /// ``: did you mean `mqtt.listen`?`` or, if nothing is near, the list of what there is.
-fn hint(name: &str, prefix: &str, candidates: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+pub(super) fn hint(name: &str, prefix: &str, candidates: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let candidates: Vec<String> = candidates.into_iter().map(|name| name.as_ref().to_owned()).collect();
     let nearest = candidates
         .iter()

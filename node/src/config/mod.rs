@@ -4,7 +4,8 @@
 //!
 //! `load.rs` reads and names the origin of every mistake (file and line, or variable); `check.rs` holds the bounds and
 //! the rules between keys; `timing.rs` the sum that keeps the promise P10; `units.rs` the values with a unit,
-//! `web_origin.rs` those that name web pages; `machine.rs` what is derived from cores and memory; `show.rs` what `lontra
+//! `web_origin.rs` those that name web pages, `network.rs` those that name networks; `listener.rs` has `[[listeners]]`,
+//! `listener_lines.rs` finds their lines; `machine.rs` what is derived from cores and memory; `show.rs` what `lontra
 //! config show` prints. A `Config` that `Config::load` returned keeps all of them. Relative paths are relative to the working directory.
 //!
 //! The shipped example, `ops/deploy/lontra.toml`, has every key with its default; a test compares it with
@@ -15,8 +16,11 @@
 //! - `config-origin`: a refusal names where the value came from, and the key.
 
 mod check;
+pub mod listener;
+mod listener_lines;
 mod load;
 pub mod machine;
+mod network;
 mod show;
 mod timing;
 pub mod units;
@@ -28,9 +32,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use listener::{Listener, ListenerKind};
 pub(crate) use load::environment;
 pub use load::{ConfigError, Loaded, Origin, Source};
 pub use machine::Machine;
+pub use network::Network;
 pub use show::show;
 pub use timing::{LEASE_MARGIN, PAUSE_MAX, RESUME_LIMIT, Timing};
 pub use units::{ByteSize, Percent, SessionExpiry};
@@ -51,6 +57,8 @@ pub struct Config {
     pub storage: Storage,
     pub sys: Sys,
     pub log: Log,
+    /// Where clients connect besides `mqtt.listen` and `websocket.listen`. Default empty; at most 64.
+    pub listeners: Vec<Listener>,
 }
 
 /// `[node]`: this process.

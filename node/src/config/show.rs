@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use toml::Table;
 
+use super::load::origin_of;
 use super::{Config, Loaded, Machine, Origin};
 
 /// The document.
@@ -14,10 +15,17 @@ pub fn show(loaded: &Loaded, machine: &Machine) -> String {
     let resolved = loaded.config.resolved(machine);
     let plain = resolved.effective_toml();
     let mut shown = String::from("# What has no comment is the default.\n");
-    let mut section = String::new();
+    let (mut section, mut listeners) = (String::new(), 0..);
     for line in plain.lines() {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_matches(['[', ']']).to_owned();
+        if line == "[[listeners]]" {
+            section = format!("listeners[{}]", listeners.next().unwrap_or_default());
+        } else if let Some(name) = line.strip_prefix('[') {
+            let name = name.trim_matches(['[', ']']);
+            // Of the listener that came last.
+            let of_listener = name
+                .strip_prefix("listeners.")
+                .map(|name| format!("listeners[{}].{name}", listeners.start - 1));
+            section = of_listener.unwrap_or_else(|| name.to_owned());
         }
         let comment = key(line).and_then(|key| comment(&section, key, loaded, &resolved, machine));
         match comment {
@@ -40,7 +48,10 @@ fn key(line: &str) -> Option<&str> {
 }
 
 fn comment(section: &str, key: &str, loaded: &Loaded, resolved: &Config, machine: &Machine) -> Option<String> {
-    let path = format!("{section}.{key}");
+    let path = match section {
+        "" => key.to_owned(),
+        section => format!("{section}.{key}"),
+    };
     let given = &loaded.config;
     let of_memory = || format!("derived from {} MiB of memory", machine.memory >> 20);
     let derived = match path.as_str() {
@@ -53,8 +64,8 @@ fn comment(section: &str, key: &str, loaded: &Loaded, resolved: &Config, machine
         }
         _ => None,
     };
-    // Elements of the one list of tables have the list's origin.
-    let origin = || loaded.origins.get(&path).or_else(|| loaded.origins.get(section));
+    // Elements of a list of tables have the list's origin.
+    let origin = || origin_of(&loaded.origins, &path);
     derived.or_else(|| origin().filter(|origin| **origin != Origin::Default).map(one_line))
 }
 

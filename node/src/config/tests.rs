@@ -438,7 +438,8 @@ fn the_guide_has_every_key() {
     let mut keys = Vec::new();
     leaves("", &toml::Table::try_from(Config::default()).unwrap(), &mut keys);
     for path in keys {
-        let (section, key) = path.split_once('.').unwrap();
+        // The list of listeners has a chapter of its own.
+        let (section, key) = path.split_once('.').unwrap_or((&path, &path));
         let chapter = guide
             .split("\n## ")
             .find(|chapter| chapter.starts_with('[') && chapter.contains(&format!("[{section}]")));
@@ -452,4 +453,204 @@ fn the_guide_has_every_key() {
 
 fn in_ops(file: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops").join(file)
+}
+
+#[test]
+fn the_guide_has_every_key_of_a_listener() {
+    let guide = std::fs::read_to_string(in_ops("docs/configuration.md")).unwrap();
+    let chapter = guide
+        .split("\n## ")
+        .find(|chapter| chapter.starts_with("[[listeners]]"))
+        .unwrap();
+    let every_key = toml::Table::try_from(listener::with_every_key()).unwrap();
+    for (key, value) in &every_key {
+        match value {
+            toml::Value::Table(below) => {
+                for key in below.keys() {
+                    assert!(
+                        chapter.contains(&format!("`tls.{key}`")),
+                        "tls.{key} is not in the guide"
+                    );
+                }
+            }
+            _ => assert!(chapter.contains(&format!("`{key}`")), "{key} is not in the guide"),
+        }
+    }
+}
+
+const LISTENER: &str = "[[listeners]]\nname = 'a'\nkind = 'mqtt'\nlisten = '127.0.0.1:1'\n";
+const OVER_TLS: &str = "[[listeners]]\nname = 'a'\nkind = 'mqtts'\nlisten = '127.0.0.1:1'\n\
+                        [listeners.tls]\ncertificate = 'c.pem'\nkey = 'k.pem'\n";
+
+#[test]
+fn listeners_load_show_and_read_back() {
+    let file = format!(
+        "{OVER_TLS}client_certificates = 'required'\nclient_ca = 'ca.pem'\n\
+         [[listeners.tls.sni]]\ncertificate = 'd.pem'\nkey = 'e.pem'\n\
+         [[listeners]]\nname = 'here'\nkind = 'unix'\nlisten = '/run/x.sock'\nmode = '0600'\n\
+         [[listeners]]\nname = 'web'\nkind = 'ws'\nlisten = '[::1]:2'\ntrusted_proxies = ['10.0.0.0/8']\n\
+         connect_timeout = '5s'\npacket_size_max = '2KiB'\nmountpoint = 'a/'\npath = '/x'\n"
+    );
+    let config = load(&file, &[]).unwrap();
+    let [over_tls, here, web] = &config.listeners[..] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(over_tls.tls.sni[0].key, Path::new("e.pem"));
+    assert!(over_tls.authenticates() && !web.authenticates());
+    assert_eq!(
+        (here.mode.0, here.listen.path()),
+        (0o600, Some(Path::new("/run/x.sock")))
+    );
+    assert_eq!(
+        (web.connect_timeout, web.packet_size_max),
+        (Some(Duration::from_secs(5)), Some(ByteSize::kib(2)))
+    );
+    assert_eq!(load(&config.effective_toml(), &[]).unwrap(), config);
+    let variable = "[{ name = 'v', kind = 'mqtt', listen = '127.0.0.1:9' }]";
+    let config = load(&file, &[("LONTRA__LISTENERS", variable)]).unwrap();
+    assert_eq!(config.listeners.len(), 1);
+}
+
+#[test]
+fn listeners_show_where_each_value_comes_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lontra.toml");
+    std::fs::write(&path, OVER_TLS).unwrap();
+    let loaded = Config::load_with_origins(Some(&path), std::iter::empty()).unwrap();
+    let shown = show(
+        &loaded,
+        &Machine {
+            cores: 1,
+            memory: 1 << 30,
+        },
+    );
+    let line = |key: &str| {
+        let line = shown.lines().find(|line| line.starts_with(key));
+        line.unwrap_or_else(|| panic!("no {key} in\n{shown}")).to_owned()
+    };
+    assert!(line("kind = ").ends_with("lontra.toml:3"), "{shown}");
+    assert!(line("certificate = \"c.pem\"").ends_with("lontra.toml:6"), "{shown}");
+}
+
+#[test]
+fn mistakes_in_listeners_are_told_with_their_own_line() {
+    for (file, line, words) in [
+        (
+            format!("{LISTENER}nmae = 'b'"),
+            5,
+            &["`listeners[0].nmae`", "`listeners[0].name`?"][..],
+        ),
+        (
+            format!("{LISTENER}{OVER_TLS}cert = 'x'"),
+            12,
+            &["`listeners[1].tls.cert`"],
+        ),
+        (
+            format!("{LISTENER}connections_max = -1"),
+            5,
+            &["`listeners[0].connections_max`", "u32"],
+        ),
+        (
+            format!("{LISTENER}connect_timeout = 5"),
+            5,
+            &["`listeners[0].connect_timeout`", "like \"5s\""],
+        ),
+        (
+            LISTENER.replace("'mqtt'", "'tcp'"),
+            3,
+            &["`listeners[0].kind`", "`mqtt`, `mqtts`"],
+        ),
+        (
+            LISTENER.replace("127.0.0.1:1", "localhost"),
+            4,
+            &["`listeners[0].listen`", "address:port"],
+        ),
+        (
+            LISTENER.replace("kind = 'mqtt'\n", ""),
+            2,
+            &["`listeners[0].kind`", "missing"],
+        ),
+        (
+            format!("{LISTENER}trusted_proxies = ['10.0.0.1/8']"),
+            5,
+            &["10.0.0.0/8"],
+        ),
+        (
+            format!("{OVER_TLS}version_min = '1.1'"),
+            8,
+            &["`listeners[0].tls.version_min`", "`1.2`"],
+        ),
+        (
+            format!("{OVER_TLS}sni = [{{ certificate = 'x' }}]"),
+            8,
+            &["`listeners[0].tls.sni`", "`key`"],
+        ),
+        // Bounds, and rules between keys.
+        (LISTENER.replace("'a'", "'A b'"), 2, &["`listeners[0].name`", "a-z"]),
+        (LISTENER.replace("'a'", "'ws'"), 2, &["another listener's name"]),
+        (
+            format!("{LISTENER}{}", LISTENER.replace(":1'", ":2'")),
+            6,
+            &["`listeners[1].name`", "another"],
+        ),
+        (
+            format!("{LISTENER}{}", LISTENER.replace("'a'", "'b'")),
+            8,
+            &["is also listeners[0].listen"],
+        ),
+        (LISTENER.replace(":1'", ":1883'"), 4, &["is also mqtt.listen"]),
+        (
+            LISTENER.replace("127.0.0.1:1'", "0.0.0.0:1'"),
+            4,
+            &["loopback", "client_certificates"],
+        ),
+        (OVER_TLS.replace("127.0.0.1:1'", "[::]:1'"), 4, &["loopback"]),
+        (LISTENER.replace("127.0.0.1:1'", "127.0.0.1:0'"), 4, &["port 0"]),
+        (LISTENER.replace("127.0.0.1:1", "/x/y"), 4, &["is a path"]),
+        (LISTENER.replace("'mqtt'", "'unix'"), 4, &["is no path"]),
+        (
+            LISTENER.replace("'mqtt'", "'mqtts'"),
+            2,
+            &["`listeners[0].tls.certificate`", "missing"],
+        ),
+        (format!("{LISTENER}mountpoint = 'a'"), 5, &["ends with /"]),
+        (format!("{LISTENER}mountpoint = '$a/'"), 5, &["mountpoint"]),
+        (format!("{LISTENER}mountpoint = 'a/+/'"), 5, &["mountpoint"]),
+        (format!("{LISTENER}path = '/x'"), 5, &["no meaning for kind mqtt"]),
+        (format!("{LISTENER}mode = '0600'"), 5, &["no meaning for kind mqtt"]),
+        (
+            format!("{LISTENER}tls.key = 'k'"),
+            5,
+            &["`listeners[0].tls`", "no meaning for kind mqtt"],
+        ),
+        (
+            format!("{LISTENER}proxy_protocol = true"),
+            2,
+            &["`listeners[0].trusted_proxies`", "empty"],
+        ),
+        (format!("{LISTENER}trusted_proxies = ['::1']"), 5, &["has no effect"]),
+        (format!("{LISTENER}packet_size_max = '1B'"), 5, &["from 1KiB to 256MiB"]),
+        (
+            format!("{LISTENER}packet_size_max = '9MiB'"),
+            5,
+            &["mqtt.outbox_bytes_max"],
+        ),
+        (format!("{OVER_TLS}client_ca = 'x'"), 8, &["client_certificates is off"]),
+        (
+            format!("{OVER_TLS}client_certificates = 'optional'"),
+            5,
+            &["`listeners[0].tls.client_ca`", "missing"],
+        ),
+        (format!("{OVER_TLS}handshake_timeout = '2m'"), 8, &["from 100ms to 1m"]),
+        (format!("{OVER_TLS}handshakes_max = 0"), 8, &["from 1 to 100000"]),
+    ] {
+        check_refused(&file, &[], &[&[&*format!("lontra.toml:{line}:")], words].concat());
+    }
+    check_refused("[listeners]\nname = 'a'", &[], &["lontra.toml:2", "[[listeners]]"]);
+    let variable = "[{ name = 'v', kind = 'mqtt', listen = '10.0.0.1:9' }]";
+    check_refused(
+        "",
+        &[("LONTRA__LISTENERS", variable)],
+        &["variable LONTRA__LISTENERS", "loopback"],
+    );
 }

@@ -21,6 +21,10 @@ pub struct Percent(pub u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionExpiry(u32);
 
+/// Permissions of a file, written in octal: `"0660"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
 /// Why a text is no value of its kind; the message holds an example of a good one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
@@ -32,6 +36,8 @@ pub enum UnitError {
     NotAPercentage(String),
     #[error("`{0}` is longer than a Session Expiry Interval can say (4294967294 s): write \"never\" for no limit")]
     ExpiryTooLong(String),
+    #[error("`{0}` are no permissions: write three or four octal digits, like \"0660\"")]
+    NotAMode(String),
 }
 
 impl ByteSize {
@@ -63,6 +69,31 @@ impl SessionExpiry {
 
     pub const fn from_seconds(seconds: u32) -> Self {
         Self(seconds)
+    }
+}
+
+impl Default for FileMode {
+    /// Its owner and its group.
+    fn default() -> Self {
+        FileMode(0o660)
+    }
+}
+
+impl FromStr for FileMode {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let is_octal = matches!(text.len(), 3 | 4) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if is_octal && mode <= 0o777 => Ok(FileMode(mode)),
+            _ => Err(UnitError::NotAMode(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
     }
 }
 
@@ -155,6 +186,23 @@ pub mod duration {
     }
 }
 
+/// As [`duration`], where there may be none.
+pub mod optional_duration {
+    use super::*;
+    use std::time::Duration;
+
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::duration::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        super::duration::deserialize(deserializer).map(Some)
+    }
+}
+
 macro_rules! serde_as_text {
     ($type:ty, $expected:literal) => {
         impl Serialize for $type {
@@ -175,6 +223,7 @@ macro_rules! serde_as_text {
 
 serde_as_text!(ByteSize, "a size with its unit, like \"64MiB\"");
 serde_as_text!(Percent, "a percentage, like \"10%\"");
+serde_as_text!(FileMode, "permissions in octal, like \"0660\"");
 serde_as_text!(SessionExpiry, "a time with its unit, like \"7d\", or \"never\"");
 
 fn text_with_unit<'de, D: Deserializer<'de>>(deserializer: D, expected: &'static str) -> Result<String, D::Error> {
@@ -286,6 +335,20 @@ mod tests {
             "60000d".parse::<SessionExpiry>(),
             Err(UnitError::ExpiryTooLong(_))
         ));
+    }
+
+    #[test]
+    fn permissions_are_octal() {
+        for (text, mode) in [("0660", 0o660), ("600", 0o600), ("0777", 0o777)] {
+            assert_eq!(text.parse(), Ok(FileMode(mode)));
+            assert_eq!(FileMode(mode).to_string().parse(), Ok(FileMode(mode)));
+        }
+        for text in ["", "66", "0888", "1660", "00660", "rw-"] {
+            assert!(
+                matches!(text.parse::<FileMode>(), Err(UnitError::NotAMode(_))),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //!     DIR/cluster.json                       the nodes, once all are ready
 //!     DIR/lontra-dev.pid                     the `lontra dev` that runs them
 //!     DIR/authority/                         the cluster's certificate authority
+//!     DIR/clients/                           another one, for listeners and clients; a client's certificate
 //!     DIR/node-1/lontra.toml, lontra.log     configuration and log of node 1
-//!     DIR/node-1/tls/                        its certificate and key
+//!     DIR/node-1/tls/                        its certificates and keys: as a node, and of its listeners over TLS
 //!     DIR/node-1/data/                       its data, with lontra.pid
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,7 +14,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::config::{Config, Machine, Seed};
+use lontra_cluster::link::issue::Purpose;
+
+use crate::cert;
+use crate::config::listener::{ListenAddress, Listener};
+use crate::config::{Config, ListenerKind, Machine, Seed};
 
 /// The nodes of one development cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +34,9 @@ pub struct NodeLayout {
     pub id: u64,
     pub dir: PathBuf,
     pub config: Config,
+    pub mqtts: SocketAddr,
+    pub wss: SocketAddr,
+    pub ca: PathBuf,
 }
 
 /// `cluster.json`.
@@ -44,14 +52,19 @@ pub struct ClusterNode {
     pub config: PathBuf,
     pub mqtt: SocketAddr,
     pub ws: SocketAddr,
+    pub mqtts: SocketAddr,
+    pub wss: SocketAddr,
+    /// The authority of their certificates.
+    pub ca: PathBuf,
     pub http: SocketAddr,
     pub cluster: SocketAddr,
 }
 
 impl Layout {
-    /// Ports of node i (from 0): base + i MQTT, + 100 + i WebSocket, + 200 + i HTTP, + 300 + i cluster.
+    /// Ports of node i (from 0): base + i MQTT, + 100 + i WebSocket, + 200 + i HTTP, + 300 + i cluster, + 400 + i MQTT over
+    /// TLS, + 500 + i WebSocket over TLS.
     ///
-    /// `dir` is absolute; `base_port + 300 + nodes` is a port; `nodes` is at most [`NODES_MAX`].
+    /// `dir` is absolute; `base_port + 500 + nodes` is a port; `nodes` is at most [`NODES_MAX`].
     pub fn new(dir: &Path, nodes: u16, base_port: u16) -> Self {
         let address = |offset: u16, i: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, base_port + offset + i));
         let seeds: Vec<Seed> = (0..nodes)
@@ -79,10 +92,21 @@ impl Layout {
             config.websocket.listen = address(WEBSOCKET, i);
             config.http.listen = address(HTTP, i);
             config.storage = config.resolved(&share).storage;
+            let files = cert::leaf_files(&node_dir.join(TLS_DIR), Purpose::Server);
+            let (mqtts, wss) = (address(MQTTS, i), address(WSS, i));
+            for (kind, address) in [(ListenerKind::Mqtts, mqtts), (ListenerKind::Wss, wss)] {
+                let mut listener = Listener::new(kind.name(), kind, ListenAddress::Ip(address));
+                listener.tls.certificate.clone_from(&files.certificate);
+                listener.tls.key.clone_from(&files.key);
+                config.listeners.push(listener);
+            }
             NodeLayout {
                 id,
                 dir: node_dir,
                 config,
+                mqtts,
+                wss,
+                ca: dir.join(CLIENTS_DIR).join("ca.pem"),
             }
         };
         Self {
@@ -98,6 +122,11 @@ impl Layout {
     pub fn authority_dir(&self) -> PathBuf {
         self.dir.join("authority")
     }
+
+    /// The authority of listeners and clients, and a client's certificate.
+    pub fn clients_dir(&self) -> PathBuf {
+        self.dir.join(CLIENTS_DIR)
+    }
 }
 
 impl NodeLayout {
@@ -110,7 +139,7 @@ impl NodeLayout {
     }
 
     pub fn tls_dir(&self) -> PathBuf {
-        self.dir.join("tls")
+        self.dir.join(TLS_DIR)
     }
 
     pub fn pid_path(&self) -> PathBuf {
@@ -169,6 +198,9 @@ impl NodeLayout {
             config: self.config_path(),
             mqtt: self.config.mqtt.listen,
             ws: self.config.websocket.listen,
+            mqtts: self.mqtts,
+            wss: self.wss,
+            ca: self.ca.clone(),
             http: self.config.http.listen,
             cluster: self.config.cluster.listen,
         }
@@ -208,13 +240,17 @@ fn show_seeds(seeds: &[Seed]) -> String {
 /// The ports of a kind have a hundred numbers, and a cluster at most 64 seeds.
 pub const NODES_MAX: u16 = 64;
 
-/// With `NODES_MAX` nodes the last cluster port is 65535 at most.
-pub const BASE_PORT_MAX: u16 = u16::MAX - CLUSTER - NODES_MAX;
+/// With `NODES_MAX` nodes the last port is 65535 at most.
+pub const BASE_PORT_MAX: u16 = u16::MAX - WSS - NODES_MAX;
 
 const CLUSTER_NAME: &str = "dev";
 const WEBSOCKET: u16 = 100;
 const HTTP: u16 = 200;
 const CLUSTER: u16 = 300;
+const MQTTS: u16 = 400;
+const WSS: u16 = 500;
+const TLS_DIR: &str = "tls";
+const CLIENTS_DIR: &str = "clients";
 
 const CONFIG_HEAD: &str = "\
 # Written once by `lontra dev`, then left alone: change what you like but the addresses, ids and directories.
@@ -242,6 +278,7 @@ mod tests {
         let expected = serde_json::json!({
             "id": 3, "pid": 77, "config": "/x/node-3/lontra.toml",
             "mqtt": "127.0.0.1:18802", "ws": "127.0.0.1:18902", "http": "127.0.0.1:19002", "cluster": "127.0.0.1:19102",
+            "mqtts": "127.0.0.1:19202", "wss": "127.0.0.1:19302", "ca": "/x/clients/ca.pem",
         });
         assert_eq!(json, expected);
         Layout::new(Path::new("/x"), NODES_MAX, BASE_PORT_MAX);

@@ -19,6 +19,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use clap::Args;
+use lontra_cluster::link::issue::Purpose;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::children::Children;
@@ -38,7 +39,8 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
 
-    /// MQTT port of the first node; then P+i MQTT, P+100+i WebSocket, P+200+i HTTP, P+300+i cluster.
+    /// MQTT port of the first node; then P+i MQTT, P+100+i WebSocket, P+200+i HTTP, P+300+i cluster, P+400+i MQTT
+    /// over TLS, P+500+i WebSocket over TLS.
     #[arg(long, value_name = "P", default_value_t = 18800,
           value_parser = clap::value_parser!(u16).range(1..=i64::from(BASE_PORT_MAX)))]
     pub base_port: u16,
@@ -158,8 +160,12 @@ fn set_up(layout: &Layout) -> Result<(), DevError> {
     }
     let authority = layout.authority_dir();
     cert::ensure_authority(&authority)?;
+    let clients = layout.clients_dir();
+    cert::ensure_authority(&clients)?;
+    cert::ensure_leaf(&clients, &clients, &["dev"], Purpose::Client)?;
     for node in &layout.nodes {
         cert::ensure_node(&node.tls_dir(), &authority, &node.config.cluster.name, node.id)?;
+        cert::ensure_leaf(&node.tls_dir(), &clients, &NAMES, Purpose::Server)?;
         if !node.config_path().exists() {
             write_atomically(&node.config_path(), node.config_file().as_bytes())?;
             refuse_different(node)?;
@@ -277,6 +283,8 @@ impl StopSignals {
     }
 }
 
+/// By which clients reach a node of this machine.
+const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Longer than two signals of one wish are apart.
 const PATIENCE: Duration = Duration::from_secs(1);
 

@@ -1,6 +1,6 @@
 //! The client-facing port: HTTP/1.1 with upgrade.
 //!
-//!     GET /mqtt   MQTT over WebSocket, see `ws.rs`; without an upgrade 426
+//!     GET /mqtt   MQTT over WebSocket, see `ws.rs`; without an upgrade 426. A listener may have another path.
 //!     …           404
 //!
 //! A connection is served on its worker's thread, and handed over there, socket and all. The head of a request and its
@@ -10,11 +10,16 @@
 //! send no Origin. Subprotocols: `mqtt` [MQTT-6.0.0-4] or, for clients that know no other, `mqttv3.1`; a client that
 //! offers none gets none, one that offers only others is refused.
 
-use std::cell::Cell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::ready;
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
+
+use bytes::BytesMut;
 
 use hyper::body::Body;
 use hyper::header::{
@@ -24,39 +29,61 @@ use hyper::header::{
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
+use super::peer::Peer;
+use super::proxy::forwarded;
+use super::socket::{HttpIo, Stream};
 use super::ws::{self, WebSocket};
 use crate::config::WebOrigin;
 use crate::metrics::UpgradeRefusal;
-use crate::worker::Worker;
+use crate::worker::{ListenerConfig, Worker};
 
 /// Serves a connection until it ends: requests, then MQTT if one of them asks for it.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
-    let (accepted, config) = (Instant::now(), worker.config());
-    let _ = stream.set_nodelay(true);
-    let upgraded = Cell::new(false);
+pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, peer: Peer, stream: Stream, accepted: Instant) {
+    let (upgraded, peer) = (Cell::new(false), RefCell::new(peer));
     let service = service_fn(|request| {
-        let outcome = handshake(&request, &config.origins);
+        let outcome = handshake(&request, &config.path, &config.origins);
         match &outcome {
-            Ok(_) => upgraded.set(true),
+            Ok(_) => {
+                upgraded.set(true);
+                forwarded(&mut peer.borrow_mut(), request.headers(), &config);
+            }
             Err(refused) => worker.metrics.upgrade_refused(refused.reason),
         }
         ready(Ok::<_, Infallible>(answer(outcome)))
     });
+    let received = BytesMut::new();
     let requests = http1::Builder::new()
         .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(HttpIo { stream, received }, service)
         .without_shutdown();
     let deadline = accepted + config.connect_timeout;
     let Ok(Ok(parts)) = timeout_at(deadline.into(), requests).await else {
         return worker.metrics.upgrade_refused(UpgradeRefusal::NoRequest);
     };
-    if upgraded.get() {
-        let transport = WebSocket::new(parts.io.into_inner(), &parts.read_buf, super::received_max(&config));
-        super::run(worker.clone(), config.clone(), transport, accepted).await;
+    let HttpIo { stream, received } = parts.io;
+    match upgraded.get() {
+        false => stream.close(),
+        true => {
+            let early = [&parts.read_buf[..], &received].concat();
+            let transport = WebSocket::new(stream, &early, super::received_max(&config));
+            super::run(worker.clone(), config.clone(), peer.into_inner(), transport, accepted).await;
+        }
+    }
+}
+
+/// The client's address, where proxies that are trusted tell another one.
+fn forwarded(peer: &mut Peer, headers: &HeaderMap, config: &ListenerConfig) {
+    let Some(address) = peer.address.filter(|_| !config.trusted_proxies.is_empty()) else {
+        return;
+    };
+    // What is no text is an address neither.
+    let lines = headers.get_all(FORWARDED_FOR).into_iter();
+    let lines: Vec<&str> = lines.map(|line| line.to_str().unwrap_or_default()).collect();
+    let client = forwarded::client(address.ip(), lines.into_iter(), &config.trusted_proxies);
+    if client != address.ip() {
+        peer.address = Some(SocketAddr::new(client.to_canonical(), 0));
     }
 }
 
@@ -77,7 +104,7 @@ fn answer(outcome: Result<Accepted, Refused>) -> Response<String> {
         Err(refused) => {
             tracing::debug!(
                 status = refused.status.as_u16(),
-                hint = refused.hint,
+                hint = &*refused.hint,
                 "an HTTP request was refused"
             );
             let mut answer = Response::new(format!("{}\n", refused.hint));
@@ -101,18 +128,15 @@ struct Accepted {
 struct Refused {
     reason: UpgradeRefusal,
     status: StatusCode,
-    hint: &'static str,
+    hint: Cow<'static, str>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-fn handshake<B: Body>(request: &Request<B>, origins: &[WebOrigin]) -> Result<Accepted, Refused> {
+fn handshake<B: Body>(request: &Request<B>, path: &str, origins: &[WebOrigin]) -> Result<Accepted, Refused> {
     let headers = request.headers();
-    if request.uri().path() != MQTT_PATH {
-        return refuse(
-            UpgradeRefusal::Path,
-            StatusCode::NOT_FOUND,
-            "nothing is here: MQTT over WebSocket is at /mqtt",
-        );
+    if request.uri().path() != path {
+        let hint = format!("nothing is here: MQTT over WebSocket is at {path}");
+        return refuse(UpgradeRefusal::Path, StatusCode::NOT_FOUND, hint);
     }
     if request.method() != Method::GET {
         let hint = "MQTT over WebSocket begins with a GET";
@@ -161,21 +185,21 @@ fn handshake<B: Body>(request: &Request<B>, origins: &[WebOrigin]) -> Result<Acc
     Ok(Accepted { key, subprotocol })
 }
 
-fn refuse(reason: UpgradeRefusal, status: StatusCode, hint: &'static str) -> Result<Accepted, Refused> {
+fn refuse(reason: UpgradeRefusal, status: StatusCode, hint: impl Into<Cow<'static, str>>) -> Result<Accepted, Refused> {
     refuse_with(reason, status, hint, &[])
 }
 
 fn refuse_with(
     reason: UpgradeRefusal,
     status: StatusCode,
-    hint: &'static str,
+    hint: impl Into<Cow<'static, str>>,
     headers: &[(HeaderName, &'static str)],
 ) -> Result<Accepted, Refused> {
     let headers = headers.iter().cloned();
     Err(Refused {
         reason,
         status,
-        hint,
+        hint: hint.into(),
         headers: headers
             .map(|(name, value)| (name, HeaderValue::from_static(value)))
             .collect(),
@@ -207,7 +231,7 @@ fn is_nonce(key: &[u8]) -> bool {
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(of_base64)
 }
 
-const MQTT_PATH: &str = "/mqtt";
+const FORWARDED_FOR: &str = "x-forwarded-for";
 /// The one that is preferred comes first.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 const VERSION: &str = "13";
@@ -240,7 +264,7 @@ mod tests {
                 ),
             }
         }
-        answer(handshake(&request, &[WebOrigin::Loopback]))
+        answer(handshake(&request, "/mqtt", &[WebOrigin::Loopback]))
     }
 
     fn check(changes: &[(&str, &str)], status: u16) {
@@ -276,17 +300,17 @@ mod tests {
     #[test]
     fn other_paths_and_methods_are_told_where_to_go() {
         let elsewhere = Request::get("/").body(String::new()).expect("a request");
-        let elsewhere = answer(handshake(&elsewhere, &[]));
+        let elsewhere = answer(handshake(&elsewhere, "/mqtt", &[]));
         assert_eq!(elsewhere.status(), 404);
         assert!(elsewhere.body().contains("/mqtt"), "{}", elsewhere.body());
         let post = Request::post("/mqtt").body(String::new()).expect("a request");
-        let post = answer(handshake(&post, &[]));
+        let post = answer(handshake(&post, "/mqtt", &[]));
         assert_eq!(
             (post.status().as_u16(), &post.headers()["allow"]),
             (405, &HeaderValue::from_static("GET"))
         );
         let body = Request::get("/mqtt").body("a body".to_owned()).expect("a request");
-        assert_eq!(answer(handshake(&body, &[])).status(), 426);
+        assert_eq!(answer(handshake(&body, "/mqtt", &[])).status(), 426);
     }
 
     #[test]

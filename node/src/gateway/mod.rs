@@ -1,29 +1,101 @@
 //! Gateways: how bytes of clients come in and go out. Transports are adapters of one session.
 //!
 //! ```text
-//!   tcp ──────────┐
-//!                 ├─▶ run: read ─▶ worker::advance ─▶ flush        one task per connection, the only one that
-//!   http ─▶ ws ───┘                                                touches its socket
+//!   socket ─ proxy? ─ tls? ─┬─▶ mqtt ────────┐
+//!   (TCP, Unix)             │                ├─▶ run: read ─▶ worker::advance ─▶ flush      one task per connection,
+//!                           └─▶ http ─▶ ws ──┘                                             the only one on its socket
 //! ```
 //!
 //! An idle connection holds no buffer: it waits for readiness, and reads into memory only when there is something.
 
 pub mod http;
-pub mod tcp;
+pub mod listen;
+mod mqtt;
+pub mod peer;
+pub mod proxy;
+pub mod socket;
+pub mod tls;
 mod ws;
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::time::timeout_at;
 
+use self::peer::Peer;
+use self::socket::{Socket, Stream};
+use crate::metrics::Refusal;
 use crate::protocol::codec::ReasonCode;
 use crate::session::end;
-use crate::worker::{Client, Worker, WorkerConfig};
+use crate::worker::{Client, ListenerConfig, Worker};
+
+/// Serves a connection of a listener, which has this configuration, until it ends.
+pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Socket, address: Option<SocketAddr>) {
+    let accepted = Instant::now();
+    let mut peer = Peer::at(address);
+    if let Socket::Tcp(stream) = &socket {
+        let _ = stream.set_nodelay(true);
+        if config.proxy_protocol {
+            let told = told_by_proxy(&config, stream, &peer, accepted).await;
+            let Ok(told) = told.inspect_err(|why| tracing::debug!(%peer, listener = config.name, why, "not served"))
+            else {
+                return worker.metrics.connection_refused(Refusal::Proxy);
+            };
+            peer.address = told.or(peer.address);
+        }
+    }
+    let stream = match &config.tls {
+        None => Stream::Plain(socket),
+        Some(tls) => {
+            let deadline = (Instant::now() + tls.handshake_timeout).min(accepted + config.connect_timeout);
+            let done = tls::handshake::accept(
+                &worker.handshakes,
+                socket,
+                tls.config.clone(),
+                tls.handshakes_max,
+                deadline,
+            );
+            match done.await {
+                Ok(done) => {
+                    worker.metrics.handshake_done(done.is_resumed, done.elapsed);
+                    peer.certificate = done.certificate;
+                    Stream::Tls(Box::new(done.stream))
+                }
+                Err(failed) => {
+                    let (failure, error) = (failed.failure.name(), failed.error.map(|error| error.to_string()));
+                    tracing::debug!(%peer, listener = config.name, failure, error, "a TLS handshake failed");
+                    worker.metrics.handshake_failed(failed.failure);
+                    return worker.metrics.connection_refused(Refusal::Tls);
+                }
+            }
+        }
+    };
+    match config.kind.is_websocket() {
+        false => run(worker, config, peer, stream, accepted).await,
+        true => http::serve(worker, config, peer, stream, accepted).await,
+    }
+}
+
+/// The client's address, as the PROXY header tells it; `Err` holds why the connection is not served.
+async fn told_by_proxy(
+    config: &ListenerConfig,
+    stream: &tokio::net::TcpStream,
+    peer: &Peer,
+    accepted: Instant,
+) -> Result<Option<SocketAddr>, String> {
+    if !peer.address.is_some_and(|address| config.trusts(address.ip())) {
+        return Err("it comes from none of trusted_proxies".to_owned());
+    }
+    let deadline = accepted + config.connect_timeout;
+    match timeout_at(deadline.into(), proxy::receive(stream)).await {
+        Ok(told) => told.map_err(|error| error.to_string()),
+        Err(_) => Err("its PROXY header did not come in time".to_owned()),
+    }
+}
 
 /// What carries the bytes of MQTT between one client and [`run`]. Nothing here waits but `ready` and `close`.
 trait Transport {
@@ -54,9 +126,15 @@ trait Transport {
 }
 
 /// Serves a connection, accepted at `accepted` under `config`, until it ends, on whichever side.
-async fn run<T: Transport>(worker: Rc<Worker>, config: Arc<WorkerConfig>, mut transport: T, accepted: Instant) {
+async fn run<T: Transport>(
+    worker: Rc<Worker>,
+    config: Arc<ListenerConfig>,
+    peer: Peer,
+    mut transport: T,
+    accepted: Instant,
+) {
     let received_max = received_max(&config);
-    let client = worker.open(config, accepted);
+    let client = worker.open(config, peer, accepted);
     let mut received = BytesMut::new();
     let mut sending = BytesMut::new();
     let mut flush_deadline = None;
@@ -64,11 +142,11 @@ async fn run<T: Transport>(worker: Rc<Worker>, config: Arc<WorkerConfig>, mut tr
     let mut ended = false;
 
     loop {
-        worker.advance(&client, &mut received);
-        if ended {
+        let needs_more = worker.advance(&client, &mut received);
+        if ended && needs_more {
             let mut connection = client.connection.borrow_mut();
             // One that is ending has words to send.
-            if connection.ending().is_none() && (received.is_empty() || connection.wants_packets()) {
+            if connection.ending().is_none() {
                 connection.lost();
                 break;
             }
@@ -85,7 +163,7 @@ async fn run<T: Transport>(worker: Rc<Worker>, config: Arc<WorkerConfig>, mut tr
         let wait = {
             let connection = client.connection.borrow();
             if connection.ending().is_some() {
-                if sending.is_empty() && connection.out.is_empty() {
+                if sending.is_empty() && connection.out.is_empty() && !transport.has_unwritten() {
                     break;
                 }
                 let deadline = *flush_deadline.get_or_insert_with(|| Instant::now() + FLUSH_MAX);
@@ -135,7 +213,7 @@ async fn run<T: Transport>(worker: Rc<Worker>, config: Arc<WorkerConfig>, mut tr
 }
 
 /// The largest packet must fit; beyond, a client that may not send now is not read from.
-fn received_max(config: &WorkerConfig) -> usize {
+fn received_max(config: &ListenerConfig) -> usize {
     RECEIVED_MAX.max(config.limits.packet_bytes + HEADER_MAX)
 }
 
@@ -211,32 +289,6 @@ fn packets_in(mut bytes: &[u8]) -> u64 {
         bytes = after_type.get(width + length..).unwrap_or_default();
     }
     packets
-}
-
-/// Whether the socket can be read from; never resolves without an interest.
-async fn socket_ready(stream: &TcpStream, read: bool, write: bool) -> bool {
-    let interest = match (read, write) {
-        (true, true) => Interest::READABLE | Interest::WRITABLE,
-        (true, false) => Interest::READABLE,
-        (false, true) => Interest::WRITABLE,
-        (false, false) => return std::future::pending().await,
-    };
-    match stream.ready(interest).await {
-        Ok(ready) => ready.is_readable() || ready.is_read_closed(),
-        // The next read tells what it is.
-        Err(_) => true,
-    }
-}
-
-/// Appends what the socket has.
-fn read_socket(stream: &TcpStream, received: &mut BytesMut) -> io::Result<()> {
-    received.reserve(READ_BYTES);
-    match stream.try_read_buf(received) {
-        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// One read; a larger packet takes several.

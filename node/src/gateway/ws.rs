@@ -20,7 +20,6 @@ use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -29,7 +28,8 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use self::incoming::Incoming;
 use self::outgoing::Outgoing;
-use super::{Transport, socket_ready};
+use super::Transport;
+use super::socket::Stream;
 use crate::protocol::codec::ReasonCode;
 
 /// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
@@ -39,7 +39,7 @@ pub fn accept_key(key: &[u8]) -> String {
 
 /// One client's WebSocket, after its handshake.
 pub struct WebSocket {
-    stream: TcpStream,
+    stream: Stream,
     context: WebSocketContext,
     message_max: usize,
     incoming: Incoming,
@@ -61,7 +61,7 @@ enum Ended {
 
 impl WebSocket {
     /// `early` came with the handshake; a message, and a frame, is at most `message_max` long.
-    pub fn new(stream: TcpStream, early: &[u8], message_max: usize) -> Self {
+    pub fn new(stream: Stream, early: &[u8], message_max: usize) -> Self {
         WebSocket {
             stream,
             context: context(message_max),
@@ -123,7 +123,7 @@ impl WebSocket {
 
     fn split(&mut self) -> (&mut WebSocketContext, Io<'_>) {
         let io = Io {
-            stream: &self.stream,
+            stream: &mut self.stream,
             incoming: &mut self.incoming,
             may_write: self.outgoing.is_written(),
         };
@@ -141,13 +141,14 @@ impl WebSocket {
             let (context, mut io) = self.split();
             sent = context.flush(&mut io);
         }
-        sent
+        sent?;
+        Ok(self.stream.flushed().await?)
     }
 
     /// Reads until the client answers our Close or closes: a socket closed with bytes unread is reset, and the client might
     /// never see the Close, nor the DISCONNECT before it.
     async fn await_close(&mut self) {
-        while self.stream.readable().await.is_ok() && self.incoming.fill(&self.stream).is_ok() {
+        while self.stream.ready(true, false).await && self.incoming.fill(&mut self.stream).is_ok() {
             // Where a client broke the rules, the bytes that follow have no meaning.
             while !self.is_broken() {
                 match self.next_message() {
@@ -170,7 +171,7 @@ impl Transport for WebSocket {
         if read && (self.ended.is_some() || self.early) {
             return true;
         }
-        socket_ready(&self.stream, read, write).await
+        self.stream.ready(read, write).await
     }
 
     fn read(&mut self, received: &mut BytesMut) -> io::Result<()> {
@@ -178,7 +179,7 @@ impl Transport for WebSocket {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if !std::mem::take(&mut self.early)
-            && let Err(error) = self.incoming.fill(&self.stream)
+            && let Err(error) = self.incoming.fill(&mut self.stream)
         {
             self.ended = Some(Ended::Lost);
             return Err(error);
@@ -190,6 +191,7 @@ impl Transport for WebSocket {
     }
 
     fn write(&mut self, sending: &mut BytesMut) -> io::Result<()> {
+        self.stream.flush()?;
         loop {
             if self.outgoing.is_written() {
                 if self.pong_waits && !self.flush_pongs()? || sending.is_empty() {
@@ -210,14 +212,14 @@ impl Transport for WebSocket {
     }
 
     fn has_unwritten(&self) -> bool {
-        self.pong_waits
+        self.pong_waits || self.stream.has_unwritten()
     }
 
     async fn close(mut self, reason: ReasonCode) {
         let frame = match self.ended {
             Some(Ended::Lost) => return,
             // No other frame may begin: the end of the stream says it.
-            _ if !self.outgoing.is_written() => return,
+            _ if !self.outgoing.is_written() => return self.stream.close(),
             Some(Ended::Closed) => None,
             Some(Ended::Broken(code, why)) => Some((code, why)),
             None if reason.is_error() => Some((close_code(reason), reason.name().unwrap_or_default())),
@@ -234,6 +236,7 @@ impl Transport for WebSocket {
         };
         // A client that does neither read nor answer.
         let _ = tokio::time::timeout(CLOSE_MAX, goodbye).await;
+        self.stream.close();
     }
 }
 
@@ -249,7 +252,7 @@ fn context(message_max: usize) -> WebSocketContext {
 
 /// The socket as the context sees it: nothing waits, and nothing of it comes between the bytes of our frame.
 struct Io<'a> {
-    stream: &'a TcpStream,
+    stream: &'a mut Stream,
     incoming: &'a mut Incoming,
     may_write: bool,
 }

@@ -238,6 +238,11 @@ impl Connection {
             Ok(publish) => publish,
             Err(reason) => return self.refuse_publish(reason, "no such topic alias"),
         };
+        let publish = match self.policy.mountpoint.topic(publish.topic()) {
+            Ok(None) => publish,
+            Ok(Some(mounted)) => publish.with_topic(mounted),
+            Err(reason) => return self.refuse_publish(reason, "the topic is too long for this listener"),
+        };
         self.resolved_publish(publish, now);
     }
 
@@ -273,13 +278,14 @@ impl Connection {
     fn subscribe(&mut self, subscribe: Subscribe) {
         let (mut subscriptions, mut reasons) = (Vec::new(), Vec::new());
         for filter in subscribe.filters {
-            reasons.push(match filter.valid {
-                Err(reason) => reason,
-                Ok(()) => ReasonCode(filter.qos as u8),
+            let mounted = filter.valid.and_then(|()| self.policy.mountpoint.filter(filter.filter));
+            reasons.push(match &mounted {
+                Err(reason) => *reason,
+                Ok(_) => ReasonCode(filter.qos as u8),
             });
-            if filter.valid.is_ok() {
+            if let Ok(filter_in_cluster) = mounted {
                 subscriptions.push(Subscription {
-                    filter: filter.filter.into(),
+                    filter: filter_in_cluster,
                     qos: filter.qos as u8,
                     no_local: filter.no_local,
                     retain_as_published: filter.retain_as_published,
@@ -304,7 +310,12 @@ impl Connection {
     }
 
     fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
-        let filters = unsubscribe.filters.into_iter().map(Into::into).collect();
+        let filters = unsubscribe.filters.into_iter();
+        let filters: Result<_, _> = filters.map(|filter| self.policy.mountpoint.filter(filter)).collect();
+        let filters = match filters {
+            Ok(filters) => filters,
+            Err(reason) => return self.close(reason, Some("a filter is too long for this listener")),
+        };
         self.outputs.push(Output::Unsubscribe {
             packet_id: unsubscribe.packet_id,
             filters,
@@ -499,6 +510,7 @@ impl Policy {
             topic_alias_maximum: 0,
             bytes_max: self.outbox_bytes_max,
             messages_max: self.outbox_messages_max,
+            mountpoint: self.mountpoint.clone(),
         }
     }
 }

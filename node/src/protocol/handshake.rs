@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 
 use super::codec::{ConnAck, ConnAckProperties, Connect, ReasonCode, Will};
+use super::mountpoint::Mountpoint;
 use super::publish_out::OutboundLimits;
 use crate::sys::is_sys;
 
@@ -17,6 +18,8 @@ pub struct Policy {
     pub topic_alias_max: u16,
     pub outbox_bytes_max: usize,
     pub outbox_messages_max: usize,
+    /// Of the listener.
+    pub mountpoint: Mountpoint,
 }
 
 /// A CONNECT that was accepted so far.
@@ -52,6 +55,11 @@ pub fn accept(
     if connect.will.as_ref().is_some_and(|will| is_sys(&will.topic)) {
         return Err(ReasonCode::TOPIC_NAME_INVALID);
     }
+    if let Some(will) = &mut connect.will
+        && let Some(mounted) = policy.mountpoint.topic(&will.topic)?
+    {
+        will.topic = mounted.to_string();
+    }
     let assigned = connect.client_id.is_empty();
     let client_id = if assigned {
         fresh_id().into()
@@ -86,6 +94,7 @@ pub fn accept(
             topic_alias_maximum: connect.properties.topic_alias_maximum.min(policy.topic_alias_max),
             bytes_max: policy.outbox_bytes_max,
             messages_max: policy.outbox_messages_max,
+            mountpoint: policy.mountpoint.clone(),
         },
         will: connect.will.take(),
     })
@@ -142,6 +151,7 @@ mod tests {
             topic_alias_max: 8,
             outbox_bytes_max: 1 << 20,
             outbox_messages_max: 100,
+            mountpoint: Mountpoint::default(),
         }
     }
 

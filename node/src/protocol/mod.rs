@@ -4,6 +4,7 @@ pub mod answers;
 pub mod codec;
 pub mod connection;
 pub mod handshake;
+pub mod mountpoint;
 pub mod publish_in;
 pub mod publish_out;
 pub mod topic_alias;

@@ -80,6 +80,12 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
         }
     }
     worker.serve(session, client);
+    tracing::debug!(
+        client = client.connection.borrow().client_id(),
+        peer = %client.peer,
+        listener = client.config.name,
+        "a client is connected"
+    );
     if let Some(sys) = &worker.sys {
         let connection = client.connection.borrow();
         if let (Some(client_id), Some(version)) = (connection.client_id(), connection.version()) {

@@ -22,6 +22,13 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
         return;
     };
     worker.metrics.disconnected(ending.reason);
+    tracing::debug!(
+        client = client.connection.borrow().client_id(),
+        peer = %client.peer,
+        listener = client.config.name,
+        reason = ending.reason.name(),
+        "a client is gone"
+    );
     if let (Some(sys), Some(client_id)) = (&worker.sys, client.connection.borrow().client_id()) {
         sys.disconnected(client_id, ending.reason);
     }

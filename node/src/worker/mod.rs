@@ -7,16 +7,16 @@
 //!
 //! Fan-out crosses threads once per worker; everything below is single-threaded, and no borrow is held over an await.
 
+mod accept;
+pub mod config;
 mod deliver;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use lontra_cluster::Cluster;
@@ -27,40 +27,22 @@ use lontra_cluster::shared::Strategy;
 use lontra_storage::ids::{Incarnation, NodeId, SessionId, ShardId};
 use lontra_storage::meta::SubscriptionOptions;
 use lontra_storage::topic_tree::TopicTree;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
-use crate::config::WebOrigin;
-use crate::gateway::{http, tcp};
+pub use self::config::{ListenerConfig, WorkerConfig};
+use crate::gateway::listen::Listening;
+use crate::gateway::peer::Peer;
+use crate::gateway::tls::handshake::Handshakes;
 use crate::hub::{CreditBook, Fence, Hub, WorkerEvent, WorkerQueue};
-use crate::metrics::{NodeMetrics, Refusal};
+use crate::metrics::NodeMetrics;
 use crate::protocol::codec::topic_grammar::is_shared;
-use crate::protocol::codec::{self, Direction, Limits, ReasonCode};
+use crate::protocol::codec::{self, Direction, ReasonCode};
 use crate::protocol::connection::Connection;
-use crate::protocol::handshake::Policy;
 use crate::session::execute;
 use crate::session::operations::Operations;
 use crate::session::publishes::Publishes;
 use crate::session::retained::Replays;
 use crate::sys::{Sys, is_sys};
-
-/// What all workers share. It may be replaced while the node runs: a connection keeps the one that it was accepted under.
-pub struct WorkerConfig {
-    pub policy: Policy,
-    pub limits: Limits,
-    pub connect_timeout: Duration,
-    pub outbox_wait_max: Duration,
-    pub connections_max: i64,
-    /// Web pages that may connect.
-    pub origins: Arc<[WebOrigin]>,
-}
-
-/// Where the clients of one worker connect; each port is shared with the other workers.
-pub struct Listeners {
-    pub mqtt: std::net::TcpListener,
-    /// HTTP with upgrade.
-    pub websocket: std::net::TcpListener,
-}
 
 /// Everything that the tasks of one thread share.
 pub struct Worker {
@@ -69,6 +51,8 @@ pub struct Worker {
     pub cluster: Cluster,
     pub hub: Arc<Hub>,
     pub metrics: NodeMetrics,
+    /// Of TLS.
+    pub handshakes: Handshakes,
     /// What `$SYS` tells; none if it is off.
     pub sys: Option<Arc<Sys>>,
     /// The multi-threaded runtime, for what may touch a disk.
@@ -89,7 +73,8 @@ pub struct Worker {
 /// A client's connection and what the node keeps beside its protocol state.
 pub struct Client {
     pub id: u64,
-    pub config: Arc<WorkerConfig>,
+    pub config: Arc<ListenerConfig>,
+    pub peer: Peer,
     pub connection: RefCell<Connection>,
     /// Something happened that its gateway task must act on.
     pub wake: Notify,
@@ -157,22 +142,6 @@ impl Unsettled {
     }
 }
 
-/// A connection that is counted, from its accept to the end of its socket.
-struct Open(NodeMetrics);
-
-impl Open {
-    fn new(metrics: &NodeMetrics) -> Self {
-        metrics.connection_opened();
-        Open(metrics.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connection_closed();
-    }
-}
-
 /// Runs a worker on its own thread until `stop` is set and its connections have ended.
 ///
 /// # Errors
@@ -184,7 +153,7 @@ impl Drop for Open {
 pub fn spawn(
     id: u16,
     config: watch::Receiver<Arc<WorkerConfig>>,
-    listeners: Listeners,
+    listeners: Vec<Listening>,
     cluster: Cluster,
     hub: Arc<Hub>,
     queue: WorkerQueue,
@@ -205,6 +174,7 @@ pub fn spawn(
                 cluster,
                 hub,
                 metrics,
+                handshakes: Handshakes::default(),
                 sys,
                 runtime: main,
                 connections: RefCell::default(),
@@ -219,13 +189,8 @@ pub fn spawn(
         })
 }
 
-async fn run(worker: Rc<Worker>, listeners: Listeners, mut queue: WorkerQueue, mut stop: watch::Receiver<bool>) {
-    let usable = |listener| {
-        TcpListener::from_std(listener).inspect_err(|error| tracing::error!(%error, "a worker cannot use its listener"))
-    };
-    let (Ok(mqtt), Ok(websocket)) = (usable(listeners.mqtt), usable(listeners.websocket)) else {
-        return;
-    };
+async fn run(worker: Rc<Worker>, listeners: Vec<Listening>, mut queue: WorkerQueue, mut stop: watch::Receiver<bool>) {
+    let mut accepting = accept::begin(&worker, listeners);
     loop {
         tokio::select! {
             event = queue.events.recv() => {
@@ -236,10 +201,9 @@ async fn run(worker: Rc<Worker>, listeners: Listeners, mut queue: WorkerQueue, m
                     worker.event(event, &queue);
                 }
             }
-            accepted = mqtt.accept(), if !worker.stopping.get() => worker.accepted(accepted, tcp::serve).await,
-            accepted = websocket.accept(), if !worker.stopping.get() => worker.accepted(accepted, http::serve).await,
             _ = stop.wait_for(|stop| *stop), if !worker.stopping.get() => {
                 worker.stopping.set(true);
+                accepting.abort_all();
                 worker.close_all(ReasonCode::SERVER_SHUTTING_DOWN);
             }
         }
@@ -250,44 +214,15 @@ async fn run(worker: Rc<Worker>, listeners: Listeners, mut queue: WorkerQueue, m
 }
 
 impl Worker {
-    async fn accepted(
-        self: &Rc<Self>,
-        accepted: io::Result<(TcpStream, SocketAddr)>,
-        serve: impl AsyncFnOnce(Rc<Worker>, TcpStream) + 'static,
-    ) {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            // Out of file descriptors: what is open goes on, new clients wait.
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                self.metrics.connection_refused(Refusal::AcceptFailed);
-                return tokio::time::sleep(ACCEPT_RETRY).await;
-            }
-        };
-        // Refused before it costs anything; a client tries again elsewhere.
-        if self.metrics.open_connections() >= self.config().connections_max {
-            return self.metrics.connection_refused(Refusal::ConnectionsMax);
-        }
-        let (worker, open) = (self.clone(), Open::new(&self.metrics));
-        tokio::task::spawn_local(async move {
-            serve(worker, stream).await;
-            drop(open);
-        });
-    }
-
-    /// What holds for connections that are accepted now.
-    pub fn config(&self) -> Arc<WorkerConfig> {
-        self.config.borrow().clone()
-    }
-
     /// A new connection.
-    pub fn open(&self, config: Arc<WorkerConfig>, now: Instant) -> Rc<Client> {
+    pub fn open(&self, config: Arc<ListenerConfig>, peer: Peer, now: Instant) -> Rc<Client> {
         let id = self.next_connection.get();
         self.next_connection.set(id + 1);
         let (policy, waits) = (config.policy.clone(), (config.connect_timeout, config.outbox_wait_max));
         let client = Rc::new(Client {
             id,
             config,
+            peer,
             connection: RefCell::new(Connection::new(policy, waits.0, waits.1, now)),
             wake: Notify::new(),
             fence: RefCell::default(),
@@ -305,14 +240,19 @@ impl Worker {
         client
     }
 
-    /// Takes whole packets out of what was received, until the connection wants no more.
-    pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) {
+    /// Takes whole packets out of what was received, until the connection wants no more. Whether it went as far as what was
+    /// received reaches; otherwise it goes on once the connection may.
+    pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) -> bool {
         let mut packets = 0;
+        let mut needs_more = received.is_empty();
         while self.may_go_on(client) {
             let mut connection = client.connection.borrow_mut();
             let version = connection.version();
             match codec::frame_length(received, &client.config.limits, version) {
-                Ok(None) => break,
+                Ok(None) => {
+                    needs_more = true;
+                    break;
+                }
                 Ok(Some(length)) => {
                     let frame = received.split_to(length).freeze();
                     packets += 1;
@@ -336,6 +276,7 @@ impl Worker {
             self.metrics.received(packets);
         }
         self.pump(client);
+        needs_more || received.is_empty()
     }
 
     /// `one-owner`, `lease-before-match`: looked at after the read and before every packet.
@@ -580,5 +521,3 @@ impl Worker {
         self.stopping.get()
     }
 }
-
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);

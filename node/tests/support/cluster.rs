@@ -34,6 +34,11 @@ pub struct Node {
     pub mqtt: String,
     /// Where WebSocket clients connect.
     pub ws: String,
+    /// MQTT over TLS, and WebSocket over TLS.
+    pub mqtts: String,
+    pub wss: String,
+    /// The authority of their certificates.
+    pub ca: PathBuf,
     pub http: String,
     /// The UDP address of its links to the other nodes.
     pub cluster: String,
@@ -140,6 +145,9 @@ impl Cluster {
                 data,
                 mqtt: text("mqtt"),
                 ws: text("ws"),
+                mqtts: text("mqtts"),
+                wss: text("wss"),
+                ca: text("ca").into(),
                 http: text("http"),
                 cluster: text("cluster"),
             });
@@ -593,14 +601,14 @@ fn binary() -> PathBuf {
     std::fs::canonicalize(LONTRA).expect("the binary")
 }
 
-/// A base port whose blocks (`+0`, `+100`, `+200`, `+300`, each `size` long) are free on loopback, for TCP and UDP.
+/// A base port whose blocks (`+0`, `+100`, … `+500`, each `size` long) are free on loopback, for TCP and UDP.
 pub fn free_ports(size: usize) -> u16 {
     // Below the ephemeral range (32768), where the tests' own outgoing connections would take them.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let mut random = Random::new(u64::from(std::process::id()));
     for _ in 0..1_000 {
-        let base = 12_000 + 400 * random.below(50) as u16 + 8 * NEXT.fetch_add(1, Ordering::Relaxed).rem_euclid(12);
-        let ports = [0, 100, 200, 300]
+        let base = 12_000 + 600 * random.below(33) as u16 + 8 * NEXT.fetch_add(1, Ordering::Relaxed).rem_euclid(12);
+        let ports = [0, 100, 200, 300, 400, 500]
             .into_iter()
             .flat_map(|block| (0..size as u16).map(move |i| base + block + i));
         if ports

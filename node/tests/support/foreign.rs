@@ -36,7 +36,7 @@ pub struct Message {
 pub struct Connect<'a> {
     /// `host:port`.
     pub address: &'a str,
-    /// `tcp` or `ws`.
+    /// `tcp` or `ws`; of paho also `tls` and `wss`.
     pub transport: &'a str,
     /// `3.1`, `3.1.1` or `5`.
     pub version: &'a str,
@@ -90,11 +90,20 @@ impl Driver {
 
     /// Connects a client under this name; Session Present, where the library tells.
     pub async fn connect(&mut self, client: &str, connect: &Connect<'_>) -> Option<bool> {
+        self.connect_by(client, connect, None).await
+    }
+
+    /// As [`Driver::connect`], over TLS that trusts this authority.
+    pub async fn connect_with_ca(&mut self, client: &str, connect: &Connect<'_>, ca: &str) -> Option<bool> {
+        self.connect_by(client, connect, Some(ca)).await
+    }
+
+    async fn connect_by(&mut self, client: &str, connect: &Connect<'_>, ca: Option<&str>) -> Option<bool> {
         let (host, port) = connect.address.rsplit_once(':').expect("host:port");
         let will = connect
             .will
             .map(|(topic, payload, qos)| json!({ "topic": topic, "payload": payload, "qos": qos, "retain": false }));
-        let command = json!({
+        let mut command = json!({
             "client": client,
             "do": "connect",
             "host": host,
@@ -106,6 +115,9 @@ impl Driver {
             "expiry": if connect.clean { 0 } else { SESSION_EXPIRY },
             "will": will,
         });
+        if let Some(ca) = ca {
+            command["ca"] = ca.into();
+        }
         self.ask(command).await["session_present"].as_bool()
     }
 

@@ -3,6 +3,7 @@
 //!     codec ◀── client ◀── load ──▶ checker          an MQTT client and a codec of their own: a bug that the broker's
 //!                 ▲         ▲                         codec has in both directions cannot hide here
 //!     websocket ──┤         │                         the same client, its bytes in frames
+//!     tls, pki ───┤         │                         the same client, its bytes through openssl's TLS
 //!     cluster ────┴─────────┴── power, partition      real processes, real files, real sockets
 //!     foreign, mosquitto                              clients that others wrote
 //!
@@ -27,9 +28,11 @@ pub mod metrics;
 pub mod mosquitto;
 pub mod pairs;
 pub mod partition;
+pub mod pki;
 pub mod power;
 pub mod random;
 pub mod register;
+pub mod tls;
 pub mod websocket;
 pub mod wills;
 

@@ -16,6 +16,11 @@ pub struct Sub {
 impl Sub {
     /// Starts it and waits for its SUBACK.
     pub async fn start(address: &str, version: Version, topic: &str, qos: u8) -> Sub {
+        Sub::start_with(address, version, topic, qos, &[]).await
+    }
+
+    /// As [`Sub::start`], with further arguments.
+    pub async fn start_with(address: &str, version: Version, topic: &str, qos: u8, arguments: &[&str]) -> Sub {
         // stdbuf: through a pipe, C would keep the lines.
         let mut child = Command::new("stdbuf")
             .args([
@@ -30,6 +35,7 @@ impl Sub {
                 &qos.to_string(),
             ])
             .args(common(address, version))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -68,9 +74,15 @@ impl Sub {
 
 /// `mosquitto_pub` of one message; waits until it has ended, which at QoS 1 is after the PUBACK.
 pub async fn publish(address: &str, version: Version, topic: &str, payload: &str, qos: u8) {
+    publish_with(address, version, topic, payload, qos, &[]).await;
+}
+
+/// As [`publish`], with further arguments.
+pub async fn publish_with(address: &str, version: Version, topic: &str, payload: &str, qos: u8, arguments: &[&str]) {
     let command = Command::new("mosquitto_pub")
         .args(["-t", topic, "-m", payload, "-q", &qos.to_string()])
         .args(common(address, version))
+        .args(arguments)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();

@@ -77,6 +77,7 @@ fn threaded(engine: Arc<dyn LogEngine>) -> (Arc<Group>, Arc<LogWriter>, GroupLog
         fsync: true,
         metrics: metrics(),
         failure: Failure::new(),
+        marks: None,
     };
     let writer = LogWriter::spawn(scribe).unwrap();
     let log = GroupLog::new(group.clone(), engine, writer.clone());

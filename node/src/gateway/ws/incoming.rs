@@ -6,11 +6,10 @@
 use std::io::{self, Cursor};
 
 use bytes::{Buf, BytesMut};
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::OpCode;
 
-use crate::gateway::read_socket;
+use crate::gateway::socket::Stream;
 
 pub struct Incoming {
     bytes: BytesMut,
@@ -36,8 +35,8 @@ impl Incoming {
     ///
     /// # Errors
     /// Nothing more comes.
-    pub fn fill(&mut self, stream: &TcpStream) -> io::Result<()> {
-        read_socket(stream, &mut self.bytes)
+    pub fn fill(&mut self, stream: &mut Stream) -> io::Result<()> {
+        stream.read(&mut self.bytes)
     }
 
     /// Lets go of memory that was handed on. What stays is at most a piece of a header.

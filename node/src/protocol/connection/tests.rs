@@ -7,6 +7,7 @@ use lontra_storage::message::Message;
 
 use super::*;
 use crate::protocol::codec::{self, Direction, Limits};
+use crate::protocol::mountpoint::Mountpoint;
 use crate::protocol::publish_out::{Delivery, FrameCache};
 
 struct Fixture {
@@ -23,6 +24,7 @@ fn policy() -> Policy {
         topic_alias_max: 2,
         outbox_bytes_max: 1 << 20,
         outbox_messages_max: 10,
+        mountpoint: Mountpoint::default(),
     }
 }
 

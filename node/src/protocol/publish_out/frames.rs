@@ -18,6 +18,8 @@ pub struct FrameCache {
 struct CachedFrame {
     message: Arc<Message>,
     version: Version,
+    /// Of the topic as it leaves, which is the end of the message's.
+    topic_bytes: usize,
     qos: u8,
     retain: bool,
     expiry: Option<u32>,
@@ -31,11 +33,13 @@ impl FrameCache {
         &mut self,
         version: Version,
         delivery: &Delivery,
+        topic: &str,
         expiry: Option<u32>,
     ) -> Option<Rc<PublishFrame>> {
         let found = self.frames.iter().find(|cached| {
             Arc::ptr_eq(&cached.message, &delivery.message)
                 && cached.version == version
+                && cached.topic_bytes == topic.len()
                 && cached.qos == delivery.qos
                 && cached.retain == delivery.retain
                 && cached.expiry == expiry
@@ -44,13 +48,14 @@ impl FrameCache {
         if let Some(cached) = found {
             return Some(cached.frame.clone());
         }
-        let frame = Rc::new(encode(version, delivery, expiry, None)?);
+        let frame = Rc::new(encode(version, delivery, topic, expiry, None)?);
         if self.frames.len() >= FRAMES_MAX {
             self.frames.clear();
         }
         self.frames.push(CachedFrame {
             message: delivery.message.clone(),
             version,
+            topic_bytes: topic.len(),
             qos: delivery.qos,
             retain: delivery.retain,
             expiry,
@@ -61,10 +66,12 @@ impl FrameCache {
     }
 }
 
-/// `expiry` is what is left of the Message Expiry Interval. [MQTT-3.3.2-6]
+/// `topic` is how the client knows that of the message; `expiry` is what is left of the Message Expiry Interval.
+/// [MQTT-3.3.2-6]
 pub(super) fn encode(
     version: Version,
     delivery: &Delivery,
+    topic: &str,
     expiry: Option<u32>,
     alias: Option<Alias>,
 ) -> Option<PublishFrame> {
@@ -75,7 +82,7 @@ pub(super) fn encode(
         retain: delivery.retain,
         topic: match alias {
             Some(Alias::Known(_)) => "",
-            Some(Alias::New(_)) | None => &message.topic,
+            Some(Alias::New(_)) | None => topic,
         },
         properties: PropertiesOut {
             forwarded: &message.properties,

@@ -40,6 +40,7 @@ use self::in_flight::{InFlight, Of};
 use self::queue::ShardQueue;
 use super::answers::Answers;
 use super::codec::ReasonCode;
+use super::mountpoint::Mountpoint;
 use super::topic_alias::AliasesOut;
 use crate::metrics::Drop;
 
@@ -54,6 +55,8 @@ pub struct OutboundLimits {
     pub bytes_max: usize,
     /// Ephemeral QoS 1 and 2 messages that wait for the client at most.
     pub messages_max: usize,
+    /// What stands before the client's topics in the cluster.
+    pub mountpoint: Mountpoint,
 }
 
 /// Something for the client that is not in its own queue.
@@ -482,16 +485,16 @@ impl Outbound {
             packet_size_max,
             ..
         } = self.answers;
-        let topic = &delivery.message.topic;
+        let topic = self.limits.mountpoint.unmounted(&delivery.message.topic);
         let aliased = self.aliases.choose(topic).and_then(|alias| {
-            let frame = frames::encode(version, delivery, left, Some(alias))?;
+            let frame = frames::encode(version, delivery, topic, left, Some(alias))?;
             (frame.len() <= packet_size_max).then_some((alias, frame))
         });
         if let Some((alias, frame)) = aliased {
             frame.append(packet_id, dup, out);
             self.aliases.written(topic, alias);
         } else {
-            let frame = frames.frame(version, delivery, left);
+            let frame = frames.frame(version, delivery, topic, left);
             let fitting = frame.filter(|frame| frame.len() <= packet_size_max);
             fitting.ok_or(Drop::TooLarge)?.append(packet_id, dup, out);
         }

@@ -72,6 +72,7 @@ impl Fixture {
             topic_alias_maximum,
             bytes_max: 1 << 20,
             messages_max: 3,
+            mountpoint: Mountpoint::default(),
         };
         let mut fixture = Fixture {
             outbound: Outbound::new(answers, limits, 12, durable),

@@ -27,6 +27,11 @@ impl WebSocket {
         )
     }
 
+    /// Whether the server has agreed.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// Moves `packets` to `wire` in one frame; they stay until the server has agreed.
     pub fn wrap(&self, packets: &mut BytesMut, wire: &mut BytesMut) {
         if self.is_open && !packets.is_empty() {

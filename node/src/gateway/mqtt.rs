@@ -1,33 +1,24 @@
-//! MQTT over TCP: its packets are the bytes of the stream.
+//! MQTT over TCP, TLS and Unix sockets: its packets are the bytes of the stream.
 
 use std::io;
-use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use tokio::net::TcpStream;
 
-use super::{Transport, read_socket, socket_ready};
+use super::Transport;
+use super::socket::Stream;
 use crate::protocol::codec::ReasonCode;
-use crate::worker::Worker;
 
-/// Serves a connection until it ends.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let config = worker.config();
-    super::run(worker, config, stream, Instant::now()).await;
-}
-
-impl Transport for TcpStream {
+impl Transport for Stream {
     async fn ready(&self, read: bool, write: bool) -> bool {
-        socket_ready(self, read, write).await
+        Stream::ready(self, read, write).await
     }
 
     fn read(&mut self, received: &mut BytesMut) -> io::Result<()> {
-        read_socket(self, received)
+        Stream::read(self, received)
     }
 
     fn write(&mut self, sending: &mut BytesMut) -> io::Result<()> {
+        self.flush()?;
         while !sending.is_empty() {
             match self.try_write(sending) {
                 Ok(written) => sending.advance(written),
@@ -39,9 +30,11 @@ impl Transport for TcpStream {
     }
 
     fn has_unwritten(&self) -> bool {
-        false
+        Stream::has_unwritten(self)
     }
 
     /// The end of the stream says it.
-    async fn close(self, _reason: ReasonCode) {}
+    async fn close(self, _reason: ReasonCode) {
+        Stream::close(self);
+    }
 }

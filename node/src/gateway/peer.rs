@@ -1,0 +1,34 @@
+//! Who is at the other end of a connection, as far as the transport knows.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// Of one connection; kept with its client.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// The client's, also where a proxy that is trusted is in between; port 0 where the proxy tells none. None over Unix
+    /// sockets.
+    pub address: Option<SocketAddr>,
+    /// The certificate that the client has shown and that is good, in DER.
+    pub certificate: Option<Box<[u8]>>,
+}
+
+impl Peer {
+    /// IPv4 that comes in by an IPv6 socket is IPv4.
+    pub fn at(address: Option<SocketAddr>) -> Self {
+        Peer {
+            address: address.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())),
+            certificate: None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            None => f.write_str("local"),
+            Some(address) if address.port() == 0 => address.ip().fmt(f),
+            Some(address) => address.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! New connections: a task for each listener of the worker, and one for each connection that it accepts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+
+use super::Worker;
+use crate::config::ListenerKind;
+use crate::gateway;
+use crate::gateway::listen::{Listening, ListeningSocket};
+use crate::gateway::socket::Socket;
+use crate::metrics::{NodeMetrics, Refusal};
+
+/// Accepts until the tasks are aborted, which closes the listeners.
+pub(super) fn begin(worker: &Rc<Worker>, listeners: Vec<Listening>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for Listening { at, socket, open } in listeners {
+        match Listener::new(socket) {
+            Ok(listener) => drop(tasks.spawn_local(accept(worker.clone(), at, listener, open))),
+            Err(error) => tracing::error!(%error, "a worker cannot use its listener"),
+        }
+    }
+    tasks
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn new(socket: ListeningSocket) -> io::Result<Self> {
+        match socket {
+            ListeningSocket::Tcp(listener) => TcpListener::from_std(listener).map(Listener::Tcp),
+            ListeningSocket::Unix(listener) => UnixListener::from_std(listener).map(Listener::Unix),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Socket::Tcp(stream), Some(address)))
+            }
+            Listener::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, at: usize, listener: Listener, open: Arc<AtomicI64>) {
+    loop {
+        let (socket, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // Out of file descriptors: what is open goes on, new clients wait.
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                worker.metrics.connection_refused(Refusal::AcceptFailed);
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let config = worker.config.borrow().clone();
+        let Some(listener) = config.listeners.get(at).cloned() else {
+            continue;
+        };
+        // Refused before it costs anything; a client tries again elsewhere.
+        let is_full = |open: i64, max: i64| max > 0 && open >= max;
+        if is_full(worker.metrics.open_connections(), config.connections_max)
+            || is_full(open.load(Ordering::Relaxed), listener.connections_max)
+        {
+            worker.metrics.connection_refused(Refusal::ConnectionsMax);
+            continue;
+        }
+        let counted = Counted::new(&worker.metrics, listener.kind, open.clone());
+        let worker = worker.clone();
+        tokio::task::spawn_local(async move {
+            gateway::serve(worker, listener, socket, address).await;
+            drop(counted);
+        });
+    }
+}
+
+/// A connection that is counted, from its accept to the end of its socket.
+struct Counted {
+    metrics: NodeMetrics,
+    kind: ListenerKind,
+    open: Arc<AtomicI64>,
+}
+
+impl Counted {
+    fn new(metrics: &NodeMetrics, kind: ListenerKind, open: Arc<AtomicI64>) -> Self {
+        metrics.connection_opened(kind);
+        open.fetch_add(1, Ordering::Relaxed);
+        let metrics = metrics.clone();
+        Counted { metrics, kind, open }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.connection_closed(self.kind);
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);

@@ -1,0 +1,112 @@
+//! What holds for connections that are accepted now, made of the configuration; replaced as a whole at a reload.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+
+use crate::config::listener::Listener;
+use crate::config::{Config, ListenerKind, Network, WebOrigin};
+use crate::gateway::tls::load::{self, TlsFileError};
+use crate::protocol::codec::Limits;
+use crate::protocol::handshake::Policy;
+use crate::protocol::mountpoint::Mountpoint;
+
+/// What all workers share.
+pub struct WorkerConfig {
+    /// Of the node.
+    pub connections_max: i64,
+    /// As in `Config::all_listeners`.
+    pub listeners: Vec<Arc<ListenerConfig>>,
+}
+
+/// Of one listener. A connection keeps the one that it was accepted under.
+pub struct ListenerConfig {
+    pub name: String,
+    pub kind: ListenerKind,
+    pub policy: Policy,
+    pub limits: Limits,
+    pub connect_timeout: Duration,
+    pub outbox_wait_max: Duration,
+    /// 0: no limit.
+    pub connections_max: i64,
+    /// Web pages that may connect.
+    pub origins: Arc<[WebOrigin]>,
+    /// Where they do.
+    pub path: String,
+    pub proxy_protocol: bool,
+    pub trusted_proxies: Vec<Network>,
+    pub tls: Option<TlsConfig>,
+}
+
+pub struct TlsConfig {
+    pub config: Arc<ServerConfig>,
+    pub handshake_timeout: Duration,
+    pub handshakes_max: usize,
+}
+
+impl ListenerConfig {
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(address))
+    }
+}
+
+impl WorkerConfig {
+    /// Reads certificates and keys: blocks on the disk.
+    ///
+    /// # Errors
+    /// The first file that cannot be used; nothing has changed.
+    pub fn load(config: &Config) -> Result<Self, TlsFileError> {
+        let listeners = config.all_listeners();
+        let listeners = listeners
+            .iter()
+            .map(|listener| listener_config(config, listener).map(Arc::new));
+        Ok(WorkerConfig {
+            connections_max: i64::from(config.mqtt.connections_max),
+            listeners: listeners.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn listener_config(config: &Config, listener: &Listener) -> Result<ListenerConfig, TlsFileError> {
+    let mqtt = &config.mqtt;
+    let packet_bytes = listener.packet_size_max.unwrap_or(mqtt.packet_size_max).bytes() as usize;
+    let limits = Limits {
+        packet_bytes,
+        control_packet_bytes: packet_bytes.min(Limits::default().control_packet_bytes),
+        topic_levels: usize::from(mqtt.topic_levels_max),
+        ..Limits::default()
+    };
+    let tls = match listener.kind.is_tls() {
+        false => None,
+        true => Some(TlsConfig {
+            config: load::load(listener)?,
+            handshake_timeout: listener.tls.handshake_timeout,
+            handshakes_max: listener.tls.handshakes_max as usize,
+        }),
+    };
+    Ok(ListenerConfig {
+        name: listener.name.clone(),
+        kind: listener.kind,
+        policy: Policy {
+            packet_size_max: packet_bytes as u32,
+            receive_maximum: mqtt.receive_maximum,
+            keep_alive_max: mqtt.keep_alive_max(),
+            session_expiry_max: mqtt.session_expiry_max.seconds(),
+            topic_alias_max: mqtt.topic_alias_max,
+            outbox_bytes_max: mqtt.outbox_bytes_max.bytes() as usize,
+            outbox_messages_max: mqtt.outbox_messages_max as usize,
+            mountpoint: Mountpoint::new(&listener.mountpoint),
+        },
+        limits,
+        connect_timeout: listener.connect_timeout.unwrap_or(mqtt.connect_timeout),
+        outbox_wait_max: mqtt.outbox_wait_max,
+        connections_max: i64::from(listener.connections_max),
+        origins: config.websocket.origins.clone().into(),
+        path: listener.path.clone(),
+        proxy_protocol: listener.proxy_protocol,
+        trusted_proxies: listener.trusted_proxies.clone(),
+        tls,
+    })
+}
