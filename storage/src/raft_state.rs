@@ -12,6 +12,7 @@
 //! - `log-purge`: what `build_snapshot` names is durable in the tables.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,6 +23,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, S
 use crate::command::Reply;
 use crate::engine::{LogMutation, StateBatch};
 use crate::group::{Applied, Group};
+use crate::ids::GroupId;
 use crate::log_keys::{Generation, MetaKind, applied_key, encode_generation, meta_key};
 use crate::log_tail::next_index;
 use crate::machine::{EntryPosition, Machine, TableBatch, Tables};
@@ -81,7 +83,10 @@ impl GroupState {
         let reply = match &entry.payload {
             EntryPayload::Normal(command) => {
                 let mut rows = TableBatch::new(&mut batch, self.tables.prefix());
-                self.machine.apply(&self.tables, &mut rows, at, &command.0)?
+                // A panic here would end openraft's task of this group and nothing else: the node would live on half dead.
+                // Nothing that the machine left half done is used again: what it wrote is dropped, and the node ends.
+                let machine = AssertUnwindSafe(|| self.machine.apply(&self.tables, &mut rows, at, &command.0));
+                catch_unwind(machine).unwrap_or_else(|_| Err(panicked(self.group.id, index)))?
             }
             EntryPayload::Blank => Reply::default(),
             EntryPayload::Membership(membership) => {
@@ -95,7 +100,7 @@ impl GroupState {
         self.shared.state.write(batch)?;
         // Only after the write: a checkpoint that sees it flushes it.
         self.group.set_applied(self.applied.clone());
-        self.machine.emit(at);
+        catch_unwind(AssertUnwindSafe(|| self.machine.emit(at))).map_err(|_| panicked(self.group.id, index))?;
         Ok(reply)
     }
 
@@ -140,6 +145,13 @@ impl GroupState {
         }
         error
     }
+}
+
+/// What an operator reads where applying an entry is a bug: every replica applies the same.
+fn panicked(group: GroupId, index: u64) -> io::Error {
+    let advice =
+        "the panic is in the log; start this node again; if others end at the same entry, replace none, and report it";
+    io::Error::other(format!("group {group}: applying entry {index} panicked; {advice}"))
 }
 
 #[cfg(test)]
