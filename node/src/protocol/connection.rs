@@ -15,6 +15,7 @@
 //! - `one-owner`: the caller looks at the fence and the lease before it hands in a packet.
 
 use std::num::NonZeroU16;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -30,6 +31,7 @@ use super::handshake::{self, Accepted, Policy};
 use super::publish_in::{Inbound, Received};
 use super::publish_out::{Effects, Outbound, Wish};
 use super::topic_alias::AliasesIn;
+use crate::auth::Access;
 
 /// What the connection asks of the world.
 #[derive(Debug)]
@@ -123,7 +125,7 @@ impl Connection {
             state: State::AwaitConnect,
             answers: None,
             inbound: Inbound::new(answers, policy.receive_maximum),
-            outbound: Outbound::new(answers, idle, 1, false),
+            outbound: Outbound::new(answers, idle, 1, false, None),
             policy,
             accepted: None,
             served: None,
@@ -181,6 +183,12 @@ impl Connection {
     pub fn take_will(&mut self, ending: Ending) -> Option<Will> {
         let will = self.accepted.as_mut()?.will.take();
         will.filter(|_| !ending.discard_will)
+    }
+
+    /// Where its will is to be published, in the cluster.
+    pub fn will_topic(&self) -> Option<&str> {
+        let will = self.accepted.as_ref()?.will.as_ref()?;
+        Some(&will.topic)
     }
 
     pub fn client_id(&self) -> Option<&str> {
@@ -358,13 +366,14 @@ impl Connection {
         served: Served,
         shards: u16,
         durable: bool,
+        access: Rc<Access>,
         now: Instant,
     ) -> bool {
         let (State::Attaching, Some(answers)) = (&self.state, self.answers) else {
             return false;
         };
         let connack = handshake::connack(&accepted, served.present, &self.policy);
-        self.outbound = Outbound::new(answers, accepted.outbound.clone(), shards, durable);
+        self.outbound = Outbound::new(answers, accepted.outbound.clone(), shards, durable, Some(access));
         self.inbound = Inbound::new(answers, self.policy.receive_maximum);
         self.aliases = AliasesIn::new(self.policy.topic_alias_max);
         self.keep_alive = accepted.keep_alive;

@@ -5,6 +5,8 @@ use std::num::NonZeroU16;
 use super::codec::{ConnAck, ConnAckProperties, Connect, ReasonCode, Will};
 use super::mountpoint::Mountpoint;
 use super::publish_out::OutboundLimits;
+use crate::auth::chain::Credentials;
+use crate::auth::secret::Secret;
 use crate::sys::is_sys;
 
 /// What the configuration says of every client.
@@ -37,6 +39,7 @@ pub struct Accepted {
     pub keep_alive_imposed: bool,
     pub outbound: OutboundLimits,
     pub will: Option<Will>,
+    pub credentials: Credentials,
 }
 
 /// Decides on a CONNECT. `fresh_id` is a client id that nobody uses.
@@ -97,6 +100,10 @@ pub fn accept(
             mountpoint: policy.mountpoint.clone(),
         },
         will: connect.will.take(),
+        credentials: Credentials {
+            user_name: connect.user_name.take().map(Into::into),
+            password: connect.password.take().map(|password| Secret::new(&password[..])),
+        },
     })
 }
 

@@ -10,6 +10,9 @@ use lontra_storage::message::Role;
 use lontra_storage::shard::{Page, PendingEntry};
 
 use super::execute::kept_will;
+use crate::auth::Access;
+use crate::auth::access::Denied;
+use crate::metrics::DeniedAction;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::connection::Served;
 use crate::protocol::handshake::Accepted;
@@ -29,18 +32,29 @@ pub fn begin(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) 
     });
 }
 
-async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) -> Result<(), ReasonCode> {
+async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Accepted>) -> Result<(), ReasonCode> {
+    let access = identify(worker, client, &mut accepted).await?;
     wait_until_serving(worker).await?;
     if client.connection.borrow().ending().is_some() {
         // Its client gave it up, perhaps while this node stood still, and may be served elsewhere by now: carried out late,
         // an old CONNECT would displace the newer one.
         return Err(ReasonCode::SERVER_BUSY);
     }
+    let will = match &accepted.will {
+        None => None,
+        Some(will) => {
+            let allowed = access.authorize(will, |will| &will.topic).map_err(|Denied| {
+                worker.metrics.denied(DeniedAction::Will);
+                ReasonCode::NOT_AUTHORIZED
+            })?;
+            kept_will(&allowed)
+        }
+    };
     let request = ConnectRequest {
         client_id: accepted.client_id.clone(),
         clean_start: accepted.clean_start,
         expiry: accepted.expiry,
-        will: accepted.will.as_ref().and_then(kept_will),
+        will,
     };
     let attached = worker.cluster.connect(request).await.map_err(|error| match error {
         MetaError::Stale => ReasonCode::SERVER_BUSY,
@@ -67,7 +81,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
             epoch,
             present: attached.present,
         };
-        if !connection.attached(accepted, served, shards, attached.durable, Instant::now()) {
+        if !connection.attached(accepted, served, shards, attached.durable, access, Instant::now()) {
             // It ended while the cluster was asked.
             worker.hub.unregister(session, epoch);
             worker.cluster.give_back(session, epoch);
@@ -104,6 +118,37 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
         }
     }
     Ok(())
+}
+
+/// Who the client is, by the chain of its listener; what it may do.
+async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accepted) -> Result<Rc<Access>, ReasonCode> {
+    let credentials = std::mem::take(&mut accepted.credentials);
+    let auth = worker.auth();
+    let known = client
+        .config
+        .auth
+        .authenticate(&auth, credentials, &worker.runtime)
+        .await;
+    worker.metrics.authenticated(&known);
+    let identity = known.map_err(|refused| {
+        tracing::debug!(
+            client = &*accepted.client_id,
+            peer = %client.peer,
+            listener = client.config.name,
+            reason = refused.name(),
+            "a client was not let in"
+        );
+        refused.reason()
+    })?;
+    // As they are now: they may have been reloaded meanwhile.
+    let auth = worker.auth();
+    if !auth.still_knows(&identity) {
+        return Err(ReasonCode::NOT_AUTHORIZED);
+    }
+    let address = client.peer.address.map(|address| address.ip());
+    let access = Access::new(identity, &accepted.client_id, address, &auth.acl);
+    *client.access.borrow_mut() = Some(access.clone());
+    Ok(access)
 }
 
 /// A node that starts, or paused, keeps its clients waiting for a while; one that is cut off sends them elsewhere.

@@ -39,6 +39,11 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
     if client.is_displaced() {
         return;
     }
+    // A client that may no longer publish there must not do so by ending.
+    let may_will = client.access().is_some_and(|access| {
+        let connection = client.connection.borrow();
+        connection.will_topic().is_none_or(|topic| access.may_publish(topic))
+    });
     let cluster = worker.cluster.clone();
     let sent = client.connection.borrow().outbound.highest_sent();
     // A client that ends well is not sent again, by its next node, what it has acknowledged.
@@ -49,7 +54,13 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
         Vec::new()
     };
     let detached = worker.runtime.spawn(async move {
-        let detach = cluster.detach(served.session, served.epoch, ending.expiry, sent, !ending.discard_will);
+        let detach = cluster.detach(
+            served.session,
+            served.epoch,
+            ending.expiry,
+            sent,
+            !ending.discard_will && may_will,
+        );
         tokio::join!(detach, settled.settled(shards));
     });
     // After DISCONNECT 0x00 the socket closes only when that is committed: a will must not follow it. [P7]

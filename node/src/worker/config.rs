@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use crate::auth::chain::ListenerAuth;
+use crate::auth::hashing::Hashing;
+use crate::auth::{Auth, AuthFileError};
 use crate::config::listener::Listener;
 use crate::config::{Config, ListenerKind, Network, WebOrigin};
 use crate::gateway::tls::load::{self, TlsFileError};
@@ -19,6 +22,17 @@ pub struct WorkerConfig {
     pub connections_max: i64,
     /// As in `Config::all_listeners`.
     pub listeners: Vec<Arc<ListenerConfig>>,
+    /// Users and rules: for those who are connected too.
+    pub auth: Arc<Auth>,
+}
+
+/// Which of the files that a configuration names cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error(transparent)]
+    Tls(#[from] TlsFileError),
+    #[error(transparent)]
+    Auth(#[from] AuthFileError),
 }
 
 /// Of one listener. A connection keeps the one that it was accepted under.
@@ -38,6 +52,7 @@ pub struct ListenerConfig {
     pub proxy_protocol: bool,
     pub trusted_proxies: Vec<Network>,
     pub tls: Option<TlsConfig>,
+    pub auth: ListenerAuth,
 }
 
 pub struct TlsConfig {
@@ -53,11 +68,11 @@ impl ListenerConfig {
 }
 
 impl WorkerConfig {
-    /// Reads certificates and keys: blocks on the disk.
+    /// Reads certificates, keys, users and rules: blocks on the disk.
     ///
     /// # Errors
     /// The first file that cannot be used; nothing has changed.
-    pub fn load(config: &Config) -> Result<Self, TlsFileError> {
+    pub fn load(config: &Config, hashing: Hashing) -> Result<Self, FileError> {
         let listeners = config.all_listeners();
         let listeners = listeners
             .iter()
@@ -65,6 +80,7 @@ impl WorkerConfig {
         Ok(WorkerConfig {
             connections_max: i64::from(config.mqtt.connections_max),
             listeners: listeners.collect::<Result<_, _>>()?,
+            auth: Arc::new(Auth::load(config, hashing)?),
         })
     }
 }
@@ -108,5 +124,6 @@ fn listener_config(config: &Config, listener: &Listener) -> Result<ListenerConfi
         proxy_protocol: listener.proxy_protocol,
         trusted_proxies: listener.trusted_proxies.clone(),
         tls,
+        auth: config.listener_auth(listener),
     })
 }
