@@ -302,13 +302,14 @@ impl Cluster {
     }
 
     /// Waits until this node's view of each shard shows all that was acknowledged before this call, and its messages
-    /// were handed to the workers; gives up after `limit`.
-    pub async fn catch_up(&self, shards: Vec<ShardId>, limit: Duration) {
+    /// were handed to the workers; false after `limit`.
+    pub async fn catch_up(&self, shards: Vec<ShardId>, limit: Duration) -> bool {
         let each = shards.into_iter().map(|shard| self.catch_up_with(shard, limit));
-        futures_util::future::join_all(each).await;
+        let each = futures_util::future::join_all(each).await;
+        each.into_iter().all(|caught_up| caught_up)
     }
 
-    async fn catch_up_with(&self, shard: ShardId, limit: Duration) {
+    async fn catch_up_with(&self, shard: ShardId, limit: Duration) -> bool {
         let caught_up = async {
             let index = self.inner.read_index(shard).await;
             match self.inner.groups.get(&shard) {
@@ -329,7 +330,7 @@ impl Cluster {
                 }
             }
         };
-        let _ = tokio::time::timeout(limit, caught_up).await;
+        tokio::time::timeout(limit, caught_up).await.unwrap_or(false)
     }
 
     /// From now on these hold: each is looked at where it is needed, nothing is remembered.

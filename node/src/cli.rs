@@ -1,4 +1,4 @@
-//! The command line: `lontra serve | dev | pub | sub | bench | cert | config | cluster | completions`.
+//! The command line: `lontra serve | dev | pub | sub | bench | cert | user | config | cluster | completions`.
 //!
 //! Reads arguments and environment, hands over, and turns every failure into one paragraph on standard error and an
 //! exit code: 0 done, 1 failed (the paragraph says what happened, to what, and what to do), 2 the command line was not
@@ -23,6 +23,8 @@ use lontra_ops::telemetry;
 
 use self::mqtt_options::MqttError;
 pub use self::mqtt_options::TlsArguments;
+use crate::auth::command as user;
+use crate::auth::hashing::Hashing;
 use crate::config::{Config, LogFormat, Machine, Source, show};
 use crate::pid_file::PidFile;
 use crate::worker::WorkerConfig;
@@ -56,6 +58,10 @@ enum Command {
     /// Make the certificates that nodes of a cluster show each other.
     #[command(subcommand)]
     Cert(cert::Command),
+
+    /// Make and change files of users and their passwords.
+    #[command(subcommand)]
+    User(user::Command),
 
     /// Look at a configuration without running anything.
     #[command(subcommand)]
@@ -146,10 +152,11 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Serve(file) => serve(file.source()),
         Command::Dev(options) => runtime()?.block_on(dev::run(&options)).map_err(Failure::from),
         Command::Cert(command) => cert::run(&command).map(say).map_err(Failure::from),
+        Command::User(command) => user::run(&command).map(say).map_err(Failure::from),
         Command::Config(ConfigCommand::Check(file)) => {
             let config = file.load()?;
-            // What a listener shows to clients must be there, too.
-            WorkerConfig::load(&config)?;
+            // What a listener shows to clients must be there, too, and whom it believes.
+            WorkerConfig::load(&config, Hashing::for_cores(1))?;
             say(format_args!("ok: {}", summary(&config, file.config.as_deref())));
             Ok(())
         }

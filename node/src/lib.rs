@@ -5,10 +5,12 @@
 //!                 ├─ cert ─── the certificates of a cluster
 //!                 ├─ pub, sub ── client: the other end of the protocol
 //!                 ├─ bench ── many clients, and what became of their messages
+//!                 ├─ user ─── password files
 //!                 ├─ cluster  what a running cluster says of itself
 //!                 └─ config ─ check, show
 
 pub mod admin;
+pub mod auth;
 pub mod bench;
 pub mod cert;
 pub mod cli;

@@ -6,6 +6,8 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
 };
 
+use crate::auth::chain::Refused;
+use crate::auth::identity::Identity;
 use crate::config::ListenerKind;
 use crate::gateway::tls::handshake::HandshakeFailure;
 use crate::protocol::codec::ReasonCode;
@@ -21,10 +23,18 @@ pub enum Drop {
     TooLarge,
     /// The worker's queue was full; durable sessions read it from storage instead.
     WorkerFull,
+    /// The client may not read its topic.
+    NotAuthorized,
 }
 
 impl Drop {
-    const ALL: [Drop; 4] = [Drop::OutboxFull, Drop::Expired, Drop::TooLarge, Drop::WorkerFull];
+    const ALL: [Drop; 5] = [
+        Drop::OutboxFull,
+        Drop::Expired,
+        Drop::TooLarge,
+        Drop::WorkerFull,
+        Drop::NotAuthorized,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -32,6 +42,28 @@ impl Drop {
             Drop::Expired => "expired",
             Drop::TooLarge => "packet_too_large",
             Drop::WorkerFull => "worker_full",
+            Drop::NotAuthorized => "not_authorized",
+        }
+    }
+}
+
+/// What a client was not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeniedAction {
+    Publish,
+    Subscribe,
+    /// Its CONNECT was refused for it.
+    Will,
+}
+
+impl DeniedAction {
+    const ALL: [DeniedAction; 3] = [DeniedAction::Publish, DeniedAction::Subscribe, DeniedAction::Will];
+
+    fn name(self) -> &'static str {
+        match self {
+            DeniedAction::Publish => "publish",
+            DeniedAction::Subscribe => "subscribe",
+            DeniedAction::Will => "will",
         }
     }
 }
@@ -153,6 +185,8 @@ pub struct NodeMetrics {
     listener_connections: IntGaugeVec,
     handshakes: IntCounterVec,
     handshake_seconds: Histogram,
+    authentications: IntCounterVec,
+    denied: IntCounterVec,
 }
 
 impl NodeMetrics {
@@ -185,6 +219,16 @@ impl NodeMetrics {
                 "result",
             ),
             handshake_seconds: Histogram::with_opts(handshake).expect("a valid metric name"),
+            authentications: counters(
+                "lontra_authentications_total",
+                "CONNECT packets by who the client is: accepted, anonymous, or why it was refused.",
+                "result",
+            ),
+            denied: counters(
+                "lontra_authorization_denied_total",
+                "What clients were not allowed: publishes, filters of subscriptions, wills.",
+                "action",
+            ),
             connections: gauge(
                 "lontra_connections",
                 "Network connections of clients, accepted and not yet closed.",
@@ -247,6 +291,13 @@ impl NodeMetrics {
         for result in [RELOAD_APPLIED, RELOAD_REFUSED] {
             metrics.config_reloads.with_label_values(&[result]).inc_by(0);
         }
+        let refused = Refused::ALL.map(Refused::name);
+        for result in [AUTHENTICATED, ANONYMOUS].into_iter().chain(refused) {
+            metrics.authentications.with_label_values(&[result]).inc_by(0);
+        }
+        for action in DeniedAction::ALL {
+            metrics.denied.with_label_values(&[action.name()]).inc_by(0);
+        }
         for kind in ListenerKind::ALL {
             metrics.listener_connections.with_label_values(&[kind.name()]).set(0);
         }
@@ -270,7 +321,7 @@ impl NodeMetrics {
         for reason in UpgradeRefusal::ALL {
             metrics.upgrades_refused.with_label_values(&[reason.name()]).inc_by(0);
         }
-        let collectors: [Box<dyn prometheus::core::Collector>; 21] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 23] = [
             Box::new(metrics.connections.clone()),
             Box::new(metrics.connects.clone()),
             Box::new(metrics.disconnects.clone()),
@@ -292,6 +343,8 @@ impl NodeMetrics {
             Box::new(metrics.listener_connections.clone()),
             Box::new(metrics.handshakes.clone()),
             Box::new(metrics.handshake_seconds.clone()),
+            Box::new(metrics.authentications.clone()),
+            Box::new(metrics.denied.clone()),
         ];
         for collector in collectors {
             registry.register(collector).expect("metric names are unique");
@@ -318,6 +371,20 @@ impl NodeMetrics {
 
     pub fn handshake_failed(&self, failure: HandshakeFailure) {
         self.handshakes.with_label_values(&[failure.name()]).inc();
+    }
+
+    /// Whether the client is somebody, or why it was refused.
+    pub fn authenticated(&self, result: &Result<Identity, Refused>) {
+        let result = match result {
+            Ok(identity) if identity.user.is_some() => AUTHENTICATED,
+            Ok(_) => ANONYMOUS,
+            Err(refused) => refused.name(),
+        };
+        self.authentications.with_label_values(&[result]).inc();
+    }
+
+    pub fn denied(&self, action: DeniedAction) {
+        self.denied.with_label_values(&[action.name()]).inc();
     }
 
     pub fn open_connections(&self) -> i64 {
@@ -408,6 +475,8 @@ impl NodeMetrics {
     }
 }
 
+const AUTHENTICATED: &str = "accepted";
+const ANONYMOUS: &str = "anonymous";
 const HANDSHAKE_FULL: &str = "full";
 const HANDSHAKE_RESUMED: &str = "resumed";
 const RELOAD_APPLIED: &str = "applied";

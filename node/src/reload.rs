@@ -2,7 +2,7 @@
 //!
 //!     file + environment ──▶ Config ──▶ changes(running, read) ─┬─ live ────▶ log level · workers · cluster
 //!            └ refused: an ERROR, nothing changes               └─ others ──▶ a WARN each: needs a restart
-//!     certificates, keys, CRLs of the listeners, whether their paths changed or not ──▶ workers
+//!     certificates, keys, CRLs of the listeners, users, rules, whether their paths changed or not ──▶ workers
 //!
 //! All or nothing: a file with one mistake is refused as a whole, with its line and key; so is a certificate. Connections
 //! keep the limits, and the certificates, that they were accepted under.
@@ -18,6 +18,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use toml::{Table, Value};
 
+use crate::auth::hashing::Hashing;
 use crate::config::listener::Listener;
 use crate::config::{Config, Machine, Source};
 use crate::file_limit;
@@ -34,6 +35,7 @@ pub struct Reloader {
     pub workers: watch::Sender<Arc<WorkerConfig>>,
     pub cluster: Cluster,
     pub metrics: NodeMetrics,
+    pub hashing: Hashing,
 }
 
 impl Reloader {
@@ -53,7 +55,7 @@ impl Reloader {
 
     /// Elsewhere, and not for ever: a file system that hangs must not keep the node from hearing SIGTERM.
     async fn read(&self) -> Result<(Changes, WorkerConfig), String> {
-        let (source, running) = (self.source.clone(), self.running.clone());
+        let (source, running, hashing) = (self.source.clone(), self.running.clone(), self.hashing.clone());
         let read = tokio::task::spawn_blocking(move || {
             // A pipe was read at the start: it would say nothing now, which is a valid configuration.
             let is_no_file = |path: &PathBuf| path.metadata().is_ok_and(|metadata| !metadata.is_file());
@@ -62,7 +64,7 @@ impl Reloader {
                 _ => source.load().map_err(|error| error.to_string()),
             };
             let changes = changes(&running, &read?);
-            let workers = WorkerConfig::load(&changes.config.resolved(&Machine::here()));
+            let workers = WorkerConfig::load(&changes.config.resolved(&Machine::here()), hashing);
             workers
                 .map(|workers| (changes, workers))
                 .map_err(|error| error.to_string())
@@ -197,6 +199,12 @@ const LIVE: &[&str] = &[
     "retained.messages_max",
     "retained.bytes_max",
     "websocket.origins",
+    "auth.password_file",
+    "auth.acl_file",
+    "auth.rules",
+    "auth.anonymous",
+    "auth.denied_publish",
+    "auth.revocation",
     "storage.free_space_min",
     "storage.checkpoint_interval",
 ];

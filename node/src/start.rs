@@ -17,15 +17,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
+use crate::auth::hashing::Hashing;
 use crate::config::{self, Config, Machine, SharedStrategy, Source};
 use crate::gateway::listen::{self, ListenError};
-use crate::gateway::tls::load::TlsFileError;
 use crate::hub::Hub;
 use crate::metrics::NodeMetrics;
 use crate::probe::NodeProbe;
 use crate::reload::Reloader;
 use crate::supervisor::Supervisor;
 use crate::sys::Sys;
+use crate::worker::config::FileError;
 use crate::worker::{self, WorkerConfig};
 
 /// Why a node does not serve.
@@ -34,7 +35,7 @@ pub enum ServeError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
-    TlsFile(#[from] TlsFileError),
+    File(#[from] FileError),
     #[error(transparent)]
     Http(#[from] HttpError),
     #[error(transparent)]
@@ -72,7 +73,8 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
 
     // Ports and certificates first: what is taken by another process, or wrong, is found before anything is written.
     let http = HttpServer::bind(config.http.listen).await?;
-    let worker_config = WorkerConfig::load(&config)?;
+    let hashing = Hashing::for_cores(machine.cores);
+    let worker_config = WorkerConfig::load(&config, hashing.clone())?;
     let (listeners, socket_files) = listen::listen(&config)?;
 
     let registry = lontra_ops::metrics::registry();
@@ -107,6 +109,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         workers: watch::Sender::new(Arc::new(worker_config)),
         cluster: cluster.clone(),
         metrics: metrics.clone(),
+        hashing,
     };
     registry.register(cluster.ledgers()).expect("metric names are unique");
     let mut workers = Vec::new();
@@ -141,6 +144,12 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         bug = std::env::var("LONTRA_TEST_BUG").unwrap_or_default(),
         "built with test-bugs: this binary loses messages on purpose"
     );
+    for listener in config.all_listeners() {
+        if config.listener_auth(&listener).anonymous {
+            let (name, listen) = (&listener.name, &listener.listen);
+            tracing::warn!(listener = name, %listen, "clients need not show who they are here: see [auth]");
+        }
+    }
     for listener in &config.listeners {
         let (name, kind, listen) = (&listener.name, listener.kind, &listener.listen);
         tracing::info!(listener = name, %kind, %listen, "listening");

@@ -43,6 +43,8 @@ pub(super) fn check(config: &Config) -> Checked {
         sys,
         topics,
         log,
+        // Values are checked as they are read; the files, when they are.
+        auth: _,
         listeners: _,
     } = config;
 
@@ -86,7 +88,7 @@ pub(super) fn check(config: &Config) -> Checked {
         .check()
         .or_else(|problem| refuse("cluster.lease", problem))?;
 
-    client_listener("mqtt.listen", mqtt.listen)?;
+    port("mqtt.listen", mqtt.listen)?;
     size(
         "mqtt.packet_size_max",
         mqtt.packet_size_max,
@@ -145,9 +147,15 @@ pub(super) fn check(config: &Config) -> Checked {
         ByteSize::gib(1024),
     )?;
 
-    client_listener("websocket.listen", websocket.listen)?;
-    client_listener("http.listen", http.listen)?;
+    port("websocket.listen", websocket.listen)?;
+    operator_listener("http.listen", http.listen)?;
     distinct_ports(config)?;
+    for (key, listener) in ["mqtt.listen", "websocket.listen"]
+        .into_iter()
+        .zip(&config.all_listeners())
+    {
+        listeners::reach(key, config, listener)?;
+    }
     listeners::check(config)?;
 
     within(
@@ -246,15 +254,15 @@ fn tls(cluster: &Cluster) -> Checked {
     }
 }
 
-/// Until clients can be told apart, only the machine's own may connect.
-fn client_listener(key: &'static str, listen: SocketAddr) -> Checked {
+/// Until operators can be told apart, only the machine's own may connect.
+fn operator_listener(key: &'static str, listen: SocketAddr) -> Checked {
     port(key, listen)?;
     if !listen.ip().is_loopback() {
         return refuse(
             key,
             format!(
-                "{listen} is not a loopback address: this version cannot authenticate clients yet (there is nothing to \
-                 configure for it), so that client and operator listeners stay on 127.0.0.0/8 or [::1]"
+                "{listen} is not a loopback address: this version cannot authenticate operators yet (there is nothing to \
+                 configure for it), so that this listener stays on 127.0.0.0/8 or [::1]"
             ),
         );
     }

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::auth::Anonymous;
 use super::network::Network;
 use super::units::{self, ByteSize, FileMode};
 use super::{Config, loopback};
+use crate::auth::identity::Method;
 
 /// One of `[[listeners]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,8 +29,8 @@ pub struct Listener {
     pub kind: ListenerKind,
 
     /// `address:port`, IPv6 in brackets; of kind `unix` a path with at least one `/`. `[::]` takes IPv4 too, where the
-    /// system's `net.ipv6.bindv6only` is 0, its default. Loopback only, unless clients prove who they are by their
-    /// certificates (`tls.client_certificates = "required"`).
+    /// system's `net.ipv6.bindv6only` is 0, its default. Loopback only, unless it is said who may connect:
+    /// by `[auth]`, by `tls.client_certificates = "required"`, or by `anonymous = "always"`.
     pub listen: ListenAddress,
 
     /// Connections of this listener, over all workers; `mqtt.connections_max` holds beside it. Default 0: no limit of
@@ -66,6 +68,15 @@ pub struct Listener {
     /// `X-Forwarded-For` (`ws`, `wss`). Default empty: none.
     #[serde(default)]
     pub trusted_proxies: Vec<Network>,
+
+    /// The ways in which clients show who they are, in the order in which they are tried: `password`. Default: those that
+    /// `[auth]` has something for. `[]`: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Vec<Method>>,
+
+    /// As `auth.anonymous`, for this listener. Default: that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anonymous: Option<Anonymous>,
 
     /// Of `mqtts` and `wss`.
     #[serde(default)]
@@ -203,6 +214,8 @@ impl Listener {
             mode: FileMode::default(),
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
+            authentication: None,
+            anonymous: None,
             tls: ListenerTls::default(),
         }
     }
@@ -212,8 +225,13 @@ impl Listener {
         (&self.name, self.kind, &self.listen, self.mode) == (&other.name, other.kind, &other.listen, other.mode)
     }
 
-    /// Whether nobody is served who has not proved to be one of the operator's clients.
-    pub fn authenticates(&self) -> bool {
+    /// Whether only this machine reaches it.
+    pub fn is_local(&self) -> bool {
+        self.listen.ip().is_none_or(|address| address.ip().is_loopback())
+    }
+
+    /// Whether nobody is served who does not show a good certificate.
+    pub fn requires_certificates(&self) -> bool {
         self.kind.is_tls() && self.tls.client_certificates == ClientCertificates::Required
     }
 }
@@ -309,6 +327,8 @@ pub(super) fn with_every_key() -> Listener {
     Listener {
         packet_size_max: Some(ByteSize::mib(1)),
         connect_timeout: Some(Duration::from_secs(10)),
+        authentication: Some(Vec::new()),
+        anonymous: Some(Anonymous::default()),
         ..Listener::new("name", ListenerKind::Mqtt, ListenAddress::Ip(loopback(1)))
     }
 }

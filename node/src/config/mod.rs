@@ -5,7 +5,8 @@
 //! `load.rs` reads and names the origin of every mistake (file and line, or variable); `check.rs` holds the bounds and
 //! the rules between keys; `timing.rs` the sum that keeps the promise P10; `units.rs` the values with a unit,
 //! `web_origin.rs` those that name web pages, `network.rs` those that name networks; `listener.rs` has `[[listeners]]`,
-//! `listener_lines.rs` finds their lines; `topics.rs` has `[topics]`; `machine.rs` what is derived from cores and memory; `show.rs` what `lontra
+//! `listener_lines.rs` finds their lines; `topics.rs` has `[topics]`, `auth.rs` `[auth]`; `machine.rs` what is derived from cores
+//! and memory; `show.rs` what `lontra
 //! config show` prints. A `Config` that `Config::load` returned keeps all of them. Relative paths are relative to the working directory.
 //!
 //! The shipped example, `ops/deploy/lontra.toml`, has every key with its default; a test compares it with
@@ -15,6 +16,7 @@
 //! - `config-closed`: a key, section or variable that Lontra does not know is refused, never ignored.
 //! - `config-origin`: a refusal names where the value came from, and the key.
 
+pub mod auth;
 mod check;
 pub mod listener;
 mod listener_lines;
@@ -59,6 +61,7 @@ pub struct Config {
     pub sys: Sys,
     pub topics: topics::Topics,
     pub log: Log,
+    pub auth: auth::Auth,
     /// Where clients connect besides `mqtt.listen` and `websocket.listen`. Default empty; at most 64.
     pub listeners: Vec<Listener>,
 }
@@ -157,7 +160,7 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mqtt {
-    /// Where MQTT clients connect. Default `127.0.0.1:1883`. Loopback only until authentication can be configured.
+    /// Where MQTT clients connect. Default `127.0.0.1:1883`. Loopback only, until `[auth]` says who may connect.
     pub listen: SocketAddr,
 
     /// The largest packet taken from a client, told as Maximum Packet Size. Default 1 MiB; bounds 1 KiB to 256 MiB.
@@ -276,7 +279,7 @@ pub enum SharedStrategy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebSocket {
-    /// Where WebSocket clients connect. Default `127.0.0.1:8083`. Loopback only until authentication can be configured.
+    /// Where WebSocket clients connect. Default `127.0.0.1:8083`. Loopback only, until `[auth]` says who may connect.
     pub listen: SocketAddr,
 
     /// Web pages that may connect, by the origin that browsers send for them: `https://host[:port]`, `loopback` (pages

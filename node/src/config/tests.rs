@@ -306,7 +306,7 @@ fn bounds_are_refused_with_origin_key_value_and_range() {
         (
             "mqtt.listen = '0.0.0.0:1883'",
             "mqtt.listen",
-            "cannot authenticate clients yet",
+            "nothing says who may connect",
         ),
         ("websocket.listen = '10.0.0.1:8083'", "websocket.listen", "loopback"),
         (
@@ -314,7 +314,13 @@ fn bounds_are_refused_with_origin_key_value_and_range() {
             "websocket.origins",
             "`example.org` is not an origin",
         ),
-        ("http.listen = '[::]:18083'", "http.listen", "loopback"),
+        (
+            "http.listen = '[::]:18083'",
+            "http.listen",
+            "cannot authenticate operators",
+        ),
+        ("auth.anonymous = 'sometimes'", "auth.anonymous", "sometimes"),
+        ("auth.rules = ['allow all a/#']", "auth.rules", "`all`"),
         ("http.listen = '127.0.0.1:1883'", "http.listen", "is also mqtt.listen"),
         (
             "storage.free_space_min = '0%'",
@@ -496,7 +502,7 @@ fn listeners_load_show_and_read_back() {
         panic!("{config:?}");
     };
     assert_eq!(over_tls.tls.sni[0].key, Path::new("e.pem"));
-    assert!(over_tls.authenticates() && !web.authenticates());
+    assert!(over_tls.requires_certificates() && !web.requires_certificates());
     assert_eq!(
         (here.mode.0, here.listen.path()),
         (0o600, Some(Path::new("/run/x.sock")))

@@ -15,6 +15,7 @@
 //! - `one-owner`: the caller looks at the fence and the lease before it hands in a packet.
 
 use std::num::NonZeroU16;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -23,6 +24,7 @@ use lontra_storage::ids::{SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::LogTime;
 
 use super::answers::Answers;
+use super::codec::topic_grammar::{canonical, check_topic_filter};
 use super::codec::{
     Disconnect, Packet, Publish, ReasonCode, Subscribe, Unsubscribe, Version, Violation, encode_pingresp,
 };
@@ -30,6 +32,8 @@ use super::handshake::{self, Accepted, Policy};
 use super::publish_in::{Inbound, Received};
 use super::publish_out::{Effects, Outbound, Wish};
 use super::topic_alias::AliasesIn;
+use super::topic_rules::Namer;
+use crate::auth::Access;
 
 /// What the connection asks of the world.
 #[derive(Debug)]
@@ -100,6 +104,8 @@ pub struct Connection {
     answers: Option<Answers>,
     policy: Policy,
     accepted: Option<Box<Accepted>>,
+    /// As whoever authenticated it says.
+    user_name: Option<Box<str>>,
     pub served: Option<Served>,
     pub inbound: Inbound,
     pub outbound: Outbound,
@@ -123,9 +129,10 @@ impl Connection {
             state: State::AwaitConnect,
             answers: None,
             inbound: Inbound::new(answers, policy.receive_maximum),
-            outbound: Outbound::new(answers, idle, 1, false),
+            outbound: Outbound::new(answers, idle, 1, false, None),
             policy,
             accepted: None,
+            user_name: None,
             served: None,
             out: BytesMut::new(),
             outputs: Vec::new(),
@@ -180,6 +187,12 @@ impl Connection {
     /// Whether its client left a will with it.
     pub fn has_will(&self) -> bool {
         self.accepted.as_ref().is_some_and(|accepted| accepted.will.is_some())
+    }
+
+    /// Where its will is to be published, in the cluster.
+    pub fn will_topic(&self) -> Option<&str> {
+        let will = self.accepted.as_ref()?.will.as_ref()?;
+        Some(&will.topic)
     }
 
     pub fn client_id(&self) -> Option<&str> {
@@ -237,10 +250,16 @@ impl Connection {
             Ok(publish) => publish,
             Err(reason) => return self.refuse_publish(reason, "no such topic alias"),
         };
-        let publish = match self.policy.mountpoint.topic(publish.topic()) {
-            Ok(None) => publish,
-            Ok(Some(mounted)) => publish.with_topic(mounted),
-            Err(reason) => return self.refuse_publish(reason, "the topic is too long for this listener"),
+        let rewritten = match self.policy.topic_rules.topic(publish.topic(), self.namer()) {
+            Ok(rewritten) => rewritten,
+            Err(reason) => return self.refuse_publish(reason, "what the topic is rewritten to is none"),
+        };
+        let topic = rewritten.as_deref().unwrap_or_else(|| publish.topic());
+        let publish = match (self.policy.mountpoint.topic(topic), rewritten) {
+            (Ok(Some(mounted)), _) => publish.with_topic(mounted),
+            (Ok(None), Some(rewritten)) => publish.with_topic(rewritten.into()),
+            (Ok(None), None) => publish,
+            (Err(reason), _) => return self.refuse_publish(reason, "the topic is too long for this listener"),
         };
         self.resolved_publish(publish, now);
     }
@@ -277,7 +296,7 @@ impl Connection {
     fn subscribe(&mut self, subscribe: Subscribe) {
         let (mut subscriptions, mut reasons) = (Vec::new(), Vec::new());
         for filter in subscribe.filters {
-            let mounted = filter.valid.and_then(|()| self.policy.mountpoint.filter(filter.filter));
+            let mounted = filter.valid.and_then(|()| self.in_cluster(filter.filter));
             reasons.push(match &mounted {
                 Err(reason) => *reason,
                 Ok(_) => ReasonCode(filter.qos as u8),
@@ -300,6 +319,36 @@ impl Connection {
         });
     }
 
+    /// A client's Topic Filter as the cluster knows it.
+    fn in_cluster(&self, filter: String) -> Result<Box<str>, ReasonCode> {
+        let filter = canonical(filter);
+        let rewritten = self.policy.topic_rules.filter(&filter, self.namer())?;
+        self.policy.mountpoint.filter(rewritten.into_owned())
+    }
+
+    /// What the configuration subscribes this client to.
+    pub fn auto_subscriptions(&self) -> Vec<Subscription> {
+        let mut subscriptions = self.policy.topic_rules.subscriptions(self.namer());
+        subscriptions.retain_mut(|one| {
+            let mounted = self.policy.mountpoint.filter(canonical(one.filter.to_string()));
+            // With its placeholders it may have become too long.
+            mounted.is_ok_and(|mounted| {
+                check_topic_filter(&mounted).is_ok() && {
+                    one.filter = mounted;
+                    true
+                }
+            })
+        });
+        subscriptions
+    }
+
+    fn namer(&self) -> Namer<'_> {
+        Namer {
+            client_id: self.client_id().unwrap_or_default(),
+            user_name: self.user_name.as_deref(),
+        }
+    }
+
     /// Every Up node matches against the subscriptions now; or they failed as a whole.
     pub fn subscribed(&mut self, packet_id: NonZeroU16, reasons: Vec<ReasonCode>) {
         if let Some(answers) = self.connected_answers() {
@@ -310,10 +359,10 @@ impl Connection {
 
     fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
         let filters = unsubscribe.filters.into_iter();
-        let filters: Result<_, _> = filters.map(|filter| self.policy.mountpoint.filter(filter)).collect();
+        let filters: Result<_, _> = filters.map(|filter| self.in_cluster(filter)).collect();
         let filters = match filters {
             Ok(filters) => filters,
-            Err(reason) => return self.close(reason, Some("a filter is too long for this listener")),
+            Err(reason) => return self.close(reason, Some("a filter is none in the cluster")),
         };
         self.outputs.push(Output::Unsubscribe {
             packet_id: unsubscribe.packet_id,
@@ -357,13 +406,15 @@ impl Connection {
         served: Served,
         shards: u16,
         durable: bool,
+        access: Rc<Access>,
         now: Instant,
     ) -> bool {
         let (State::Attaching, Some(answers)) = (&self.state, self.answers) else {
             return false;
         };
         let connack = handshake::connack(&accepted, served.present, &self.policy);
-        self.outbound = Outbound::new(answers, accepted.outbound.clone(), shards, durable);
+        self.user_name = access.identity.user.clone();
+        self.outbound = Outbound::new(answers, accepted.outbound.clone(), shards, durable, Some(access));
         self.inbound = Inbound::new(answers, self.policy.receive_maximum);
         self.aliases = AliasesIn::new(self.policy.topic_alias_max);
         self.keep_alive = accepted.keep_alive;

@@ -5,6 +5,9 @@ use std::num::NonZeroU16;
 use super::codec::{ConnAck, ConnAckProperties, Connect, ReasonCode, Will};
 use super::mountpoint::Mountpoint;
 use super::publish_out::OutboundLimits;
+use super::topic_rules::TopicRules;
+use crate::auth::chain::Credentials;
+use crate::auth::secret::Secret;
 use crate::sys::is_sys;
 
 /// What the configuration says of every client.
@@ -20,6 +23,7 @@ pub struct Policy {
     pub outbox_messages_max: usize,
     /// Of the listener.
     pub mountpoint: Mountpoint,
+    pub topic_rules: TopicRules,
 }
 
 /// A CONNECT that was accepted so far.
@@ -37,6 +41,7 @@ pub struct Accepted {
     pub keep_alive_imposed: bool,
     pub outbound: OutboundLimits,
     pub will: Option<Will>,
+    pub credentials: Credentials,
 }
 
 /// Decides on a CONNECT. `fresh_id` is a client id that nobody uses.
@@ -97,6 +102,10 @@ pub fn accept(
             mountpoint: policy.mountpoint.clone(),
         },
         will: connect.will.take(),
+        credentials: Credentials {
+            user_name: connect.user_name.take().map(Into::into),
+            password: connect.password.take().map(|password| Secret::new(&password[..])),
+        },
     })
 }
 
@@ -152,6 +161,7 @@ mod tests {
             outbox_bytes_max: 1 << 20,
             outbox_messages_max: 100,
             mountpoint: Mountpoint::default(),
+            topic_rules: TopicRules::default(),
         }
     }
 

@@ -4,16 +4,21 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use lontra_cluster::lease::Serving;
-use lontra_cluster::{ConnectRequest, MetaError, PageLimits};
+use lontra_cluster::{Attached, ConnectRequest, MetaError, PageLimits};
 use lontra_storage::ids::{Offset, SessionEpoch, ShardId};
 use lontra_storage::message::Role;
 use lontra_storage::shard::{Page, PendingEntry};
 
 use super::execute::kept_will;
+use super::operations::Operation;
+use crate::auth::Access;
+use crate::auth::access::Denied;
+use crate::metrics::DeniedAction;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::connection::Served;
 use crate::protocol::handshake::Accepted;
 use crate::protocol::publish_out::{PAGE_BYTES, PAGE_ENTRIES};
+use crate::protocol::topic_rules::{Namer, Verdict};
 use crate::worker::{Client, Worker};
 
 /// CONNECT was accepted by the protocol: makes this node the owner of the session.
@@ -45,18 +50,30 @@ impl From<ReasonCode> for Refused {
     }
 }
 
-async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) -> Result<(), Refused> {
+async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Accepted>) -> Result<(), Refused> {
+    let access = identify(worker, client, &mut accepted).await?;
     wait_until_serving(worker).await?;
     if client.connection.borrow().ending().is_some() {
         // Its client gave it up, perhaps while this node stood still, and may be served elsewhere by now: carried out late,
         // an old CONNECT would displace the newer one.
         return Err(ReasonCode::SERVER_BUSY.into());
     }
+    rewrite_will(client, &mut accepted, &access)?;
+    let will = match &accepted.will {
+        None => None,
+        Some(will) => {
+            let allowed = access.authorize(will, |will| &will.topic).map_err(|Denied| {
+                worker.metrics.denied(DeniedAction::Will);
+                ReasonCode::NOT_AUTHORIZED
+            })?;
+            kept_will(&allowed)
+        }
+    };
     let request = ConnectRequest {
         client_id: accepted.client_id.clone(),
         clean_start: accepted.clean_start,
         expiry: accepted.expiry,
-        will: accepted.will.as_ref().and_then(kept_will),
+        will,
     };
     let is_wanted = || client.connection.borrow().ending().is_none();
     let connecting = worker.cluster.connect(request, is_wanted);
@@ -86,7 +103,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
             epoch,
             present: attached.present,
         };
-        if !connection.attached(accepted, served, shards, attached.durable, Instant::now()) {
+        if !connection.attached(accepted, served, shards, attached.durable, access, Instant::now()) {
             // It ended while the cluster was asked.
             worker.hub.unregister(session, epoch);
             worker.cluster.give_back(session, epoch);
@@ -114,6 +131,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
     for (filter, options) in &attached.subscriptions {
         worker.add_filter(client, filter, *options);
     }
+    subscribe_for_it(worker, client, &attached);
     if !attached.owed.is_empty() {
         worker.cluster.enqueue_retained(session, attached.owed);
     }
@@ -123,6 +141,74 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted
         }
     }
     Ok(())
+}
+
+/// Who the client is, by the chain of its listener; what it may do.
+async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accepted) -> Result<Rc<Access>, ReasonCode> {
+    let credentials = std::mem::take(&mut accepted.credentials);
+    let auth = worker.auth();
+    let known = client
+        .config
+        .auth
+        .authenticate(&auth, credentials, &worker.runtime)
+        .await;
+    worker.metrics.authenticated(&known);
+    let identity = known.map_err(|refused| {
+        tracing::debug!(
+            client = &*accepted.client_id,
+            peer = %client.peer,
+            listener = client.config.name,
+            reason = refused.name(),
+            "a client was not let in"
+        );
+        refused.reason()
+    })?;
+    // As they are now: they may have been reloaded meanwhile.
+    let auth = worker.auth();
+    if !auth.still_knows(&identity) {
+        return Err(ReasonCode::NOT_AUTHORIZED);
+    }
+    let address = client.peer.address.map(|address| address.ip());
+    let access = Access::new(identity, &accepted.client_id, address, &auth.acl);
+    *client.access.borrow_mut() = Some(access.clone());
+    Ok(access)
+}
+
+/// Where the will goes by the rules of `[topics]`, as a PUBLISH would. `handshake` has mounted it.
+fn rewrite_will(client: &Client, accepted: &mut Accepted, access: &Access) -> Result<(), ReasonCode> {
+    let policy = &client.config.policy;
+    let Some(will) = &mut accepted.will else { return Ok(()) };
+    let namer = Namer {
+        client_id: &accepted.client_id,
+        user_name: access.identity.user.as_deref(),
+    };
+    let named = policy.mountpoint.unmounted(&will.topic);
+    if let Some(rewritten) = policy.topic_rules.topic(named, namer)? {
+        let mounted = policy.mountpoint.topic(&rewritten)?;
+        will.topic = mounted.map_or(rewritten.into(), |mounted| mounted.to_string());
+    }
+    let topic = policy.mountpoint.unmounted(&will.topic);
+    match policy.topic_rules.verdict(topic, will.qos as u8, will.retain) {
+        Verdict::AsItIs => {}
+        Verdict::WithoutRetain => will.retain = false,
+        Verdict::Refused(_) => return Err(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR),
+    }
+    Ok(())
+}
+
+/// What `topics.subscribe` gives every client, but what its session has already.
+fn subscribe_for_it(worker: &Rc<Worker>, client: &Rc<Client>, attached: &Attached) {
+    let mut subscriptions = client.connection.borrow().auto_subscriptions();
+    subscriptions.retain(|one| !attached.subscriptions.iter().any(|(filter, _)| *filter == one.filter));
+    if subscriptions.is_empty() {
+        return;
+    }
+    let operation = Operation::Subscribe {
+        packet_id: None,
+        subscriptions,
+        reasons: Vec::new(),
+    };
+    worker.operate(client, operation);
 }
 
 /// A node that starts, or paused, keeps its clients waiting for a while; one that is cut off sends them elsewhere.

@@ -47,6 +47,11 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) -> Farewell {
     if client.is_displaced() {
         return Farewell::InOrder;
     }
+    // A client that may no longer publish there must not do so by ending.
+    let may_will = client.access().is_some_and(|access| {
+        let connection = client.connection.borrow();
+        connection.will_topic().is_none_or(|topic| access.may_publish(topic))
+    });
     let cluster = worker.cluster.clone();
     let sent = client.connection.borrow().outbound.highest_sent();
     // A client that ends well is not sent again, by its next node, what it has acknowledged.
@@ -57,7 +62,8 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) -> Farewell {
         Vec::new()
     };
     let mut detached = worker.runtime.spawn(async move {
-        let detach = cluster.detach(served.session, served.epoch, ending.expiry, sent, !ending.discard_will);
+        let publish_will = !ending.discard_will && may_will;
+        let detach = cluster.detach(served.session, served.epoch, ending.expiry, sent, publish_will);
         tokio::join!(detach, settled.settled(shards)).0
     });
     if !ending.discard_will {

@@ -7,17 +7,20 @@ use std::time::Instant;
 use bytes::Bytes;
 use lontra_cluster::DurablePublish;
 use lontra_cluster::local::{Outcome, Ticket};
-use lontra_storage::command::Origin;
+use lontra_storage::command::{Origin, Subscription};
 use lontra_storage::ids::SessionId;
 use lontra_storage::message::Message;
 
 use super::attach;
 use super::operations::Operation;
 use super::publishes::Path;
-use crate::metrics::NodeMetrics;
-use crate::protocol::codec::{Publish, ReasonCode, Will, forwarded_properties};
+use crate::auth::Authorized;
+use crate::config::auth::DeniedPublish;
+use crate::metrics::{DeniedAction, NodeMetrics};
+use crate::protocol::codec::{Publish, ReasonCode, Version, Will, forwarded_properties};
 use crate::protocol::connection::{Output, Served};
 use crate::protocol::publish_out::{Effects, Wish};
+use crate::protocol::topic_rules::Verdict;
 use crate::sys::is_sys;
 use crate::worker::{Client, Worker};
 
@@ -45,10 +48,11 @@ pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
                     subscriptions,
                     reasons,
                 } => {
+                    let (subscriptions, reasons) = allowed(worker, client, subscriptions, reasons);
                     worker.operate(
                         client,
                         Operation::Subscribe {
-                            packet_id,
+                            packet_id: Some(packet_id),
                             subscriptions,
                             reasons,
                         },
@@ -127,12 +131,66 @@ fn publish(worker: &Rc<Worker>, client: &Rc<Client>, packet: Publish, token: Opt
     };
     // Nobody is told of the outcome of QoS 0, but what follows on the topic depends on it.
     let token = token.unwrap_or_else(|| UNACKNOWLEDGED | worker.next_number());
-    route(worker, client, message, packet, token);
+    authorize(worker, client, message, packet, token);
+}
+
+/// `no-way-around`: what follows takes authorized messages only.
+fn authorize(worker: &Rc<Worker>, client: &Rc<Client>, mut message: Message, packet: Publish, token: u64) {
+    let policy = &client.config.policy;
+    let topic = policy.mountpoint.unmounted(&message.topic);
+    match policy.topic_rules.verdict(topic, message.qos, message.retain) {
+        Verdict::AsItIs => {}
+        Verdict::WithoutRetain => message.retain = false,
+        // The reason string of an acknowledgement is not kept; the metric has the code.
+        Verdict::Refused(_) => return decide(worker, client, token, ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR),
+    }
+    let access = client.access();
+    let authorized = access.and_then(|access| access.authorize(message, |message| &message.topic).ok());
+    match authorized {
+        Some(message) => route(worker, client, message, packet, token),
+        None => denied(worker, client, token),
+    }
+}
+
+/// The client may not publish there. 3.x cannot say so: it acknowledges what is dropped, or ends. [v3 MQTT-3.3.5-2]
+fn denied(worker: &Worker, client: &Client, token: u64) {
+    worker.metrics.denied(DeniedAction::Publish);
+    let is_v5 = client.connection.borrow().version().is_some_and(Version::is_v5);
+    if is_v5 {
+        return decide(worker, client, token, ReasonCode::NOT_AUTHORIZED);
+    }
+    worker.metrics.publish_refused(ReasonCode::NOT_AUTHORIZED);
+    match worker.auth().denied_publish {
+        DeniedPublish::Acknowledge => decide(worker, client, token, ReasonCode::SUCCESS),
+        DeniedPublish::Disconnect => client.connection.borrow_mut().close(ReasonCode::NOT_AUTHORIZED, None),
+    }
+}
+
+/// What of a SUBSCRIBE the client may have; the reason codes tell of the rest. [MQTT-3.8.4-5] [MQTT-3.9.3]
+fn allowed(
+    worker: &Worker,
+    client: &Client,
+    subscriptions: Vec<Subscription>,
+    mut reasons: Vec<ReasonCode>,
+) -> (Vec<Subscription>, Vec<ReasonCode>) {
+    let access = client.access();
+    // One for each subscription: the others were refused before.
+    let mut granted = reasons.iter_mut().filter(|reason| !reason.is_error());
+    let may = |one: &Subscription| access.as_ref().is_some_and(|access| access.may_subscribe(&one.filter));
+    let allowed = subscriptions.into_iter().filter(|one| {
+        let (reason, may) = (granted.next(), may(one));
+        if !may && let Some(reason) = reason {
+            worker.metrics.denied(DeniedAction::Subscribe);
+            *reason = ReasonCode::NOT_AUTHORIZED;
+        }
+        may
+    });
+    (allowed.collect(), reasons)
 }
 
 /// Ephemeral if nobody needs it kept: QoS 0, or QoS 1 without durable recipients; never retained, never QoS 2.
 /// (DESIGN §3)
-fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Message, packet: Publish, token: u64) {
+fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>, packet: Publish, token: u64) {
     let matched = worker.routes.borrow_mut().lookup(&message.topic);
     let lease = worker.cluster.lease();
     let qos = message.qos;
@@ -179,14 +237,18 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Message, packet: Pub
             ticket: ticket(worker, client, token),
         };
         if !given.is_empty() {
-            worker.cluster.publish_ephemeral(Arc::new(message), &[], given, None);
+            worker
+                .cluster
+                .publish_ephemeral(Arc::new(message.into_inner()), &[], given, None);
         }
         worker.cluster.publish_durable(matched.shard, publish);
         return;
     }
     if token & UNACKNOWLEDGED != 0 {
         drop(publishes);
-        worker.cluster.publish_ephemeral(Arc::new(message), &nodes, given, None);
+        worker
+            .cluster
+            .publish_ephemeral(Arc::new(message.into_inner()), &nodes, given, None);
         return;
     }
     publishes.begin(token, &matched, Path::Ephemeral, qos, lease);
@@ -194,7 +256,7 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Message, packet: Pub
     let ticket = ticket(worker, client, token);
     worker
         .cluster
-        .publish_ephemeral(Arc::new(message), &nodes, given, Some(ticket));
+        .publish_ephemeral(Arc::new(message.into_inner()), &nodes, given, Some(ticket));
 }
 
 /// The outcome of something that this connection started.
@@ -235,7 +297,7 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
     if let Some((packet, token)) = ready {
         let served = client.connection.borrow().served;
         if let Some(message) = served.and_then(|served| message_of(&packet, served.session)) {
-            route(worker, client, message, packet, token);
+            authorize(worker, client, message, packet, token);
         }
     }
 }
@@ -281,7 +343,7 @@ fn message_of(packet: &Publish, publisher: SessionId) -> Option<Message> {
 }
 
 /// The Will Message as the control plane keeps it; its publisher is filled in when it is published. [MQTT-3.1.2-8]
-pub fn kept_will(will: &Will) -> Option<lontra_storage::command::Will> {
+pub fn kept_will(will: &Authorized<&Will>) -> Option<lontra_storage::command::Will> {
     let message = Message {
         topic: will.topic.as_str().into(),
         payload: will.payload.clone(),

@@ -28,7 +28,8 @@ pub struct Operations {
 pub enum Operation {
     /// `reasons` has one per filter of the packet; those of `subscriptions` are below 0x80.
     Subscribe {
-        packet_id: NonZeroU16,
+        /// None: not asked for by the client, who is not answered.
+        packet_id: Option<NonZeroU16>,
         subscriptions: Vec<Subscription>,
         reasons: Vec<ReasonCode>,
     },
@@ -81,11 +82,17 @@ impl Worker {
                             .borrow_mut()
                             .close(ReasonCode::SESSION_TAKEN_OVER, None);
                     }
+                    if packet_id.is_none() {
+                        // Its client would believe that it has what all have.
+                        return client.connection.borrow_mut().close(ReasonCode::SERVER_BUSY, None);
+                    }
                     for reason in reasons.iter_mut().filter(|reason| !reason.is_error()) {
                         *reason = ReasonCode::UNSPECIFIED_ERROR;
                     }
                 }
-                client.connection.borrow_mut().subscribed(packet_id, reasons);
+                if let Some(packet_id) = packet_id {
+                    client.connection.borrow_mut().subscribed(packet_id, reasons);
+                }
             }
             Operation::Unsubscribe { packet_id, filters } => match self.unsubscribe(client, filters).await {
                 Ok(existed) => {
@@ -138,7 +145,11 @@ impl Worker {
             .partition(|one| is_sys(&one.filter));
         // What was acknowledged before this SUBSCRIBE came is retained for it, not live: nothing of it is on its way any
         // more when the filter begins to match.
-        self.catch_up(&replayed).await;
+        if !self.catch_up(&replayed).await {
+            return Err(MetaError::Unavailable {
+                what: "retained messages",
+            });
+        }
         let replays: Vec<_> = replayed
             .iter()
             .map(|one| (one, self.expect_replays(client, one)))

@@ -85,22 +85,24 @@ fn insert(topics: &RefCell<HashSet<Box<str>>>, topic: &str) {
 
 impl Worker {
     /// Waits until nothing is on its way here that was acknowledged before this call, in the shards that the
-    /// subscriptions concern. Gives up after a while: a shard without a leader must not hold back SUBACK for long.
-    pub(super) async fn catch_up(self: &Rc<Self>, subscriptions: &[Subscription]) {
+    /// subscriptions concern; whether that is so. A shard whose leader is gone has another within P10's time.
+    pub(super) async fn catch_up(self: &Rc<Self>, subscriptions: &[Subscription]) -> bool {
         let mut shards = HashSet::new();
         for subscription in subscriptions {
             shards.extend(self.cluster.shards().shards_of(&subscription.filter));
         }
         if shards.is_empty() {
-            return;
+            return true;
         }
         let cluster = self.cluster.clone();
-        let caught_up = self.runtime.spawn(async move {
-            cluster.catch_up(shards.into_iter().collect(), CATCH_UP_MAX).await;
-        });
-        if caught_up.await.is_ok() {
-            self.hub.processed(self.id).await;
+        let caught_up = self
+            .runtime
+            .spawn(async move { cluster.catch_up(shards.into_iter().collect(), CATCH_UP_MAX).await });
+        if !caught_up.await.unwrap_or(false) {
+            return false;
         }
+        self.hub.processed(self.id).await;
+        true
     }
 
     /// Notes from now on what comes live that a replay for the subscription would show too: before its filter matches.
@@ -320,5 +322,5 @@ fn aged(retained: &RetainedMessage, now: LogTime) -> Option<Arc<Message>> {
 const PAGE_MESSAGES: u32 = 64;
 const PAGE_BYTES: u32 = 128 * 1024;
 const TOPICS_MAX: usize = 10_000;
-const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 const HANDED_OVER_WAIT: Duration = Duration::from_secs(1);

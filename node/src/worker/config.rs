@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use crate::auth::chain::ListenerAuth;
+use crate::auth::hashing::Hashing;
+use crate::auth::{Auth, AuthFileError};
 use crate::config::listener::Listener;
 use crate::config::{Config, ListenerKind, Network, WebOrigin};
 use crate::gateway::tls::load::{self, TlsFileError};
 use crate::protocol::codec::Limits;
 use crate::protocol::handshake::Policy;
 use crate::protocol::mountpoint::Mountpoint;
+use crate::protocol::topic_rules::TopicRules;
 
 /// What all workers share.
 pub struct WorkerConfig {
@@ -19,6 +23,17 @@ pub struct WorkerConfig {
     pub connections_max: i64,
     /// As in `Config::all_listeners`.
     pub listeners: Vec<Arc<ListenerConfig>>,
+    /// Users and rules: for those who are connected too.
+    pub auth: Arc<Auth>,
+}
+
+/// Which of the files that a configuration names cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error(transparent)]
+    Tls(#[from] TlsFileError),
+    #[error(transparent)]
+    Auth(#[from] AuthFileError),
 }
 
 /// Of one listener. A connection keeps the one that it was accepted under.
@@ -38,6 +53,7 @@ pub struct ListenerConfig {
     pub proxy_protocol: bool,
     pub trusted_proxies: Vec<Network>,
     pub tls: Option<TlsConfig>,
+    pub auth: ListenerAuth,
 }
 
 pub struct TlsConfig {
@@ -53,23 +69,29 @@ impl ListenerConfig {
 }
 
 impl WorkerConfig {
-    /// Reads certificates and keys: blocks on the disk.
+    /// Reads certificates, keys, users and rules: blocks on the disk.
     ///
     /// # Errors
     /// The first file that cannot be used; nothing has changed.
-    pub fn load(config: &Config) -> Result<Self, TlsFileError> {
+    pub fn load(config: &Config, hashing: Hashing) -> Result<Self, FileError> {
+        let topic_rules = TopicRules::new(&config.topics);
         let listeners = config.all_listeners();
         let listeners = listeners
             .iter()
-            .map(|listener| listener_config(config, listener).map(Arc::new));
+            .map(|listener| listener_config(config, listener, &topic_rules).map(Arc::new));
         Ok(WorkerConfig {
             connections_max: i64::from(config.mqtt.connections_max),
             listeners: listeners.collect::<Result<_, _>>()?,
+            auth: Arc::new(Auth::load(config, hashing)?),
         })
     }
 }
 
-fn listener_config(config: &Config, listener: &Listener) -> Result<ListenerConfig, TlsFileError> {
+fn listener_config(
+    config: &Config,
+    listener: &Listener,
+    topic_rules: &TopicRules,
+) -> Result<ListenerConfig, TlsFileError> {
     let mqtt = &config.mqtt;
     let packet_bytes = listener.packet_size_max.unwrap_or(mqtt.packet_size_max).bytes() as usize;
     let limits = Limits {
@@ -98,6 +120,7 @@ fn listener_config(config: &Config, listener: &Listener) -> Result<ListenerConfi
             outbox_bytes_max: mqtt.outbox_bytes_max.bytes() as usize,
             outbox_messages_max: mqtt.outbox_messages_max as usize,
             mountpoint: Mountpoint::new(&listener.mountpoint),
+            topic_rules: topic_rules.clone(),
         },
         limits,
         connect_timeout: listener.connect_timeout.unwrap_or(mqtt.connect_timeout),
@@ -108,5 +131,6 @@ fn listener_config(config: &Config, listener: &Listener) -> Result<ListenerConfi
         proxy_protocol: listener.proxy_protocol,
         trusted_proxies: listener.trusted_proxies.clone(),
         tls,
+        auth: config.listener_auth(listener),
     })
 }

@@ -30,6 +30,8 @@ use lontra_storage::topic_tree::TopicTree;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::{ListenerConfig, WorkerConfig};
+use crate::auth::{Access, Auth};
+use crate::config::auth::Revocation;
 use crate::gateway::listen::Listening;
 use crate::gateway::peer::Peer;
 use crate::gateway::tls::handshake::Handshakes;
@@ -92,6 +94,8 @@ pub struct Client {
     pub room: Notify,
     /// Its acknowledgements that are on their way to their shards.
     pub unsettled: Unsettled,
+    /// Who it is and what it may do; none before it has shown it.
+    pub access: RefCell<Option<Rc<Access>>>,
 }
 
 impl Client {
@@ -106,6 +110,10 @@ impl Client {
     /// Whether as much waits for the client to read as may.
     pub fn is_full(&self, connection: &Connection) -> bool {
         connection.out.len() >= self.config.policy.outbox_bytes_max
+    }
+
+    pub fn access(&self) -> Option<Rc<Access>> {
+        self.access.borrow().clone()
     }
 
     pub fn is_displaced(&self) -> bool {
@@ -191,6 +199,8 @@ pub fn spawn(
 
 async fn run(worker: Rc<Worker>, listeners: Vec<Listening>, mut queue: WorkerQueue, mut stop: watch::Receiver<bool>) {
     let mut accepting = accept::begin(&worker, listeners);
+    let mut config = worker.config.clone();
+    config.mark_unchanged();
     loop {
         tokio::select! {
             event = queue.events.recv() => {
@@ -201,6 +211,7 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listening>, mut queue: WorkerQue
                     worker.event(event, &queue);
                 }
             }
+            Ok(()) = config.changed() => worker.access_changed(),
             _ = stop.wait_for(|stop| *stop), if !worker.stopping.get() => {
                 worker.stopping.set(true);
                 accepting.abort_all();
@@ -235,6 +246,7 @@ impl Worker {
             replays: Replays::default(),
             room: Notify::new(),
             unsettled: Unsettled::default(),
+            access: RefCell::default(),
         });
         self.connections.borrow_mut().insert(id, client.clone());
         client
@@ -442,6 +454,34 @@ impl Worker {
             Serving::Starting | Serving::Paused => {}
             Serving::Refusing if self.stopping.get() => {}
             Serving::Refusing => self.close_all(ReasonCode::SERVER_BUSY),
+        }
+    }
+
+    /// Users and rules, as the last reload has read them.
+    pub fn auth(&self) -> Arc<Auth> {
+        self.config.borrow().auth.clone()
+    }
+
+    /// What was decided under other users and rules holds no more: from the next message on, and for who is connected.
+    fn access_changed(&self) {
+        let auth = self.auth();
+        for client in self.connections.borrow().values() {
+            let Some(access) = client.access() else { continue };
+            let why = if !auth.still_knows(&access.identity) {
+                access.revoke();
+                Some("the user is gone, or shows who it is by something else")
+            } else {
+                access.look_up(&auth.acl);
+                let is_lost = |filter: &Box<str>| !access.may_subscribe(filter);
+                let ends = auth.revocation == Revocation::Disconnect
+                    && (client.subscriptions.borrow().keys().any(is_lost)
+                        || client.shared.borrow().keys().any(is_lost));
+                ends.then_some("a subscription is allowed no more")
+            };
+            if why.is_some() {
+                client.connection.borrow_mut().close(ReasonCode::NOT_AUTHORIZED, why);
+                client.wake.notify_one();
+            }
         }
     }
 

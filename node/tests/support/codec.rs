@@ -38,6 +38,8 @@ pub struct Connect {
     pub keep_alive: u16,
     pub properties: Vec<Property>,
     pub will: Option<Will>,
+    pub user_name: Option<String>,
+    pub password: Option<Vec<u8>>,
 }
 
 /// The Will Message of a CONNECT.
@@ -79,6 +81,8 @@ impl Connect {
             keep_alive: 60,
             properties: Vec::new(),
             will: None,
+            user_name: None,
+            password: None,
         }
     }
 
@@ -115,6 +119,14 @@ impl Connect {
         }
     }
 
+    pub fn user(self, name: &str, password: &str) -> Connect {
+        Connect {
+            user_name: Some(name.into()),
+            password: Some(password.into()),
+            ..self
+        }
+    }
+
     pub fn no_will(self) -> Connect {
         Connect { will: None, ..self }
     }
@@ -125,7 +137,8 @@ impl Connect {
         body.push(if self.version == Version::V5 { 5 } else { 4 });
         let will = self.will.as_ref();
         let will_flags = will.map_or(0, |will| 0x04 | will.qos << 3 | u8::from(will.retain) << 5);
-        body.push(u8::from(self.clean) << 1 | will_flags);
+        let user_flags = u8::from(self.user_name.is_some()) << 7 | u8::from(self.password.is_some()) << 6;
+        body.push(u8::from(self.clean) << 1 | will_flags | user_flags);
         body.extend(self.keep_alive.to_be_bytes());
         put_properties(&mut body, self.version, &self.properties);
         put_text(&mut body, &self.client_id);
@@ -133,6 +146,12 @@ impl Connect {
             put_properties(&mut body, self.version, &will.properties);
             put_text(&mut body, &will.topic);
             put_binary(&mut body, &will.payload);
+        }
+        if let Some(name) = &self.user_name {
+            put_text(&mut body, name);
+        }
+        if let Some(password) = &self.password {
+            put_binary(&mut body, password);
         }
         frame(0x10, &body)
     }

@@ -15,6 +15,7 @@
     reason = "every test binary compiles this module and uses its own part of it"
 )]
 
+pub mod auth;
 pub mod checker;
 pub mod client;
 pub mod cluster;

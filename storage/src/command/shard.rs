@@ -100,10 +100,12 @@ pub enum Left {
     SessionEnded = 5,
     /// Granted QoS 0, and the client does not read fast enough.
     OutboxFull = 6,
+    /// The client may not read its topic.
+    NotAuthorized = 7,
 }
 
 impl Left {
-    pub const ALL: [Left; 7] = [
+    pub const ALL: [Left; 8] = [
         Left::Delivered,
         Left::Expired,
         Left::TooLarge,
@@ -111,6 +113,7 @@ impl Left {
         Left::DropNew,
         Left::SessionEnded,
         Left::OutboxFull,
+        Left::NotAuthorized,
     ];
 
     /// As metrics name it.
@@ -123,6 +126,7 @@ impl Left {
             Left::DropNew => "drop_new",
             Left::SessionEnded => "session_ended",
             Left::OutboxFull => "outbox_full",
+            Left::NotAuthorized => "not_authorized",
         }
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn check(config: &Config) -> Checked {
         }
         names.push(listener.name.clone());
         place(&of("listen"), listener)?;
+        authentication(config, listener, &of)?;
         if let Some(other) = places.insert(listener.listen.to_string(), of("listen")) {
             let listen = &listener.listen;
             return refuse(
@@ -86,18 +87,44 @@ fn place(key: &str, listener: &Listener) -> Checked {
             key.to_owned(),
             format!("{address} is no path: kind unix needs one, like \"/run/lontra/mqtt.sock\""),
         ),
-        (ListenAddress::Ip(address), _) => {
-            port(key.to_owned(), *address)?;
-            if !address.ip().is_loopback() && !listener.authenticates() {
-                let problem = format!(
-                    "{address} is not a loopback address: only a listener whose clients prove who they are (kind mqtts or \
-                     wss with tls.client_certificates = \"required\") may leave 127.0.0.0/8 and [::1]"
-                );
-                return refuse(key.to_owned(), problem);
-            }
-            Ok(())
-        }
+        (ListenAddress::Ip(address), _) => port(key.to_owned(), *address),
     }
+}
+
+/// A listener that others reach says who may connect, or that everybody may.
+pub(super) fn reach(key: &str, config: &Config, listener: &Listener) -> Checked {
+    let auth = config.listener_auth(listener);
+    if listener.is_local() || listener.requires_certificates() || auth.anonymous || !auth.methods.is_empty() {
+        return Ok(());
+    }
+    let problem = format!(
+        "{} is not a loopback address, and nothing says who may connect: name auth.password_file, or set \
+         tls.client_certificates = \"required\" on a listener of kind mqtts or wss, or let everybody in with anonymous = \
+         \"always\"",
+        listener.listen
+    );
+    refuse(key.to_owned(), problem)
+}
+
+fn authentication(config: &Config, listener: &Listener, of: &impl Fn(&str) -> String) -> Checked {
+    let configured = config.auth.methods();
+    let mut seen = Vec::new();
+    for method in listener.authentication.iter().flatten() {
+        let problem = match (configured.contains(method), seen.contains(&method)) {
+            (true, false) => None,
+            (true, true) => Some(format!("names {} twice", method.name())),
+            (false, _) => Some(format!(
+                "names {}, but [auth] has nothing to check against: {} is missing",
+                method.name(),
+                method.key()
+            )),
+        };
+        if let Some(problem) = problem {
+            return refuse(of("authentication"), problem);
+        }
+        seen.push(method);
+    }
+    reach(&of("listen"), config, listener)
 }
 
 fn limits(config: &Config, listener: &Listener, of: &impl Fn(&str) -> String) -> Checked {

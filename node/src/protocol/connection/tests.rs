@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lontra_storage::message::Message;
 
 use super::*;
+use crate::auth::Access;
 use crate::protocol::codec::{self, Direction, Limits};
 use crate::protocol::mountpoint::Mountpoint;
 use crate::protocol::publish_out::{Delivery, FrameCache};
@@ -25,6 +26,7 @@ fn policy() -> Policy {
         outbox_bytes_max: 1 << 20,
         outbox_messages_max: 10,
         mountpoint: Mountpoint::default(),
+        topic_rules: Default::default(),
     }
 }
 
@@ -70,7 +72,10 @@ impl Fixture {
             epoch: SessionEpoch(1),
             present: false,
         };
-        assert!(self.connection.attached(accepted, served, 12, false, self.now));
+        assert!(
+            self.connection
+                .attached(accepted, served, 12, false, Access::open(), self.now)
+        );
     }
 
     fn send(&mut self, hex: &str) {

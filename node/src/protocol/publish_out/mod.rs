@@ -15,6 +15,7 @@
 //!   later ones of its shard.
 //! - `order-per-topic`: entries of a shard leave in order of their offset.
 //! - `exactly-once-out`: a QoS 2 entry that may have been sent is never dropped: it is sent again, or closed by PUBREL.
+//! - `readable`: no PUBLISH leaves on a topic that the client may not read.
 //! - `bounded`: `ready` and `waiting` have limits; beyond, a durable session is behind, an ephemeral one holds the
 //!   publisher's acknowledgement for a while, then ends.
 
@@ -25,6 +26,7 @@ mod room;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,6 +44,7 @@ use super::answers::Answers;
 use super::codec::ReasonCode;
 use super::mountpoint::Mountpoint;
 use super::topic_alias::AliasesOut;
+use crate::auth::Access;
 use crate::metrics::Drop;
 
 /// What the client allows, and what the broker keeps for it at most.
@@ -121,11 +124,19 @@ pub struct Outbound {
     next_id: u16,
     /// Where the round over the shards goes on.
     turn: usize,
+    /// What the client may read; none: nothing.
+    access: Option<Rc<Access>>,
 }
 
 impl Outbound {
     /// `durable` sessions begin detached from each of `shards`.
-    pub fn new(answers: Answers, limits: OutboundLimits, shards: u16, durable: bool) -> Self {
+    pub fn new(
+        answers: Answers,
+        limits: OutboundLimits,
+        shards: u16,
+        durable: bool,
+        access: Option<Rc<Access>>,
+    ) -> Self {
         let queues = if durable { shards } else { 0 };
         Outbound {
             answers,
@@ -138,6 +149,7 @@ impl Outbound {
             held: Vec::new(),
             next_id: 0,
             turn: 0,
+            access,
         }
     }
 
@@ -468,7 +480,8 @@ impl Outbound {
         }
     }
 
-    /// Appends the PUBLISH, unless the client does not take packets of its size.
+    /// Appends the PUBLISH, unless the client may not read its topic or does not take packets of its size. Every PUBLISH to
+    /// a client comes through here: live, from a queue, retained, of a group, or sent again.
     #[allow(clippy::too_many_arguments, reason = "the fields of one PUBLISH, and where it goes")]
     fn write(
         &mut self,
@@ -485,7 +498,11 @@ impl Outbound {
             packet_size_max,
             ..
         } = self.answers;
-        let topic = self.limits.mountpoint.unmounted(&delivery.message.topic);
+        let topic = &delivery.message.topic;
+        if !self.access.as_ref().is_some_and(|access| access.may_read(topic)) {
+            return Err(Drop::NotAuthorized);
+        }
+        let topic = self.limits.mountpoint.unmounted(topic);
         let aliased = self.aliases.choose(topic).and_then(|alias| {
             let frame = frames::encode(version, delivery, topic, left, Some(alias))?;
             (frame.len() <= packet_size_max).then_some((alias, frame))
@@ -520,6 +537,7 @@ fn left_by(reason: Drop) -> Left {
     match reason {
         Drop::Expired => Left::Expired,
         Drop::TooLarge => Left::TooLarge,
+        Drop::NotAuthorized => Left::NotAuthorized,
         Drop::OutboxFull | Drop::WorkerFull => Left::OutboxFull,
     }
 }

@@ -75,7 +75,7 @@ impl Fixture {
             mountpoint: Mountpoint::default(),
         };
         let mut fixture = Fixture {
-            outbound: Outbound::new(answers, limits, 12, durable),
+            outbound: Outbound::new(answers, limits, 12, durable, Some(Access::open())),
             out: BytesMut::new(),
             effects: Effects::default(),
             now: Instant::now(),

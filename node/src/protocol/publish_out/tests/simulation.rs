@@ -67,7 +67,13 @@ impl Model {
             ..fixture.outbound.limits.clone()
         };
         fixture.effects = Effects::default();
-        fixture.outbound = Outbound::new(Answers::of_version(Version::V5), limits, SHARDS, true);
+        fixture.outbound = Outbound::new(
+            Answers::of_version(Version::V5),
+            limits,
+            SHARDS,
+            true,
+            Some(Access::open()),
+        );
         match before {
             Some(_) => fixture.outbound.resume(sent.as_deref()),
             None => fixture.outbound.resume(Some(&[])),

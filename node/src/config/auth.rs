@@ -1,0 +1,92 @@
+//! `[auth]`: who may connect, and what clients may publish and read.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use super::listener::Listener;
+use crate::auth::chain::ListenerAuth;
+use crate::auth::identity::Method;
+use crate::auth::rule::Rule;
+
+/// `[auth]`. Equal on all nodes, but for paths.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// Users and password hashes: of `lontra user`, or mosquitto_passwd's as it is. Read again at SIGHUP. Default empty:
+    /// none.
+    pub password_file: PathBuf,
+
+    /// Access rules in a file of Mosquitto's, as it is. Read again at SIGHUP. Default empty: none.
+    pub acl_file: PathBuf,
+
+    /// Access rules, of which the first that is about a client, a topic and an action decides; those of `acl_file` come
+    /// after them. Default empty: with neither, everybody may publish and read everything; with any, what none allows
+    /// is denied.
+    pub rules: Vec<Rule>,
+
+    /// Who may connect without showing who it is: `local` (nobody, but where no method is in force, whoever is on this
+    /// machine), `never`, or `always`. Default `local`. A listener may say otherwise.
+    pub anonymous: Anonymous,
+
+    /// What a 3.x client, which cannot be told, meets when it may not publish: `acknowledge` (the message is dropped, and
+    /// counted) or `disconnect`. Default `acknowledge`, as Mosquitto does. MQTT 5 clients are told (0x87).
+    pub denied_publish: DeniedPublish,
+
+    /// What a reload does to a client that is subscribed to what it may no longer read: `stop` (it gets nothing more of
+    /// it) or `disconnect` (0x87). Default `stop`. A client whose user is gone or has another password is disconnected
+    /// either way.
+    pub revocation: Revocation,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Anonymous {
+    #[default]
+    Local,
+    Never,
+    Always,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeniedPublish {
+    #[default]
+    Acknowledge,
+    Disconnect,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Revocation {
+    #[default]
+    Stop,
+    Disconnect,
+}
+
+impl Auth {
+    /// The methods for which there is something to check against.
+    pub fn methods(&self) -> Vec<Method> {
+        let is_configured = |method: &Method| match method {
+            Method::Password => !self.password_file.as_os_str().is_empty(),
+        };
+        Method::ALL.into_iter().filter(is_configured).collect()
+    }
+}
+
+impl Config {
+    /// What a listener asks of its clients.
+    pub fn listener_auth(&self, listener: &Listener) -> ListenerAuth {
+        let methods = match &listener.authentication {
+            Some(methods) => methods.clone(),
+            None => self.auth.methods(),
+        };
+        let anonymous = match listener.anonymous.unwrap_or(self.auth.anonymous) {
+            Anonymous::Always => true,
+            Anonymous::Never => false,
+            Anonymous::Local => methods.is_empty() && (listener.is_local() || listener.requires_certificates()),
+        };
+        ListenerAuth { methods, anonymous }
+    }
+}
