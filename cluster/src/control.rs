@@ -14,6 +14,7 @@ use crate::Inner;
 use crate::clock::boot_time;
 use crate::delivery::ControlEvent;
 use crate::error::MetaError;
+use crate::group::ProposeError;
 use crate::lease::{RENEW_INTERVAL, Serving};
 use crate::link::Lane;
 use crate::publisher::ShardRequest;
@@ -23,33 +24,52 @@ impl Inner {
     /// Proposes operations to the control plane and waits until this node has applied them too.
     ///
     /// # Errors
-    /// [`MetaError::Unavailable`] when no leader took them within `limit`; whether they commit later is then unknown.
+    /// [`MetaError::Unavailable`] when no leader took them within `limit`, [`MetaError::Unknown`] when one may have.
     pub(crate) async fn change_meta(
         self: &Arc<Self>,
         what: &'static str,
         operations: &[MetaOp],
         limit: Duration,
     ) -> Result<(MetaIndex, Vec<MetaReply>), MetaError> {
+        self.change_meta_while(what, operations, limit, || true).await
+    }
+
+    /// [`Inner::change_meta`], which proposes only as long as the result is wanted: what is carried out late may undo what
+    /// its client did elsewhere meanwhile.
+    pub(crate) async fn change_meta_while(
+        self: &Arc<Self>,
+        what: &'static str,
+        operations: &[MetaOp],
+        limit: Duration,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<(MetaIndex, Vec<MetaReply>), MetaError> {
         let bundle = encode_meta_ops(operations);
         let deadline = Instant::now() + limit;
-        loop {
+        let mut failure = MetaError::Unavailable { what };
+        while is_wanted() {
             let tried = self.propose(GroupId::META, bundle.clone(), Lane::Control);
             let tried = tokio::time::timeout_at(deadline, self.while_leading(self.meta.leader(), tried));
-            if let Ok(Some(Ok(proposed))) = tried.await {
-                let Ok(replies) = decode_meta_replies(&proposed.reply) else {
-                    return Err(MetaError::Unavailable { what });
-                };
-                let left = deadline.saturating_duration_since(Instant::now());
-                if !self.meta.applied.reach(proposed.index, left).await {
-                    return Err(MetaError::Unavailable { what });
+            match tried.await {
+                Ok(Some(Ok(proposed))) => {
+                    let Ok(replies) = decode_meta_replies(&proposed.reply) else {
+                        return Err(MetaError::Unknown { what });
+                    };
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if !self.meta.applied.reach(proposed.index, left).await {
+                        return Err(MetaError::Unknown { what });
+                    }
+                    return Ok((MetaIndex(proposed.index), replies));
                 }
-                return Ok((MetaIndex(proposed.index), replies));
+                Ok(Some(Err(ProposeError::NotLeader { .. } | ProposeError::Busy))) => {}
+                // For good: that a later attempt was not taken says nothing of this one.
+                Ok(Some(Err(ProposeError::Unknown)) | None) | Err(_) => failure = MetaError::Unknown { what },
             }
             if Instant::now() + RETRY_WAIT >= deadline {
-                return Err(MetaError::Unavailable { what });
+                break;
             }
             tokio::time::sleep(RETRY_WAIT).await;
         }
+        Err(failure)
     }
 
     /// What `asked` gives, or `None` once another node than `leader` leads meta: whoever waits for a leader that is gone asks
@@ -274,6 +294,7 @@ pub(crate) async fn follow_meta(inner: Arc<Inner>, mut events: mpsc::UnboundedRe
             next = events.try_recv().ok();
         }
         inner.barrier_changed.notify_waiters();
+        inner.give_back_late_connects();
         let applied = inner.meta.applied.current();
         let Some(leader) = inner
             .meta

@@ -26,9 +26,12 @@ pub enum ClusterError {
 /// Why an operation on the control plane has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetaError {
-    /// Nothing was changed, or it will be repeated by nobody: the client must ask again.
+    /// Nothing was changed: nobody took it, or its client went before. Asking again is safe.
     #[error("the control plane did not answer in time: {what}")]
     Unavailable { what: &'static str },
+    /// It was proposed and not answered: it may have been carried out, or be so yet.
+    #[error("whether it was carried out is not known: {what}")]
+    Unknown { what: &'static str },
     /// The session, epoch or incarnation is not current any more.
     #[error("not the current owner")]
     Stale,

@@ -233,6 +233,7 @@ impl Inner {
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut leading = None;
     let mut quiet_until = Duration::ZERO;
+    let mut logged = Vec::new();
     loop {
         let slept_at = boot_time();
         tokio::time::sleep(TICK).await;
@@ -262,8 +263,14 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         if expiry.is_some_and(|at| at <= inner.meta.clock.now()) {
             operations.push(MetaOp::ExpireSessions { limit: EXPIRE_LIMIT });
         }
-        if !operations.is_empty() {
-            tracing::info!(?operations, "the meta leader acts");
+        if operations.is_empty() {
+            logged.clear();
+        } else {
+            // Once, not at each tick that it cannot be committed.
+            if logged != operations {
+                tracing::info!(?operations, "the meta leader acts");
+                logged.clone_from(&operations);
+            }
             let proposed = inner.meta.propose_under(leadership, encode_meta_ops(&operations));
             // own-term. What is not committed in time is decided anew at the next tick.
             let _ = tokio::time::timeout(ASK_MAX, proposed).await;

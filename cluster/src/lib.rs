@@ -19,6 +19,7 @@ mod follow;
 mod forward;
 mod group;
 pub mod inspect;
+mod late_connects;
 mod leader;
 pub mod lease;
 mod ledger_metrics;
@@ -111,6 +112,7 @@ pub(crate) struct Inner {
     /// What the node part wants told to whoever inspects this node.
     about: OnceLock<Bytes>,
     node_routes: operations::NodeRoutes,
+    late_connects: late_connects::LateConnects,
     /// The runtime that the cluster part was started on: workers call from their own.
     runtime: tokio::runtime::Handle,
     waiting: Arc<WaitingGroups>,

@@ -15,6 +15,7 @@ use lontra_storage::test_bugs::{Bug, has};
 
 use crate::control::RETRY_WAIT;
 use crate::error::MetaError;
+use crate::late_connects::LateConnect;
 use crate::lease::{Lease, Serving};
 use crate::ledger_metrics::{Families, LedgerCollector};
 use crate::local::{Guard, Member, Outcome, Ticket};
@@ -122,10 +123,17 @@ impl Cluster {
     /// Makes this node the owner of the client's session. When this returns, no other connection of the client id is
     /// served anywhere (P6), and this node's view shows the session.
     ///
+    /// It is proposed only as long as it `is_wanted`: a client that gave up may be served elsewhere, and would be displaced.
+    ///
     /// # Errors
-    /// The control plane did not answer, or this node may not serve.
-    pub async fn connect(&self, request: ConnectRequest) -> Result<Attached, MetaError> {
-        let incarnation = self.inner.lease.incarnation();
+    /// The control plane did not answer, or this node may not serve. What is carried out after that is given back.
+    pub async fn connect(&self, request: ConnectRequest, is_wanted: impl Fn() -> bool) -> Result<Attached, MetaError> {
+        let asked = LateConnect {
+            client_id: request.client_id.clone(),
+            incarnation: self.inner.lease.incarnation(),
+            request: self.inner.next_request.fetch_add(1, Ordering::Relaxed),
+        };
+        let incarnation = asked.incarnation;
         let operation = MetaOp::Connect {
             client_id: request.client_id,
             clean_start: request.clean_start,
@@ -133,9 +141,16 @@ impl Cluster {
             will: request.will,
             node: self.inner.config.node,
             incarnation,
-            request: self.inner.next_request.fetch_add(1, Ordering::Relaxed),
+            request: asked.request,
         };
-        let (index, replies) = self.inner.change_meta("connect", &[operation], OPERATION_MAX).await?;
+        let tried = self
+            .inner
+            .change_meta_while("connect", &[operation], OPERATION_MAX, is_wanted)
+            .await;
+        if matches!(tried, Err(MetaError::Unknown { .. })) {
+            self.inner.expect_late_connect(asked);
+        }
+        let (index, replies) = tried?;
         let Some(MetaReply::Connected {
             session,
             epoch,
@@ -175,11 +190,7 @@ impl Cluster {
 
     /// A Connect that committed will not be served: without this the session would have an owner for ever.
     pub fn give_back(&self, session: SessionId, epoch: SessionEpoch) {
-        let cluster = self.clone();
-        tokio::spawn(async move {
-            // What an earlier connection sent is not known here.
-            cluster.detach(session, epoch, None, None, false).await;
-        });
+        self.inner.give_back(session, epoch);
     }
 
     /// Whether `session` is still served under `epoch`, by this node, as of what it has applied.
@@ -192,8 +203,8 @@ impl Cluster {
     }
 
     /// The connection ended; `sent` is the highest offset that it or an earlier one sent, by shard. Its will is published
-    /// unless the client took it back. [MQTT-3.14.4-3] Returns once that is committed, or settled otherwise: by a later
-    /// Connect, or by the end of this incarnation.
+    /// unless the client took it back. [MQTT-3.14.4-3] True once that is committed, or a later Connect was; false when this
+    /// incarnation ended before, so that its will may be published all the same.
     pub async fn detach(
         &self,
         session: SessionId,
@@ -201,22 +212,15 @@ impl Cluster {
         expiry: Option<u32>,
         sent: Option<Vec<Offset>>,
         publish_will: bool,
-    ) {
-        let incarnation = self.inner.lease.incarnation();
-        let operation = [MetaOp::Detach {
+    ) -> bool {
+        let operation = MetaOp::Detach {
             session,
             epoch,
             expiry,
             sent,
             publish_will,
-        }];
-        while self.inner.lease.incarnation() == incarnation
-            && self
-                .inner
-                .change_meta("disconnect", &operation, OPERATION_MAX)
-                .await
-                .is_err()
-        {}
+        };
+        self.inner.detach(operation).await
     }
 
     /// Subscribes a durable session, or any session to shared groups. When this returns, every Up node matches publishes
@@ -679,4 +683,4 @@ impl Inner {
 }
 
 /// Longer than a failover of the control plane takes (P10): a client that waits is better off than one that is refused.
-const OPERATION_MAX: Duration = Duration::from_secs(10);
+pub(crate) const OPERATION_MAX: Duration = Duration::from_secs(10);

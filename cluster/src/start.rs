@@ -128,6 +128,7 @@ impl Cluster {
             next_request: AtomicU64::new(1),
             about: OnceLock::new(),
             node_routes: crate::operations::NodeRoutes::default(),
+            late_connects: Default::default(),
             runtime: tokio::runtime::Handle::current(),
             waiting,
             upkeep,

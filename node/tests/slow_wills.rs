@@ -4,7 +4,7 @@
 mod support;
 
 use std::time::{Duration, Instant};
-use support::client::Client;
+use support::client::{Client, Gone};
 use support::cluster::Cluster;
 use support::codec::{self, Connect, Packet, SESSION_EXPIRY_INTERVAL, VERSIONS, Value, Version, Will};
 use support::random::Random;
@@ -155,6 +155,76 @@ async fn wills_come_once_after_all_nodes_were_killed() {
         &arrivals,
     );
     assert!(wrong.is_empty(), "{wrong:#?}\n{}", cluster.logs());
+    cluster.assert_no_panic();
+}
+
+/// A client takes its will back while its node cannot commit that: the connection stays open until it is certain, and is
+/// reset when it never will be. Whoever was told that all is well gets no will published.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_end_is_told_only_when_it_is_certain() {
+    let _alone = support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let mut told_in_order = 0;
+    for is_killed in [true, false, false] {
+        let leader = cluster.leader_of("meta").await;
+        let home = cluster.ids().into_iter().find(|id| *id != leader).expect("three");
+        let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != home).collect();
+        let mut witness = witness(
+            &cluster.node(others[0]).mqtt,
+            &format!("certain-{told_in_order}-{is_killed}"),
+        )
+        .await;
+        let mut clients = Vec::new();
+        for version in VERSIONS {
+            let name = format!("certain-{told_in_order}-{is_killed}-{version:?}");
+            let connect =
+                Connect::persistent(version, &name).will(Will::new(&format!("wills/{name}"), name.clone(), 1));
+            clients.push(Client::connect(&cluster.node(home).mqtt, &connect).await.0);
+        }
+        let before = cluster.metrics(home).await.sum("lontra_packets_received_total");
+        cluster.freeze(&others).await;
+        for client in &mut clients {
+            client.send(&codec::disconnect()).await.expect("DISCONNECT");
+        }
+        eventually("DISCONNECTs that were read", SOON, || async {
+            let received = cluster.metrics(home).await.sum("lontra_packets_received_total");
+            (received >= before + clients.len() as f64).then_some(())
+        })
+        .await;
+        let open = clients[0].packet_within(Duration::from_secs(3)).await;
+        assert!(
+            matches!(open, Err(Gone::Silent(_))),
+            "closed though nobody knows: {open:?}"
+        );
+        if is_killed {
+            cluster.kill(home).await;
+        }
+        for id in others {
+            cluster.resume(id);
+        }
+        let mut never = Vec::new();
+        for client in &mut clients {
+            match client.packet_within(START).await {
+                Err(Gone::Closed(how)) if how == "end of stream" => never.push(Expected::never(&client.client_id)),
+                Err(Gone::Closed(_)) => {}
+                other => panic!("{}: not closed: {other:?}", client.client_id),
+            }
+        }
+        assert!(
+            !is_killed || never.is_empty(),
+            "a node that died told {never:?} that all is well"
+        );
+        told_in_order += never.len();
+        if is_killed {
+            cluster.start_node(home);
+        }
+        let mut arrivals = Arrivals::new();
+        look(&mut witness, cluster.wait_all_ready(), BOUND, &mut arrivals).await;
+        arrivals.retain(|topic, _| never.iter().any(|row| *topic == format!("wills/{}", row.name)));
+        let wrong = judge("P7: taken back", &never, &arrivals);
+        assert!(wrong.is_empty(), "{wrong:#?}\n{}", cluster.logs());
+        witness.disconnect().await;
+    }
     cluster.assert_no_panic();
 }
 

@@ -41,6 +41,7 @@ pub(super) fn check(config: &Config) -> Checked {
         http,
         storage,
         sys,
+        topics,
         log,
         // Values are checked as they are read; the files, when they are.
         auth: _,
@@ -173,6 +174,7 @@ pub(super) fn check(config: &Config) -> Checked {
     if !sys.interval.is_zero() {
         time("sys.interval", sys.interval, shortest, longest)?;
     }
+    topics.check()?;
     size_or_derived(
         "storage.cache_bytes",
         storage.cache_bytes,

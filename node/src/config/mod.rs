@@ -5,7 +5,7 @@
 //! `load.rs` reads and names the origin of every mistake (file and line, or variable); `check.rs` holds the bounds and
 //! the rules between keys; `timing.rs` the sum that keeps the promise P10; `units.rs` the values with a unit,
 //! `web_origin.rs` those that name web pages, `network.rs` those that name networks; `listener.rs` has `[[listeners]]`,
-//! `listener_lines.rs` finds their lines; `auth.rs` has `[auth]`; `machine.rs` what is derived from cores and memory; `show.rs` what `lontra
+//! `listener_lines.rs` finds their lines; `auth.rs` has `[auth]`, `topics.rs` `[topics]`; `machine.rs` what is derived from cores and memory; `show.rs` what `lontra
 //! config show` prints. A `Config` that `Config::load` returned keeps all of them. Relative paths are relative to the working directory.
 //!
 //! The shipped example, `ops/deploy/lontra.toml`, has every key with its default; a test compares it with
@@ -24,6 +24,7 @@ pub mod machine;
 mod network;
 mod show;
 mod timing;
+pub mod topics;
 pub mod units;
 mod web_origin;
 
@@ -57,6 +58,7 @@ pub struct Config {
     pub http: Http,
     pub storage: Storage,
     pub sys: Sys,
+    pub topics: topics::Topics,
     pub log: Log,
     pub auth: auth::Auth,
     /// Where clients connect besides `mqtt.listen` and `websocket.listen`. Default empty; at most 64.

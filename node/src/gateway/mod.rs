@@ -30,7 +30,7 @@ use self::peer::Peer;
 use self::socket::{Socket, Stream};
 use crate::metrics::Refusal;
 use crate::protocol::codec::ReasonCode;
-use crate::session::end;
+use crate::session::end::{self, Farewell};
 use crate::worker::{Client, ListenerConfig, Worker};
 
 /// Serves a connection of a listener, which has this configuration, until it ends.
@@ -121,6 +121,10 @@ trait Transport {
     /// Whether something of the transport itself waits to be written.
     fn has_unwritten(&self) -> bool;
 
+    /// Whether a close, also by the kernel when this process dies, is to look like a loss, as far as the transport can tell
+    /// one from the other.
+    fn set_abrupt(&self, is_abrupt: bool);
+
     /// Lets the client know that the connection ends, and why, where the transport has words for it; bounded in time.
     async fn close(self, reason: ReasonCode);
 }
@@ -140,9 +144,15 @@ async fn run<T: Transport>(
     let mut flush_deadline = None;
     // Nothing more comes; what came before is still looked at.
     let mut ended = false;
+    let mut is_abrupt = false;
 
     loop {
         let needs_more = worker.advance(&client, &mut received);
+        if !is_abrupt && client.connection.borrow().has_will() {
+            // Its DISCONNECT may be read and this process die: only a close that says "done" is in order. (P7)
+            transport.set_abrupt(true);
+            is_abrupt = true;
+        }
         if ended && needs_more {
             let mut connection = client.connection.borrow_mut();
             // One that is ending has words to send.
@@ -208,7 +218,12 @@ async fn run<T: Transport>(
         }
     }
     let reason = client.connection.borrow().ending().map(|ending| ending.reason);
-    end::connection(&worker, &client).await;
+    if end::connection(&worker, &client).await == Farewell::Abrupt {
+        return;
+    }
+    if is_abrupt {
+        transport.set_abrupt(false);
+    }
     transport.close(reason.unwrap_or(ReasonCode::UNSPECIFIED_ERROR)).await;
 }
 

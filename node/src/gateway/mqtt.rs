@@ -33,6 +33,10 @@ impl Transport for Stream {
         Stream::has_unwritten(self)
     }
 
+    fn set_abrupt(&self, is_abrupt: bool) {
+        Stream::set_abrupt(self, is_abrupt);
+    }
+
     /// The end of the stream says it.
     async fn close(self, _reason: ReasonCode) {
         Stream::close(self);

@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::Interest;
@@ -179,6 +180,14 @@ impl Stream {
     pub async fn writable(&self) -> io::Result<()> {
         self.socket().ready(false, true).await;
         Ok(())
+    }
+
+    /// Whether the kernel resets a TCP connection that is closed. A Unix socket knows no difference.
+    pub fn set_abrupt(&self, is_abrupt: bool) {
+        if let Socket::Tcp(stream) = self.socket() {
+            // What cannot be set (the connection is gone) needs not be.
+            let _ = socket2::SockRef::from(stream).set_linger(is_abrupt.then_some(Duration::ZERO));
+        }
     }
 
     /// Says goodbye, where there is a way to, without waiting; then the socket closes.

@@ -215,6 +215,10 @@ impl Transport for WebSocket {
         self.pong_waits || self.stream.has_unwritten()
     }
 
+    fn set_abrupt(&self, is_abrupt: bool) {
+        self.stream.set_abrupt(is_abrupt);
+    }
+
     async fn close(mut self, reason: ReasonCode) {
         let frame = match self.ended {
             Some(Ended::Lost) => return,

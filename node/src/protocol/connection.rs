@@ -25,7 +25,7 @@ use lontra_storage::message::LogTime;
 
 use super::answers::Answers;
 use super::codec::{
-    Disconnect, Packet, Publish, ReasonCode, Subscribe, Unsubscribe, Version, Violation, Will, encode_pingresp,
+    Disconnect, Packet, Publish, ReasonCode, Subscribe, Unsubscribe, Version, Violation, encode_pingresp,
 };
 use super::handshake::{self, Accepted, Policy};
 use super::publish_in::{Inbound, Received};
@@ -179,10 +179,9 @@ impl Connection {
         matches!(self.state, State::Attaching)
     }
 
-    /// The will to publish when this connection ends as `ending` says.
-    pub fn take_will(&mut self, ending: Ending) -> Option<Will> {
-        let will = self.accepted.as_mut()?.will.take();
-        will.filter(|_| !ending.discard_will)
+    /// Whether its client left a will with it.
+    pub fn has_will(&self) -> bool {
+        self.accepted.as_ref().is_some_and(|accepted| accepted.will.is_some())
     }
 
     /// Where its will is to be published, in the cluster.

@@ -8,3 +8,4 @@ pub mod mountpoint;
 pub mod publish_in;
 pub mod publish_out;
 pub mod topic_alias;
+pub mod topic_rules;

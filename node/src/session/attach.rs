@@ -26,19 +26,35 @@ pub fn begin(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) 
         match attach(&worker, &client, accepted).await {
             Ok(()) => worker.metrics.connect_answered(ReasonCode::SUCCESS),
             // It counts itself.
-            Err(reason) => client.connection.borrow_mut().refuse(reason, None),
+            Err(Refused::Because(reason)) => client.connection.borrow_mut().refuse(reason, None),
+            // A CONNACK that says no would be a lie if it was carried out: the socket closes.
+            Err(Refused::Unknown) => client.connection.borrow_mut().lost(),
         }
         client.wake.notify_one();
     });
 }
 
-async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Accepted>) -> Result<(), ReasonCode> {
+/// Why a CONNECT is not served.
+enum Refused {
+    /// It was not carried out, or was taken back.
+    Because(ReasonCode),
+    /// It may have been carried out, and will then be taken back.
+    Unknown,
+}
+
+impl From<ReasonCode> for Refused {
+    fn from(reason: ReasonCode) -> Refused {
+        Refused::Because(reason)
+    }
+}
+
+async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Accepted>) -> Result<(), Refused> {
     let access = identify(worker, client, &mut accepted).await?;
     wait_until_serving(worker).await?;
     if client.connection.borrow().ending().is_some() {
         // Its client gave it up, perhaps while this node stood still, and may be served elsewhere by now: carried out late,
         // an old CONNECT would displace the newer one.
-        return Err(ReasonCode::SERVER_BUSY);
+        return Err(ReasonCode::SERVER_BUSY.into());
     }
     let will = match &accepted.will {
         None => None,
@@ -56,9 +72,12 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
         expiry: accepted.expiry,
         will,
     };
-    let attached = worker.cluster.connect(request).await.map_err(|error| match error {
-        MetaError::Stale => ReasonCode::SERVER_BUSY,
-        MetaError::Unavailable { .. } => ReasonCode::SERVER_UNAVAILABLE,
+    let is_wanted = || client.connection.borrow().ending().is_none();
+    let connecting = worker.cluster.connect(request, is_wanted);
+    let attached = connecting.await.map_err(|error| match error {
+        MetaError::Stale => Refused::Because(ReasonCode::SERVER_BUSY),
+        MetaError::Unavailable { .. } => Refused::Because(ReasonCode::SERVER_UNAVAILABLE),
+        MetaError::Unknown { .. } => Refused::Unknown,
     })?;
     let (session, epoch) = (attached.session, attached.epoch);
     // Fence first, then look: a Connect elsewhere is either seen here, or sets the fence.
@@ -70,7 +89,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
     if !is_current || !worker.cluster.is_owner(session, epoch) {
         worker.hub.unregister(session, epoch);
         worker.cluster.give_back(session, epoch);
-        return Err(ReasonCode::SERVER_BUSY);
+        return Err(ReasonCode::SERVER_BUSY.into());
     }
     client.incarnation.set(attached.incarnation);
     let shards = worker.cluster.shards().shard_count();
@@ -85,7 +104,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
             // It ended while the cluster was asked.
             worker.hub.unregister(session, epoch);
             worker.cluster.give_back(session, epoch);
-            return Err(ReasonCode::SERVER_BUSY);
+            return Err(ReasonCode::SERVER_BUSY.into());
         }
 
         connection.outbound.resume(attached.sent.as_deref());

@@ -7,8 +7,16 @@ use crate::metrics::Refusal;
 use crate::protocol::connection::LOST;
 use crate::worker::{Client, Worker};
 
+/// How the socket is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    InOrder,
+    /// The client asked that its will be discarded, and that is not certain: no close may look like a yes. (P7)
+    Abrupt,
+}
+
 /// Called once, by the gateway task, before it lets go of the socket.
-pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
+pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) -> Farewell {
     let (ending, served) = {
         let mut connection = client.connection.borrow_mut();
         connection.outbound.abandon();
@@ -19,7 +27,7 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
         if client.connection.borrow().version().is_none() {
             worker.metrics.connection_refused(Refusal::NoConnect);
         }
-        return;
+        return Farewell::InOrder;
     };
     worker.metrics.disconnected(ending.reason);
     tracing::debug!(
@@ -37,7 +45,7 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
     }
     worker.hub.unregister(served.session, served.epoch);
     if client.is_displaced() {
-        return;
+        return Farewell::InOrder;
     }
     // A client that may no longer publish there must not do so by ending.
     let may_will = client.access().is_some_and(|access| {
@@ -53,22 +61,33 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) {
     } else {
         Vec::new()
     };
-    let detached = worker.runtime.spawn(async move {
-        let detach = cluster.detach(
-            served.session,
-            served.epoch,
-            ending.expiry,
-            sent,
-            !ending.discard_will && may_will,
-        );
-        tokio::join!(detach, settled.settled(shards));
+    let publishes_will = !ending.discard_will && may_will;
+    let mut detached = worker.runtime.spawn(async move {
+        let detach = cluster.detach(served.session, served.epoch, ending.expiry, sent, publishes_will);
+        tokio::join!(detach, settled.settled(shards)).0
     });
+    if !ending.discard_will {
+        return Farewell::InOrder;
+    }
+    if let Ok(detached) = tokio::time::timeout(DETACH_MAX, &mut detached).await {
+        return farewell(client, detached.unwrap_or(false));
+    }
+    tracing::debug!(
+        "a detach, or what was acknowledged before it, takes long: the next Connect or NodeDown settles it"
+    );
+    if !client.connection.borrow().has_will() {
+        return Farewell::InOrder;
+    }
     // After DISCONNECT 0x00 the socket closes only when that is committed: a will must not follow it. [P7]
-    if ending.discard_will && tokio::time::timeout(DETACH_MAX, detached).await.is_err() {
-        tracing::debug!(
-            "a detach, or what was acknowledged before it, takes long: the next Connect or NodeDown settles it"
-        );
+    farewell(client, detached.await.unwrap_or(false))
+}
+
+fn farewell(client: &Client, is_detached: bool) -> Farewell {
+    match is_detached || !client.connection.borrow().has_will() {
+        true => Farewell::InOrder,
+        false => Farewell::Abrupt,
     }
 }
 
+/// For connections without a will, which nothing happens to afterwards.
 const DETACH_MAX: Duration = Duration::from_secs(2);

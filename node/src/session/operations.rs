@@ -101,7 +101,7 @@ impl Worker {
                     .borrow_mut()
                     .close(ReasonCode::SESSION_TAKEN_OVER, None),
                 // 3.x has no way to say that it failed; the client asks again after it reconnected.
-                Err(MetaError::Unavailable { what }) => {
+                Err(MetaError::Unavailable { what } | MetaError::Unknown { what }) => {
                     client
                         .connection
                         .borrow_mut()

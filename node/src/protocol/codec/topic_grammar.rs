@@ -33,6 +33,12 @@ pub fn check_topic_name(name: &str) -> Result<(), Violation> {
 /// Version-free: 3.x has no shared subscriptions in its standard, but the broker offers them there too.
 pub fn check_topic_filter(filter: &str) -> Result<(), Violation> {
     check_length(filter, ReasonCode::TOPIC_FILTER_INVALID)?;
+    if let Some(filter) = filter.strip_prefix(QUEUE_PREFIX) {
+        if filter.is_empty() {
+            return Err(bad_filter("MQTT-4.8.2-2", "$queue/ without a topic filter"));
+        }
+        return check_levels(filter);
+    }
     let Some(shared) = filter.strip_prefix(SHARE_PREFIX) else {
         return check_levels(filter);
     };
@@ -56,10 +62,19 @@ pub fn check_topic_filter(filter: &str) -> Result<(), Violation> {
 
 /// Whether this is a Shared Subscription, before or after its grammar was checked.
 pub fn is_shared(filter: &str) -> bool {
-    filter.starts_with(SHARE_PREFIX)
+    filter.starts_with(SHARE_PREFIX) || filter.starts_with(QUEUE_PREFIX)
 }
 
-/// Share Name and Topic Filter of a Shared Subscription; `None` for any other filter.
+/// A filter as the cluster knows it: `$queue/{filter}`, the shared subscription without a name that other brokers have, is
+/// `$share/$queue/{filter}`.
+pub fn canonical(filter: String) -> String {
+    match filter.strip_prefix(QUEUE_PREFIX) {
+        Some(within) => format!("{SHARE_PREFIX}{QUEUE}/{within}"),
+        None => filter,
+    }
+}
+
+/// Share Name and Topic Filter of a canonical Shared Subscription; `None` for any other filter.
 pub fn split_shared(filter: &str) -> Option<(&str, &str)> {
     filter.strip_prefix(SHARE_PREFIX)?.split_once('/')
 }
@@ -111,3 +126,5 @@ fn bad_filter(statement: &'static str, what: &'static str) -> Violation {
 }
 
 const SHARE_PREFIX: &str = "$share/";
+const QUEUE_PREFIX: &str = "$queue/";
+const QUEUE: &str = "$queue";

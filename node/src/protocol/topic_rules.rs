@@ -1,0 +1,305 @@
+//! What the operator's `[topics]` makes of the topics that clients name: rewritten, subscribed for them, refused.
+//!
+//! ```text
+//!   PUBLISH, will      topic  ─▶ rewrite ─▶ mountpoint ─▶ access ─▶ policy ─▶ cluster
+//!   SUBSCRIBE          filter ─▶ rewrite ─▶ mountpoint ─▶ access ─▶ cluster      $share/{name}/ stays in front
+//!   CONNECT            filters of `topics.subscribe`  ─▶ mountpoint ─▶ cluster
+//! ```
+//!
+//! Sans-io. Access is decided on what comes out, so that no rule leads past it.
+//!
+//! Invariants
+//! - `rewrite-once`: the first rule that fits is the only one; what it gives is not rewritten again.
+//! - `placeholder-is-a-level`: a client id or user name that would bring `/`, `+` or `#` into a topic makes the rule void for
+//!   that client: nobody widens a rule by the name that he chose.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use lontra_storage::command::Subscription;
+use lontra_storage::topic::matches;
+use regex::Regex;
+
+use super::codec::ReasonCode;
+use super::codec::topic_grammar::{check_topic_filter, check_topic_name, split_shared};
+use crate::config::topics::{RetainPolicy, RewriteOn, Topics};
+use crate::sys::is_sys;
+
+/// Who names a topic.
+#[derive(Clone, Copy, Debug)]
+pub struct Namer<'a> {
+    pub client_id: &'a str,
+    pub user_name: Option<&'a str>,
+}
+
+/// The rules of a node, ready for use. Cheap to clone; empty without any.
+#[derive(Clone, Debug, Default)]
+pub struct TopicRules(Option<Arc<Rules>>);
+
+#[derive(Debug)]
+struct Rules {
+    rewrites: Vec<Rewrite>,
+    subscriptions: Vec<Subscription>,
+    policies: Vec<Policy>,
+}
+
+#[derive(Debug)]
+struct Rewrite {
+    on: RewriteOn,
+    from: Regex,
+    to: String,
+}
+
+#[derive(Debug)]
+struct Policy {
+    filter: Box<str>,
+    qos_max: u8,
+    retain: RetainPolicy,
+}
+
+/// What a PUBLISH may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    AsItIs,
+    /// Nothing is retained of it.
+    WithoutRetain,
+    /// It is refused, for this.
+    Refused(&'static str),
+}
+
+impl TopicRules {
+    /// Of a configuration that was checked.
+    pub fn new(topics: &Topics) -> Self {
+        if *topics == Topics::default() {
+            return TopicRules(None);
+        }
+        let rewrites = topics.rewrite.iter().map(|rule| Rewrite {
+            on: rule.on,
+            from: rule.from.0.clone(),
+            to: rule.to.clone(),
+        });
+        let subscriptions = topics.subscribe.iter().map(|rule| Subscription {
+            filter: rule.filter.as_str().into(),
+            qos: rule.qos,
+            no_local: rule.no_local,
+            retain_as_published: rule.retain_as_published,
+            retain_handling: rule.retain_handling,
+            identifier: None,
+        });
+        let policies = topics.policy.iter().map(|rule| Policy {
+            filter: rule.filter.as_str().into(),
+            qos_max: rule.qos_max,
+            retain: rule.retain,
+        });
+        TopicRules(Some(Arc::new(Rules {
+            rewrites: rewrites.collect(),
+            subscriptions: subscriptions.collect(),
+            policies: policies.collect(),
+        })))
+    }
+
+    /// The Topic Name that a publish or will goes to; `None`: the one that it names.
+    ///
+    /// # Errors
+    /// What a rule made of it is none.
+    pub fn topic(&self, topic: &str, namer: Namer<'_>) -> Result<Option<Box<str>>, ReasonCode> {
+        let Some(rewritten) = self.rewritten(topic, RewriteOn::Publish, namer) else {
+            return Ok(None);
+        };
+        check_topic_name(&rewritten).map_err(|violation| violation.reason)?;
+        Ok(Some(rewritten.into()))
+    }
+
+    /// The Topic Filter that is subscribed in place of `filter`, which may be it.
+    ///
+    /// # Errors
+    /// What a rule made of it is none.
+    pub fn filter<'a>(&self, filter: &'a str, namer: Namer<'_>) -> Result<Cow<'a, str>, ReasonCode> {
+        let shared = split_shared(filter);
+        let within = shared.map_or(filter, |(_, within)| within);
+        let Some(rewritten) = self.rewritten(within, RewriteOn::Subscribe, namer) else {
+            return Ok(Cow::Borrowed(filter));
+        };
+        let rewritten = match shared {
+            Some((group, _)) => format!("$share/{group}/{rewritten}"),
+            None => rewritten,
+        };
+        check_topic_filter(&rewritten).map_err(|violation| violation.reason)?;
+        Ok(Cow::Owned(rewritten))
+    }
+
+    fn rewritten(&self, name: &str, on: RewriteOn, namer: Namer<'_>) -> Option<String> {
+        let rules = self.0.as_ref().filter(|_| !is_sys(name))?;
+        let fits = |rule: &&Rewrite| (rule.on == on || rule.on == RewriteOn::All) && rule.from.is_match(name);
+        let rule = rules.rewrites.iter().find(fits)?;
+        let to = filled(&rule.to, namer, |value| value.replace('$', "$$"))?;
+        Some(rule.from.replace(name, &*to).into_owned())
+    }
+
+    /// What a client that connects is subscribed to, besides what it asks for.
+    pub fn subscriptions(&self, namer: Namer<'_>) -> Vec<Subscription> {
+        let Some(rules) = &self.0 else { return Vec::new() };
+        let subscriptions = rules.subscriptions.iter().filter_map(|rule| {
+            let filter = filled(&rule.filter, namer, str::to_owned)?;
+            Some(Subscription {
+                filter: filter.as_ref().into(),
+                ..rule.clone()
+            })
+        });
+        subscriptions.collect()
+    }
+
+    /// What becomes of a PUBLISH to `topic`, as its client knows it after rewriting: the first policy whose filter matches.
+    pub fn verdict(&self, topic: &str, qos: u8, retain: bool) -> Verdict {
+        let policies = self.0.iter().flat_map(|rules| &rules.policies);
+        let Some(policy) = policies.clone().find(|policy| matches(&policy.filter, topic)) else {
+            return Verdict::AsItIs;
+        };
+        if qos > policy.qos_max {
+            return Verdict::Refused("the topic takes no such QoS");
+        }
+        match policy.retain {
+            RetainPolicy::Refuse if retain => Verdict::Refused("the topic retains nothing"),
+            RetainPolicy::Ignore if retain => Verdict::WithoutRetain,
+            RetainPolicy::Allow | RetainPolicy::Ignore | RetainPolicy::Refuse => Verdict::AsItIs,
+        }
+    }
+}
+
+/// `%c` and `%u` replaced; `None` where that is not to be (`placeholder-is-a-level`).
+fn filled<'a>(template: &'a str, namer: Namer<'_>, escape: impl Fn(&str) -> String) -> Option<Cow<'a, str>> {
+    let mut filled = Cow::Borrowed(template);
+    // A value that looks like a placeholder is not one: both are found in the template.
+    if !template.contains('%') {
+        return Some(filled);
+    }
+    let mut rest = template;
+    let mut done = String::with_capacity(template.len() + 32);
+    while let Some(at) = rest.find('%') {
+        let (before, placeholder) = rest.split_at(at);
+        done.push_str(before);
+        let value = match placeholder.get(..2) {
+            Some("%c") => Some(namer.client_id),
+            Some("%u") => Some(namer.user_name?),
+            _ => None,
+        };
+        match value {
+            None => done.push('%'),
+            Some(value) if value.is_empty() || value.contains(['/', '+', '#', '\0']) => return None,
+            Some(value) => done.push_str(&escape(value)),
+        }
+        rest = &placeholder[if value.is_some() { 2 } else { 1 }..];
+    }
+    done.push_str(rest);
+    filled = Cow::Owned(done);
+    Some(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(toml: &str) -> TopicRules {
+        TopicRules::new(&toml::from_str(toml).expect("a [topics]"))
+    }
+
+    const NAMER: Namer<'static> = Namer {
+        client_id: "c-1",
+        user_name: Some("$0"),
+    };
+
+    #[test]
+    fn the_first_rule_that_fits_rewrites_and_no_other() {
+        let rules = rules(
+            r#"
+            rewrite = [
+                { on = "publish", from = '^old/(.+)$', to = 'new/$1' },
+                { on = "all", from = '^(old|new)/(.+)$', to = 'all/$2' },
+                { on = "subscribe", from = '^mine$', to = 'of/%c/%u' },
+            ]
+            "#,
+        );
+        assert_eq!(rules.topic("old/a/b", NAMER).unwrap().as_deref(), Some("new/a/b"));
+        assert_eq!(rules.topic("new/a", NAMER).unwrap().as_deref(), Some("all/a"));
+        assert_eq!(rules.topic("mine", NAMER), Ok(None));
+        assert_eq!(rules.filter("old/+/#", NAMER).unwrap(), "all/+/#");
+        assert_eq!(rules.filter("$share/g/old/+", NAMER).unwrap(), "$share/g/all/+");
+        // What a name brings is not read as a capture.
+        assert_eq!(rules.filter("mine", NAMER).unwrap(), "of/c-1/$0");
+        assert_eq!(rules.filter("other", NAMER).unwrap(), "other");
+    }
+
+    #[test]
+    fn what_a_rule_makes_is_a_topic_or_refused() {
+        let rules = rules(
+            r##"
+            rewrite = [
+                { on = "publish", from = '^wild$', to = 'a/#' },
+                { on = "subscribe", from = '^wild$', to = 'a#' },
+                { on = "all", from = '^gone$', to = '' },
+            ]
+            "##,
+        );
+        assert_eq!(rules.topic("wild", NAMER), Err(ReasonCode::TOPIC_NAME_INVALID));
+        assert_eq!(rules.filter("wild", NAMER), Err(ReasonCode::TOPIC_FILTER_INVALID));
+        assert_eq!(rules.topic("gone", NAMER), Err(ReasonCode::TOPIC_NAME_INVALID));
+        assert!(rules.filter("gone", NAMER).is_err());
+    }
+
+    #[test]
+    fn no_name_widens_a_rule() {
+        let rules = rules(
+            r#"
+            rewrite = [{ on = "all", from = '^me$', to = 'clients/%c' }]
+            subscribe = [{ filter = "clients/%c/in" }, { filter = "users/%u" }]
+            "#,
+        );
+        for client_id in ["+", "#", "a/b", "a+", "x\0"] {
+            let namer = Namer {
+                client_id,
+                user_name: None,
+            };
+            assert_eq!(rules.topic("me", namer), Ok(None), "{client_id:?}");
+            assert!(rules.subscriptions(namer).is_empty(), "{client_id:?}");
+        }
+        let namer = Namer {
+            client_id: "%u",
+            user_name: Some("%c"),
+        };
+        let filters: Vec<_> = rules.subscriptions(namer).into_iter().map(|one| one.filter).collect();
+        assert_eq!(filters, ["clients/%u/in".into(), "users/%c".into()] as [Box<str>; 2]);
+    }
+
+    #[test]
+    fn the_first_policy_that_matches_decides() {
+        let rules = rules(
+            r##"
+            policy = [
+                { filter = "a/keep/#", qos_max = 2 },
+                { filter = "a/#", qos_max = 1, retain = "ignore" },
+                { filter = "b/+", retain = "refuse" },
+            ]
+            "##,
+        );
+        for (topic, qos, retain, expected) in [
+            ("a/keep/x", 2, true, Verdict::AsItIs),
+            ("a/x", 2, false, Verdict::Refused("the topic takes no such QoS")),
+            ("a/x", 1, true, Verdict::WithoutRetain),
+            ("a/x", 1, false, Verdict::AsItIs),
+            ("b/x", 2, true, Verdict::Refused("the topic retains nothing")),
+            ("b/x", 2, false, Verdict::AsItIs),
+            ("b/x/y", 2, true, Verdict::AsItIs),
+        ] {
+            assert_eq!(rules.verdict(topic, qos, retain), expected, "{topic} {qos} {retain}");
+        }
+    }
+
+    #[test]
+    fn without_rules_nothing_happens() {
+        let none = TopicRules::new(&Topics::default());
+        assert!(none.0.is_none());
+        assert_eq!(none.topic("a", NAMER), Ok(None));
+        assert_eq!(none.filter("a/#", NAMER).unwrap(), "a/#");
+        assert_eq!(none.verdict("a", 2, true), Verdict::AsItIs);
+    }
+}
