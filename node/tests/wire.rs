@@ -867,6 +867,8 @@ async fn a_subscription_is_granted_the_qos_that_it_asks_for() {
 /// Every family that the broker exports, and what in the scenario below moves it: a counter or histogram grows, a gauge
 /// differs from what it was at rest. A new metric needs a line here, and something that moves it.
 const METRICS: &[(&str, &str)] = &[
+    ("lontra_authentications_total", "connected clients"),
+    ("lontra_authorization_denied_total", "a publish that a rule denies"),
     ("lontra_barrier_seconds", "SUBSCRIBE"),
     ("lontra_bytes_received_total", "any client"),
     ("lontra_bytes_sent_total", "any client"),
@@ -954,8 +956,14 @@ const METRICS: &[(&str, &str)] = &[
 async fn every_exported_metric_moves() {
     let _alone = support::alone().await;
     let dir = tempfile::tempdir().expect("a directory");
-    let often = [("LONTRA__STORAGE__CHECKPOINT_INTERVAL", "1s")];
-    let cluster = Cluster::start_in(dir.path().to_owned(), 3, &often).await;
+    let settings = [
+        ("LONTRA__STORAGE__CHECKPOINT_INTERVAL", "1s"),
+        (
+            "LONTRA__AUTH__RULES",
+            r##"["deny publish denied", "allow publish,subscribe #", "allow subscribe $SYS/#"]"##,
+        ),
+    ];
+    let cluster = Cluster::start_in(dir.path().to_owned(), 3, &settings).await;
     let moved = RefCell::new(Moved::default());
     let watching = async {
         loop {
@@ -1112,7 +1120,11 @@ async fn refuse(cluster: &Cluster) {
         properties: vec![codec::Property(TOPIC_ALIAS, Value::Two(u16::MAX))],
         ..Publish::new("metrics/x", "x", 0)
     };
-    for publish in [deep, aliased] {
+    let denied = Publish {
+        pid: 1,
+        ..Publish::new("denied", "x", 1)
+    };
+    for publish in [deep, aliased, denied] {
         let mut client = Client::open(cluster.mqtt(0), Version::V5, "metrics-refused").await;
         client.send(&publish.encode(Version::V5)).await.expect("PUBLISH");
         // A PUBACK that says no, a DISCONNECT, or the end.

@@ -120,8 +120,8 @@ fn put(add: &Add, password: &Secret) -> Result<String, CommandError> {
         (None, Some(user)) => user.groups.clone(),
         (None, None) => Vec::new(),
     };
-    let is_bad = |group: &&Box<str>| group.is_empty() || group.contains([':', ',', ' ', '\t', '\r', '\n']);
-    if let Some(bad) = groups.iter().find(is_bad) {
+    let is_bad = |group: &str| group.is_empty() || group.contains([':', ',', ' ', '\t', '\r', '\n']);
+    if let Some(bad) = groups.iter().find(|group| is_bad(group)) {
         return Err(CommandError::BadGroup(bad.to_string()));
     }
     let mut line = format!("{name}:{}", hash(password));

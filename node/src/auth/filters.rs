@@ -8,6 +8,8 @@ pub fn covers(outer: &str, inner: &str) -> bool {
     if begins_with_wildcard(outer) && inner.starts_with('$') {
         return false;
     }
+    // The same, since every topic has a first level; further down `a/#` matches `a` too.
+    let inner = if inner == "#" { "+/#" } else { inner };
     let (mut outer, mut inner) = (outer.split('/'), inner.split('/'));
     loop {
         match (outer.next(), inner.next()) {

@@ -472,10 +472,10 @@ impl Worker {
                 Some("the user is gone, or shows who it is by something else")
             } else {
                 access.look_up(&auth.acl);
-                let is_lost = |filter: &Box<str>| !access.may_subscribe(filter);
+                let is_lost = |filter: &str| !access.may_subscribe(filter);
                 let ends = auth.revocation == Revocation::Disconnect
-                    && (client.subscriptions.borrow().keys().any(is_lost)
-                        || client.shared.borrow().keys().any(is_lost));
+                    && (client.subscriptions.borrow().keys().any(|filter| is_lost(filter))
+                        || client.shared.borrow().keys().any(|filter| is_lost(filter)));
                 ends.then_some("a subscription is allowed no more")
             };
             if why.is_some() {
