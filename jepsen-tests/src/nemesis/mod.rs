@@ -219,8 +219,8 @@ impl Nemesis {
         match family {
             Kill | KillLeader | KillMetaLeader | KillOwner | KillMajority | KillAll => self.kill(family, view).await,
             Pause | PauseMajority => self.pause(family, view).await,
-            PartitionIsolate | PartitionHalves | PartitionRing | PartitionBridge | PartitionOneWay
-            | PartitionClients | PartitionFlap => self.partition(family, view),
+            PartitionIsolate | PartitionMetaLeader | PartitionHalves | PartitionRing | PartitionBridge
+            | PartitionOneWay | PartitionClients | PartitionFlap => self.partition(family, view),
             Packet => self.packet(view),
             SlowLink => self.slow_link(view),
             PowerOne | PowerAll => self.power(family, view).await,

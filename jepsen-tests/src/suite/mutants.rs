@@ -82,8 +82,8 @@ pub const MUTANTS: [Mutant; 14] = [
     rooted(mutant(
         "vote_not_persisted",
         "queue",
-        &["power-one", "partition-isolate"],
-        60,
+        &["pause-kill"],
+        40,
         FORGOTTEN_VOTE,
     )),
     mutant(
@@ -95,10 +95,10 @@ pub const MUTANTS: [Mutant; 14] = [
     ),
     mutant(
         "leader_serves_before_barrier",
-        "register",
-        &["partition-isolate", "pause"],
-        30,
-        &["stale-read", "not-linearizable", "zombie-ack"],
+        "session",
+        &["partition-meta-leader"],
+        40,
+        &["stale-read", "not-linearizable", "zombie-ack", "two-served"],
     ),
     mutant(
         "drop_qos2_ids_on_failover",
@@ -136,7 +136,7 @@ pub const MUTANTS: [Mutant; 14] = [
         25,
         &["shared-twice", "shared-after-nack"],
     ),
-    rooted(mutant("skip_dir_fsync", "queue", &["power-all"], 30, LOST)),
+    rooted(mutant("skip_dir_fsync", "queue", &["snapshot", "power-all"], 45, LOST)),
     mutant(
         "snapshot_skips_last_key",
         "queue",

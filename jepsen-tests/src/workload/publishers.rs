@@ -1,6 +1,7 @@
 //! Publishers: a bounded rate, a window of open exchanges, a session that goes on at another node when its connection is gone.
 //!
 //!     Load: tick ──window free──▶ publish, a random topic and QoS ── connection lost ──▶ another node, DUP ── crash ──▶ forget
+//!     deaf: a window of PUBLISH ── nothing is read ── cut ── a while later, elsewhere: the same with DUP
 //!     Drain: until nothing is open, or given up ──▶ `info`
 
 use super::Part;
@@ -63,6 +64,34 @@ pub async fn publisher(mut part: Part, plan: Plan, open: Publishing) {
         }
         one(&mut part.client, &plan).await;
         misfortune(&mut part.client, &plan);
+    }
+    finish(&mut part).await;
+    drop(open);
+    part.drained();
+    part.settled();
+    part.client.disconnect(0, None).await;
+}
+
+/// A publisher that hears nothing: its acknowledgements are lost with its connection, and it sends all of it again, at some
+/// node, once others may have gone down.
+pub async fn deaf(mut part: Part, plan: Plan, open: Publishing) {
+    connect(&mut part).await;
+    part.ready();
+    part.wait_for(Stage::Load).await;
+    while part.scene.stage() == Stage::Load {
+        if !part.client.is_connected() {
+            connect(&mut part).await;
+            continue;
+        }
+        for _ in 0..plan.window {
+            one(&mut part.client, &plan).await;
+        }
+        // Nobody drives the client meanwhile: what comes is not looked at.
+        sleep(Duration::from_millis(part.client.random.between(100, 1_500))).await;
+        part.client.cut();
+        sleep(Duration::from_millis(part.client.random.between(0, 4_500))).await;
+        connect(&mut part).await;
+        room(&mut part.client, 1).await;
     }
     finish(&mut part).await;
     drop(open);

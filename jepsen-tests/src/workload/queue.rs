@@ -1,6 +1,6 @@
 //! `queue`: what is acknowledged reaches every persistent session, in order, QoS 2 once.
 
-use super::publishers::{Plan, publisher, share};
+use super::publishers::{Plan, deaf, publisher, share};
 use super::subscribers::{Habits, Leave, subscriber};
 use super::{Cast, version};
 use crate::client::Filter;
@@ -15,6 +15,15 @@ pub fn cast(cast: &mut Cast) {
         let part = cast.part(&format!("p{index}"), version(index));
         let open = cast.scene.publisher();
         cast.play(publisher(part, plan, open));
+    }
+    for index in 0..DEAF {
+        let plan = Plan {
+            qos: [0, 0, 1],
+            ..Plan::new(topics.clone(), 0.0)
+        };
+        let part = cast.part(&format!("d{index}"), version(index));
+        let open = cast.scene.publisher();
+        cast.play(deaf(part, plan, open));
     }
     let everything = cast.topic("q/#");
     let level = cast.topic("q/+");
@@ -48,5 +57,7 @@ pub fn cast(cast: &mut Cast) {
 }
 
 const PUBLISHERS: usize = 8;
+/// Enough that some send again after each fault what they sent before it.
+const DEAF: usize = 4;
 /// With 64 all of 12 shards are hit but for one run in twenty.
 pub const TOPICS: usize = 64;
