@@ -187,7 +187,7 @@ impl Case<'_, '_> {
     fn missing(&self, copies: &[&Delivery], findings: &mut Findings) {
         let model = self.model;
         let end = model.phases.drain_end;
-        if !model.phases.has_drain || self.due() + self.limits.detection > model.seconds(end) {
+        if !model.phases.has_drain || self.due() > model.seconds(end) {
             return;
         }
         let mut lives: Vec<u32> = Vec::new();

@@ -454,8 +454,8 @@ impl Client {
     }
 }
 
-/// A node that can reach no majority answers in time or never.
-const CONNACK_LIMIT: Duration = Duration::from_secs(4);
+/// Longer than a lease, a NodeDown and an election: the session's former node may be the one that is gone.
+const CONNACK_LIMIT: Duration = Duration::from_secs(6);
 /// Longer than a node holds back the close for what is to be committed.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// A round trip on one machine, with what the slowest planned link adds.

@@ -159,6 +159,11 @@ impl Client {
         self.link.as_ref().map(|link| link.node.as_str())
     }
 
+    /// What it published last and has open.
+    pub fn last_published(&self) -> Option<Message> {
+        self.session.outgoing.back().map(|outgoing| outgoing.message.clone())
+    }
+
     pub fn is_connected(&self) -> bool {
         self.link.is_some()
     }

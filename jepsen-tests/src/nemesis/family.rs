@@ -80,7 +80,7 @@ families! {
     /// The wall clock of some nodes jumps.
     Clock = "clock",
     LeaderTransfer = "leader-transfer",
-    /// Tables made durable and logs purged now, so that whoever is behind needs a snapshot.
+    /// A node is cut off until the others have made their tables durable and purged their logs: it needs snapshots.
     Snapshot = "snapshot",
 }
 

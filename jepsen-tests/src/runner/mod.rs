@@ -110,9 +110,11 @@ async fn play_on(settings: &Settings, recorder: &Recorder, cluster: &Cluster, li
     let scene = Arc::new(Scene::new(recorder.clone(), &settings.prefix, addresses));
     let mut tasks = workload::spawn(&settings.workload, &scene, settings.rate, &random.fork("workload"))?;
     let observing = tokio::spawn(observer::observe(cluster.clone(), recorder.clone()));
+    let stalling = tokio::spawn(observer::stalls(recorder.clone()));
     let result = phases(settings, cluster, &scene, &mut tasks, &random).await;
     *lies = proxies.iter().map(Proxy::told).sum();
     observing.abort();
+    stalling.abort();
     scene.enter(Stage::End);
     tasks.end(Duration::from_secs(3)).await;
     result

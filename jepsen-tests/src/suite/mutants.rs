@@ -89,8 +89,8 @@ pub const MUTANTS: [Mutant; 14] = [
     mutant(
         "local_retained_read",
         "register",
-        &["pause", "partition-halves"],
-        30,
+        &["slow-link", "pause"],
+        40,
         &["stale-read", "not-linearizable"],
     ),
     mutant(

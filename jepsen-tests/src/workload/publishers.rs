@@ -27,6 +27,8 @@ pub struct Plan {
     pub cut: f64,
     /// Bytes of filler at most.
     pub filler: usize,
+    /// Chance per message of a payload of up to [`LARGE`] instead.
+    pub large: f64,
 }
 
 impl Plan {
@@ -40,6 +42,7 @@ impl Plan {
             crash: 0.0,
             cut: 0.002,
             filler: 100,
+            large: 0.002,
         }
     }
 }
@@ -109,7 +112,8 @@ pub async fn one(client: &mut Client, plan: &Plan) {
         draw -= plan.qos[qos];
         qos += 1;
     }
-    let filler = client.random.below(plan.filler + 1);
+    let most = if client.random.chance(plan.large) { LARGE } else { plan.filler };
+    let filler = client.random.below(most + 1);
     client.publish(&topic, qos as u8, plan.retain, filler).await;
 }
 
@@ -193,4 +197,6 @@ pub fn share(rate: u32, count: usize) -> f64 {
     f64::from(rate) / count as f64
 }
 
+/// Bytes: many packets of the network, several reads of a node.
+const LARGE: usize = 100_000;
 const FINISH: Duration = Duration::from_secs(40);

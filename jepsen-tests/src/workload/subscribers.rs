@@ -51,6 +51,23 @@ pub async fn subscriber(mut part: Part, habits: Habits) {
     let mut subscribed = BTreeSet::new();
     settle_in(&mut part, &habits, &mut subscribed).await;
     part.ready();
+    stay(part, habits, subscribed).await;
+}
+
+/// One that comes at some time in the first `latest` of the load.
+pub async fn latecomer(mut part: Part, mut habits: Habits, latest: Duration) {
+    // What was acknowledged before it came is not owed to it.
+    habits.owed_all = false;
+    part.ready();
+    part.wait_for(Stage::Load).await;
+    let comes = Instant::now() + part.client.random.duration(Duration::ZERO, latest);
+    while Instant::now() < comes && part.scene.stage() == Stage::Load {
+        part.client.pass(Duration::from_millis(50)).await;
+    }
+    stay(part, habits, BTreeSet::new()).await;
+}
+
+async fn stay(mut part: Part, habits: Habits, mut subscribed: BTreeSet<String>) {
     while part.scene.stage() < Stage::Drain {
         settle_in(&mut part, &habits, &mut subscribed).await;
         let stay = habits
