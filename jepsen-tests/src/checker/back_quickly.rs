@@ -134,9 +134,14 @@ impl Judge<'_, '_> {
             if published.qos == 0 || published.will || !window.contains(&published.invoke) {
                 continue;
             }
-            let healthy = published.sends.first().is_some_and(|(connection, _)| !self.is_hit(*connection));
+            let healthy = published
+                .sends
+                .first()
+                .is_some_and(|(connection, _)| !self.is_hit(*connection));
             if healthy {
-                let (first, last) = asked.entry(published.topic).or_insert((published.invoke, published.invoke));
+                let (first, last) = asked
+                    .entry(published.topic)
+                    .or_insert((published.invoke, published.invoke));
                 (*first, *last) = (published.invoke.min(*first), published.invoke.max(*last));
             }
             if published.outcome == Outcome::Ok && published.end < self.until {
@@ -160,7 +165,9 @@ impl Judge<'_, '_> {
         let model = self.model;
         let mut outages = Vec::new();
         for (number, connection) in model.connections.iter().enumerate() {
-            let lost = connection.lost.filter(|lost| (self.episode.start..self.until).contains(lost));
+            let lost = connection
+                .lost
+                .filter(|lost| (self.episode.start..self.until).contains(lost));
             let Some(lost) = lost.filter(|_| connection.outcome == Outcome::Ok && self.is_hit(number as u32)) else {
                 continue;
             };
@@ -247,13 +254,14 @@ impl Judge<'_, '_> {
 
 /// Another CONNECT of its client may have ended it.
 fn taken_over(model: &Model, connection: &Connection, lost: Index) -> bool {
-    model.connections.iter().any(|other| {
-        other.client == connection.client && other.invoke > connection.invoke && other.invoke < lost
-    })
+    model
+        .connections
+        .iter()
+        .any(|other| other.client == connection.client && other.invoke > connection.invoke && other.invoke < lost)
 }
 
 /// What leaves a majority alive and hits whole nodes.
-const JUDGED: [&str; 10] = [
+pub const JUDGED: [&str; 10] = [
     "kill",
     "kill-leader",
     "kill-meta-leader",

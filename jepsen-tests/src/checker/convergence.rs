@@ -31,7 +31,8 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
         nodes.len() > 1
     };
     if !all.is_empty() && !all.values().any(compared) {
-        let problem = "no two replicas of a group told their digests after the drain: nobody knows whether they are equal";
+        let problem =
+            "no two replicas of a group told their digests after the drain: nobody knows whether they are equal";
         findings.unknown.push(problem.into());
     }
     for (group, digests) in all {

@@ -123,7 +123,10 @@ impl<'m, 'h> Group<'m, 'h> {
             if life.until_possible == NEVER {
                 return None;
             }
-            let ends = life.connections.iter().map(|at| model.connections[*at as usize].end.unwrap_or(NEVER));
+            let ends = life
+                .connections
+                .iter()
+                .map(|at| model.connections[*at as usize].end.unwrap_or(NEVER));
             let last = ends.max().unwrap_or(NEVER);
             // The broker may believe longer than the client that it is connected.
             let noticed = match last {

@@ -169,7 +169,10 @@ pub fn judge(history: &[Event], profile: &Profile) -> Verdict {
     let missing: Vec<String> = coverage.iter().filter(|row| !row.met).map(Covered::to_string).collect();
     let covered = missing.is_empty();
     all.unknown.extend(missing);
-    let recovered = !all.violations.iter().any(|found| ["recovery", "back_quickly"].contains(&found.checker.as_str()));
+    let recovered = !all
+        .violations
+        .iter()
+        .any(|found| ["recovery", "back_quickly"].contains(&found.checker.as_str()));
     let valid = match (all.violations.is_empty(), all.unknown.is_empty()) {
         (false, _) => Validity::False,
         (true, false) => Validity::Unknown,

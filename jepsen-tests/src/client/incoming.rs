@@ -66,6 +66,9 @@ impl Client {
             self.session.received.entry(pid).or_insert_with(|| message.clone());
         }
         self.last_message = Instant::now();
+        if !self.came.contains(&publish.topic) {
+            self.came.insert(publish.topic.clone());
+        }
         let negative = self.version.is_5() && self.acks.negative > 0.0 && self.random.chance(self.acks.negative);
         let due = self.ack_due();
         let id = self.id.clone();

@@ -96,6 +96,8 @@ pub struct Client {
     pub seen: HashMap<String, HashSet<u64>>,
     /// The last retained copy by topic, since the last CONNECT.
     pub retained: BTreeMap<String, Message>,
+    /// Topics that anything came on, as far as somebody asked by removing them.
+    pub came: HashSet<String>,
     /// When the last PUBLISH came.
     pub last_message: Instant,
     scene: Arc<Scene>,
@@ -131,6 +133,7 @@ impl Client {
             answer_within: Duration::from_secs(8),
             seen: HashMap::new(),
             retained: BTreeMap::new(),
+            came: HashSet::new(),
             last_message: Instant::now(),
             scene: scene.clone(),
             session: Session::default(),

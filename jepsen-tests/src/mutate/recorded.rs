@@ -149,9 +149,7 @@ pub fn mutators() -> Vec<Mutator> {
     ];
     let more: [Row; 5] = [
         ("tell the digests of one node only", Unknown, |spoil| {
-            let is_digest = |event: &Event| {
-                matches!(&event.op, Op::Observe { about, node, .. } if about == "digest" && node.as_deref() != Some("n1"))
-            };
+            let is_digest = |event: &Event| matches!(&event.op, Op::Observe { about, node, .. } if about == "digest" && node.as_deref() != Some("n1"));
             let digests = indexes(spoil, is_digest);
             (!digests.is_empty()).then(|| spoil.without(&digests))
         }),

@@ -937,11 +937,9 @@ fn others() -> Vec<(&'static str, Expect, Scene)> {
             class("slow-recovery"),
             |spoil| client_back_after(spoil, "n1"),
         ),
-        (
-            "let a client ask the killed node for long",
-            Expect::Valid,
-            |spoil| client_back_after(spoil, "n3"),
-        ),
+        ("let a client ask the killed node for long", Expect::Valid, |spoil| {
+            client_back_after(spoil, "n3")
+        }),
         (
             "let a client of a healthy node go",
             class("healthy-disconnected"),

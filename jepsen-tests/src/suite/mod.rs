@@ -3,6 +3,7 @@
 pub mod ci;
 pub mod matrix;
 pub mod mutants;
+pub mod results;
 pub mod soak;
 
 use crate::cluster::BackEnd;

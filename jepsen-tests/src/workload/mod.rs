@@ -42,6 +42,19 @@ use tokio::time::{Instant, sleep};
 
 pub const NAMES: [&str; 7] = ["queue", "subbar", "register", "session", "will", "shared", "flow"];
 
+/// What a workload aims at; P9 is everybody's, and P10 a matter of the fault.
+pub fn promises(workload: &str) -> &'static [&'static str] {
+    match workload {
+        "queue" | "flow" => &["P1", "P2", "P3"],
+        "subbar" => &["P1", "P4"],
+        "register" => &["P5"],
+        "session" => &["P1", "P2", "P6"],
+        "will" => &["P7"],
+        "shared" => &["P8"],
+        _ => &[],
+    }
+}
+
 /// How far the tasks of a workload are: each counts itself once per step.
 #[derive(Default)]
 pub struct Progress {

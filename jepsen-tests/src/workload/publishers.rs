@@ -112,7 +112,11 @@ pub async fn one(client: &mut Client, plan: &Plan) {
         draw -= plan.qos[qos];
         qos += 1;
     }
-    let most = if client.random.chance(plan.large) { LARGE } else { plan.filler };
+    let most = if client.random.chance(plan.large) {
+        LARGE
+    } else {
+        plan.filler
+    };
     let filler = client.random.below(most + 1);
     client.publish(&topic, qos as u8, plan.retain, filler).await;
 }

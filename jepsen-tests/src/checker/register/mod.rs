@@ -235,7 +235,10 @@ fn late_gets_retained(model: &Model, findings: &mut Findings) {
             let lasts = hold.until_possible >= end && model.serving(hold.life, end).is_some();
             let taken = hold.group.is_none() && published.qos > 0 && hold.least_qos(published.invoke, end) > 0;
             // Whoever reads by subscribing (`ReadRetained`) is asked there.
-            let reads = model.lives[hold.life as usize].connections.iter().any(|at| model.readers.contains_key(at));
+            let reads = model.lives[hold.life as usize]
+                .connections
+                .iter()
+                .any(|at| model.readers.contains_key(at));
             if !late || !lasts || !taken || reads {
                 continue;
             }
