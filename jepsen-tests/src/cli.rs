@@ -91,6 +91,9 @@ struct Run {
     /// Of faults; a cell of the matrix and an epoch of the soak have as many.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// One fault at a time, the families in turn: outages are those of one fault each.
+    #[arg(long)]
+    in_turn: bool,
     /// A bug on purpose (a binary built with `test-bugs`, LONTRA_BUGGY_BIN).
     #[arg(long)]
     bug: Option<String>,
@@ -196,6 +199,7 @@ async fn run_command(args: Run) -> Result<i32, String> {
     let mut settings = Settings {
         nodes: args.nodes,
         replicas: args.replicas,
+        in_turn: args.in_turn,
         bug: args.bug,
         ..base
     };

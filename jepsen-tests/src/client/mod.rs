@@ -21,8 +21,10 @@ mod link;
 mod operations;
 mod scene;
 mod session;
+mod websocket;
 
 pub use connecting::{Connected, Options, WillPlan};
+pub use link::Address;
 pub use operations::Filter;
 pub use scene::{Publishing, Scene, Stage};
 
@@ -92,6 +94,8 @@ pub struct Client {
     pub acks: Acks,
     /// A connection that leaves an acknowledgement owed for so long is given up.
     pub answer_within: Duration,
+    /// Its connections are WebSockets, where the nodes are reached so.
+    pub over_websocket: bool,
     /// Publishers and sequence numbers of what was handed to the application, in all lives.
     pub seen: HashMap<String, HashSet<u64>>,
     /// The last retained copy by topic, since the last CONNECT.
@@ -131,6 +135,7 @@ impl Client {
             random,
             acks: Acks::default(),
             answer_within: Duration::from_secs(8),
+            over_websocket: false,
             seen: HashMap::new(),
             retained: BTreeMap::new(),
             came: HashSet::new(),

@@ -13,6 +13,8 @@ pub struct Settings {
     pub workload: String,
     /// Families of faults; none: a quiet run.
     pub nemeses: Vec<String>,
+    /// One fault at a time, the families in turn: each has the cluster to itself.
+    pub in_turn: bool,
     pub nodes: usize,
     /// Of each shard; none: on all nodes. With fewer, nodes follow shards that they have no replica of.
     pub replicas: Option<usize>,
@@ -37,6 +39,7 @@ impl Settings {
             binary,
             workload: workload.into(),
             nemeses: Vec::new(),
+            in_turn: false,
             nodes: 3,
             replicas: None,
             baseline: Duration::from_secs(3),

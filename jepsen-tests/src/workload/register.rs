@@ -48,7 +48,12 @@ pub fn cast(cast: &mut Cast) {
         cast.play(latecomer(part, habits, Duration::from_secs(LATEST)));
     }
     for index in 0..2 {
-        let habits = Habits::new(vec![Filter::new(cast.topic("r/#"), 1 + index as u8)]);
+        let filter = Filter {
+            retain_as_published: true,
+            id: Some(7 + index as u32),
+            ..Filter::new(cast.topic("r/#"), 1 + index as u8)
+        };
+        let habits = Habits::new(vec![filter]);
         let part = cast.part(&format!("s{index}"), version(index));
         cast.play(subscriber(part, habits));
     }
