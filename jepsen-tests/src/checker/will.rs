@@ -170,8 +170,15 @@ impl Case<'_, '_> {
             .iter()
             .any(|other| other.clean && other.invoke > self.connection.answer && other.outcome != Outcome::Fail);
         let delay = if replaced { 0.0 } else { self.delay() };
+        // A take-over ends it from when it is asked for: the old node may answer on until the fence.
+        let taken_over = self
+            .others
+            .iter()
+            .filter(|other| other.invoke > self.connection.answer && other.outcome != Outcome::Fail);
+        let asked = taken_over.map(|other| other.invoke).min().unwrap_or(NEVER);
+        let served = self.connection.proof.min(asked);
         // 0.1 s: the clock of the log is not that of the harness.
-        self.model.seconds(self.connection.proof) + (delay - 0.1).max(0.0)
+        self.model.seconds(served) + (delay - 0.1).max(0.0)
     }
 
     fn end_seconds(&self) -> f64 {
