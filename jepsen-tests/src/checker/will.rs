@@ -176,7 +176,11 @@ impl Case<'_, '_> {
             .iter()
             .filter(|other| other.invoke > self.connection.answer && other.outcome != Outcome::Fail);
         let asked = taken_over.map(|other| other.invoke).min().unwrap_or(NEVER);
-        let served = self.connection.proof.min(asked);
+        let served = match self.connection.outcome {
+            Outcome::Ok => self.connection.proof.min(asked),
+            // It may have been carried out, and ended, at any time since.
+            _ => self.connection.invoke,
+        };
         // 0.1 s: the clock of the log is not that of the harness.
         self.model.seconds(served) + (delay - 0.1).max(0.0)
     }
