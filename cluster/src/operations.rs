@@ -304,6 +304,10 @@ impl Cluster {
     /// Waits until this node's view of each shard shows all that was acknowledged before this call, and its messages
     /// were handed to the workers; false after `limit`.
     pub async fn catch_up(&self, shards: Vec<ShardId>, limit: Duration) -> bool {
+        // It would hide the bug: the view would be as new as the SUBSCRIBE.
+        if has(Bug::LocalRetainedRead) {
+            return true;
+        }
         let each = shards.into_iter().map(|shard| self.catch_up_with(shard, limit));
         let each = futures_util::future::join_all(each).await;
         each.into_iter().all(|caught_up| caught_up)

@@ -4,7 +4,7 @@ use crate::checker::{self, Profile, Validity};
 use crate::cluster::BackEnd;
 use crate::nemesis::Family;
 use crate::runner::{self, Settings, binary, run};
-use crate::suite::{Common, ci, matrix, mutants, soak, summary};
+use crate::suite::{Common, ci, matrix, mutants, results, soak, summary};
 use crate::{history, report, workload};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -44,6 +44,8 @@ enum Command {
     },
     /// Writes `report.html` of a run directory again.
     Report { directory: PathBuf },
+    /// The last results of a matrix, as Markdown.
+    Results { directory: PathBuf },
 }
 
 #[derive(Args)]
@@ -83,16 +85,22 @@ struct Run {
     nemesis: Vec<String>,
     #[arg(long, default_value_t = 3)]
     nodes: usize,
+    /// Of each shard: 1, 3 or 5; without: as many as nodes.
+    #[arg(long)]
+    replicas: Option<usize>,
     /// Of faults; a cell of the matrix and an epoch of the soak have as many.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// One fault at a time, the families in turn: outages are those of one fault each.
+    #[arg(long)]
+    in_turn: bool,
     /// A bug on purpose (a binary built with `test-bugs`, LONTRA_BUGGY_BIN).
     #[arg(long)]
     bug: Option<String>,
     /// The set for CI: `full` (ten minutes) or `quick` (one).
     #[arg(long, value_name = "SIZE", num_args = 0..=1, default_missing_value = "full", conflicts_with_all = ["matrix", "soak"])]
     ci: Option<String>,
-    /// Workload × family × nodes; only those named with --only-… if any.
+    /// The cells of the matrix; only those named with --only-… if any.
     #[arg(long)]
     matrix: bool,
     /// Goes on in this directory, instead of --out.
@@ -136,6 +144,10 @@ impl Cli {
                 report,
             } => check(&history, profile, report),
             Command::Report { directory } => runner::write_report(&directory).map(|()| 0),
+            Command::Results { directory } => {
+                print!("{}", results::page(&directory));
+                Ok(0)
+            }
         };
         match status {
             Ok(status) => ExitCode::from(status as u8),
@@ -169,11 +181,14 @@ async fn run_command(args: Run) -> Result<i32, String> {
     }
     if args.matrix {
         common.dir = args.resume.unwrap_or(common.dir);
-        let mut part = matrix::Part::whole(args.seconds.min(240));
-        keep(&mut part.workloads, args.only_workloads);
-        keep(&mut part.families, args.only_families);
-        keep(&mut part.nodes, args.only_nodes);
-        return Ok(i32::from(!matrix::matrix(&common, &part).await));
+        let mut cells = matrix::cells();
+        let wanted = |of: &[String], name: &str| of.is_empty() || of.iter().any(|wanted| wanted == name);
+        cells.retain(|cell| {
+            wanted(&args.only_workloads, cell.workload)
+                && wanted(&args.only_families, cell.family)
+                && (args.only_nodes.is_empty() || args.only_nodes.contains(&cell.nodes))
+        });
+        return Ok(i32::from(!matrix::matrix(&common, &cells, args.seconds.min(240)).await));
     }
     if args.soak {
         let limit = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
@@ -183,6 +198,8 @@ async fn run_command(args: Run) -> Result<i32, String> {
     let base: Settings = common.settings(&args.workload, &families, args.seconds);
     let mut settings = Settings {
         nodes: args.nodes,
+        replicas: args.replicas,
+        in_turn: args.in_turn,
         bug: args.bug,
         ..base
     };
@@ -205,12 +222,6 @@ fn families(names: &[String]) -> Result<Vec<&'static str>, String> {
         }
     }
     Ok(families)
-}
-
-fn keep<T: PartialEq>(all: &mut Vec<T>, wanted: Vec<T>) {
-    if !wanted.is_empty() {
-        all.retain(|item| wanted.contains(item));
-    }
 }
 
 fn list() -> Result<i32, String> {

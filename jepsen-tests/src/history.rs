@@ -110,6 +110,9 @@ pub enum Op {
         clean: bool,
         /// Session Expiry Interval in seconds as requested (3.1.1: 0 with Clean Session 1, else `u32::MAX`, never).
         expiry: u32,
+        /// Over WebSocket, not bare TCP.
+        #[serde(default, skip_serializing_if = "no")]
+        websocket: bool,
         /// 65535 where it was not sent.
         receive_maximum: u16,
         #[serde(default, skip_serializing_if = "Option::is_none")]

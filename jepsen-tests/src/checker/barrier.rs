@@ -2,6 +2,7 @@
 //!
 //! - d1: what is sent after SUBACK, to any node, reaches the subscription. For persistent sessions that is (a); here it is
 //!   asked of sessions that live as long as their connection, while that stays open until the drain ends.
+//! - d1b: it comes within a bound while the subscription stands, also where an UNSUBSCRIBE ends that later.
 //! - d2: what is sent after UNSUBACK does not come.
 //! - d3: what was acknowledged before SUBSCRIBE comes only as the retained message.
 
@@ -9,8 +10,9 @@ use super::delivery::lost;
 use super::model::{Delivery, Hold, Index, Model, NEVER, Outcome, Published};
 use super::{Findings, Limits};
 
-pub fn check(model: &Model, _: &Limits) -> Findings {
+pub fn check(model: &Model, limits: &Limits) -> Findings {
     let mut findings = Findings::default();
+    missed_while_subscribed(model, limits, &mut findings);
     // What the sessions without persistence did not get because they were gone is no news.
     let mut ignored = Findings::default();
     let lost = if model.phases.has_drain {
@@ -63,6 +65,48 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
         findings.violation(("barrier", class, "P4"), message, events);
     }
     findings
+}
+
+/// d1b, of subscriptions that end before the drain does: those that last are judged there.
+fn missed_while_subscribed(model: &Model, limits: &Limits, findings: &mut Findings) {
+    for (number, published) in model.messages.iter().enumerate() {
+        if !published.is_kept() || published.doubtful {
+            continue;
+        }
+        for hold in model.holds_of_topic(published.topic) {
+            let hold = &model.holds[*hold as usize];
+            let own = hold.client == published.client && hold.grants.iter().any(|grant| grant.no_local);
+            let asked = hold.group.is_none()
+                && hold.unsubscribed
+                && hold.from_sure < published.invoke
+                && hold.until_possible > published.end
+                && hold.least_qos(published.invoke, published.end) > 0
+                && !own;
+            if !asked || model.copies(hold.life, number as u32).next().is_some() {
+                continue;
+            }
+            // Its node served the session all the time that is asked for, and some more.
+            let deadline = model.index_at(model.seconds(published.end) + limits.arrival);
+            let served = model.lives[hold.life as usize].connections.iter().any(|connection| {
+                let connection = &model.connections[*connection as usize];
+                connection.answer < published.end && connection.proof > deadline
+            });
+            if deadline == NEVER || hold.until_possible < deadline || !served {
+                continue;
+            }
+            let message = format!(
+                "{} did not get {} {} of {} for {:.0} s, served and subscribed to {} since before it was sent",
+                model.client_of(hold.life),
+                published.message.topic,
+                published.message.seq,
+                published.message.publisher,
+                limits.arrival,
+                hold.filter,
+            );
+            let events = [hold.from_sure, published.invoke, published.end, deadline];
+            findings.violation(("barrier", "missed-after-suback", "P4"), message, events);
+        }
+    }
 }
 
 /// Why no subscription of its session can have matched a delivery.

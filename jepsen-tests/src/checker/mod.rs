@@ -12,6 +12,7 @@
 //! checks of order look only at those sent once.
 
 pub mod availability;
+pub mod back_quickly;
 pub mod barrier;
 pub mod connection;
 pub mod convergence;
@@ -116,7 +117,7 @@ impl Findings {
 pub type Check = fn(&Model, &Limits) -> Findings;
 
 /// All checkers by name, in the order of the reports.
-pub const CHECKERS: [(&str, Check); 20] = [
+pub const CHECKERS: [(&str, Check); 21] = [
     ("delivery", delivery::check),
     ("exactly_once", exactly_once::check),
     ("order", order::check),
@@ -133,6 +134,7 @@ pub const CHECKERS: [(&str, Check); 20] = [
     ("flow", flow::check),
     ("convergence", convergence::check),
     ("recovery", recovery::check),
+    ("back_quickly", back_quickly::check),
     ("panic", panic::check),
     ("exits", exits::check),
     ("availability", availability::check),

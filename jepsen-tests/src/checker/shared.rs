@@ -114,14 +114,28 @@ impl<'m, 'h> Group<'m, 'h> {
         joined
     }
 
-    /// Where members may have taken QoS 2 messages with them: from when on, until when.
+    /// Where members may have taken QoS 2 messages with them: from when on, until when. Only a session that *ended* takes them
+    /// along, and only what was given to it while it was connected; who merely unsubscribed still gets what was given to it.
     fn ended_sessions(&self) -> Vec<(Index, Index)> {
-        let until = |hold: &Hold| {
-            hold.until_possible
-                .min(self.model.lives[hold.life as usize].until_possible)
-        };
-        let ended = self.holds.iter().filter(|hold| until(hold) != NEVER);
-        ended.map(|hold| (hold.from_possible, hold.until_sure)).collect()
+        let model = self.model;
+        let ended = self.holds.iter().filter_map(|hold| {
+            let life = &model.lives[hold.life as usize];
+            if life.until_possible == NEVER {
+                return None;
+            }
+            let ends = life
+                .connections
+                .iter()
+                .map(|at| model.connections[*at as usize].end.unwrap_or(NEVER));
+            let last = ends.max().unwrap_or(NEVER);
+            // The broker may believe longer than the client that it is connected.
+            let noticed = match last {
+                NEVER => NEVER,
+                last => model.index_at(model.seconds(last) + self.limits.detection),
+            };
+            Some((hold.from_possible, noticed.min(life.until_sure)))
+        });
+        ended.collect()
     }
 
     fn lost(

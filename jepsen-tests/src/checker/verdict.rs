@@ -34,6 +34,11 @@ pub struct Limits {
     pub fence: Option<f64>,
     /// How late a will may be seen, after its delay. None: only measured.
     pub will: Option<f64>,
+    /// How long an acknowledged message may take to a subscriber that is served all the while.
+    pub arrival: f64,
+    /// P10: how long a fault that leaves a majority alive may keep a topic, or a client that lost its node, without service.
+    /// None: only measured.
+    pub back: Option<f64>,
     /// The longest time without any acknowledged publish in the fault phase. None: only measured.
     pub availability_gap: Option<f64>,
     /// Until the broker surely noticed that a connection ended whose end only the client saw: 1.5 × keep-alive and some.
@@ -57,6 +62,8 @@ impl Default for Limits {
             heal: None,
             fence: None,
             will: None,
+            arrival: 10.0,
+            back: None,
             availability_gap: None,
             detection: 15.0,
             expiry_early: 1.0,
@@ -162,7 +169,10 @@ pub fn judge(history: &[Event], profile: &Profile) -> Verdict {
     let missing: Vec<String> = coverage.iter().filter(|row| !row.met).map(Covered::to_string).collect();
     let covered = missing.is_empty();
     all.unknown.extend(missing);
-    let recovered = !all.violations.iter().any(|found| found.checker == "recovery");
+    let recovered = !all
+        .violations
+        .iter()
+        .any(|found| ["recovery", "back_quickly"].contains(&found.checker.as_str()));
     let valid = match (all.violations.is_empty(), all.unknown.is_empty()) {
         (false, _) => Validity::False,
         (true, false) => Validity::Unknown,

@@ -170,8 +170,19 @@ impl Case<'_, '_> {
             .iter()
             .any(|other| other.clean && other.invoke > self.connection.answer && other.outcome != Outcome::Fail);
         let delay = if replaced { 0.0 } else { self.delay() };
+        // A take-over ends it from when it is asked for: the old node may answer on until the fence.
+        let taken_over = self
+            .others
+            .iter()
+            .filter(|other| other.invoke > self.connection.answer && other.outcome != Outcome::Fail);
+        let asked = taken_over.map(|other| other.invoke).min().unwrap_or(NEVER);
+        let served = match self.connection.outcome {
+            Outcome::Ok => self.connection.proof.min(asked),
+            // It may have been carried out, and ended, at any time since.
+            _ => self.connection.invoke,
+        };
         // 0.1 s: the clock of the log is not that of the harness.
-        self.model.seconds(self.connection.proof) + (delay - 0.1).max(0.0)
+        self.model.seconds(served) + (delay - 0.1).max(0.0)
     }
 
     fn end_seconds(&self) -> f64 {
@@ -187,7 +198,7 @@ impl Case<'_, '_> {
     fn missing(&self, copies: &[&Delivery], findings: &mut Findings) {
         let model = self.model;
         let end = model.phases.drain_end;
-        if !model.phases.has_drain || self.due() + self.limits.detection > model.seconds(end) {
+        if !model.phases.has_drain || self.due() > model.seconds(end) {
             return;
         }
         let mut lives: Vec<u32> = Vec::new();

@@ -6,7 +6,7 @@
 //! With Session Present 1 everything open is sent again, in order, with DUP; with 0 it is given up: whoever sent it again under a
 //! new session could not tell a second copy from the first.
 
-use super::link::{Incoming, Link};
+use super::link::{Address, Incoming, Link};
 use super::session::{Await, Outgoing};
 use super::{Client, KEEP_ALIVE, Seen};
 use crate::history::{End, Kind, Message, Op, Process, Will};
@@ -127,6 +127,7 @@ impl Client {
             (false, false) => u32::MAX,
         };
         let will = options.will.as_ref().map(|plan| self.will(conn, plan));
+        let address = self.scene.address(node, self.over_websocket);
         let op = Op::Connect {
             client: self.id.clone(),
             conn,
@@ -134,6 +135,7 @@ impl Client {
             version: self.version.level(),
             clean,
             expiry,
+            websocket: matches!(address, Address::WebSocket(_)),
             receive_maximum: options
                 .receive_maximum
                 .filter(|_| self.version.is_5())
@@ -144,7 +146,6 @@ impl Client {
         };
         let changes_session = clean || self.expiry.is_some_and(|known| known != expiry);
         let process = self.invoke(&op);
-        let address = self.scene.address(node);
         let link = Link::open(conn, node, address, Arc::new(self.version), self.to.clone()).await;
         let Ok(mut link) = link else {
             self.complete(process, Kind::Fail, op);
@@ -454,8 +455,8 @@ impl Client {
     }
 }
 
-/// A node that can reach no majority answers in time or never.
-const CONNACK_LIMIT: Duration = Duration::from_secs(4);
+/// Longer than a lease, a NodeDown and an election: the session's former node may be the one that is gone.
+const CONNACK_LIMIT: Duration = Duration::from_secs(6);
 /// Longer than a node holds back the close for what is to be committed.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// A round trip on one machine, with what the slowest planned link adds.

@@ -61,18 +61,22 @@ impl Client {
     fn delivery(&mut self, conn: u64, publish: Publish) -> Seen {
         let (message, bad) = payload::read(&publish);
         let (pid, qos) = (publish.pid, publish.qos);
-        let handed = qos < 2 || !self.session.received.contains_key(&pid);
-        if qos == 2 {
+        let late = self.is_taken_over(conn) && qos == 2;
+        let handed = qos < 2 || !(late || self.session.received.contains_key(&pid));
+        if qos == 2 && !late {
             self.session.received.entry(pid).or_insert_with(|| message.clone());
         }
         self.last_message = Instant::now();
+        if !self.came.contains(&publish.topic) {
+            self.came.insert(publish.topic.clone());
+        }
         let negative = self.version.is_5() && self.acks.negative > 0.0 && self.random.chance(self.acks.negative);
         let due = self.ack_due();
         let id = self.id.clone();
         let Some(link) = self.link_mut(conn) else {
             return Seen::Other;
         };
-        if qos > 0 {
+        if qos > 0 && !late {
             link.unacknowledged.insert(pid);
             link.owed.push_back(Owed {
                 due,
@@ -108,6 +112,12 @@ impl Client {
             .or_default()
             .insert(message.seq);
         Seen::Message(message)
+    }
+
+    /// The exchanges of QoS 2 go on where the session is now: what is still on its way on a connection that was taken over (the
+    /// network may be slow) would be taken for something new.
+    fn is_taken_over(&self, conn: u64) -> bool {
+        self.old.iter().any(|link| link.conn == conn)
     }
 
     fn ack_due(&mut self) -> Instant {
@@ -151,6 +161,9 @@ impl Client {
     }
 
     fn released(&mut self, conn: u64, pid: u16) -> Seen {
+        if self.is_taken_over(conn) {
+            return Seen::Other;
+        }
         let message = self.session.received.remove(&pid).flatten();
         if let Some(link) = self.link_mut(conn) {
             link.owed.push_back(Owed {

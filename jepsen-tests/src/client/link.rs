@@ -4,6 +4,7 @@
 //!
 //! The queue from the reading task is bounded: a client that takes nothing from it stops reading, down to TCP's window.
 
+use super::websocket::{Came, Framer, Unframer, upgrade};
 use crate::history::{Message, Op, Process};
 use crate::mqtt::{self, Ack, Packet, Sent, Version};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -63,6 +64,8 @@ pub struct Link {
     pub node: String,
     codec: Arc<dyn Codec>,
     write: OwnedWriteHalf,
+    /// Over WebSocket.
+    framer: Option<Framer>,
     reader: JoinHandle<()>,
     /// Received at QoS ≥ 1 and neither PUBACK, PUBCOMP nor a negative PUBREC sent: what Receive Maximum counts.
     pub unacknowledged: BTreeSet<u16>,
@@ -83,25 +86,27 @@ impl Link {
     /// Opens a connection; what comes goes to `to`, tagged with `conn`.
     ///
     /// # Errors
-    /// TCP gave none in time: nothing was sent.
+    /// TCP, or the upgrade to WebSocket, gave none in time: nothing of MQTT was sent.
     pub async fn open(
         conn: u64,
         node: &str,
-        address: SocketAddr,
+        address: Address,
         codec: Arc<dyn Codec>,
         to: mpsc::Sender<(u64, Incoming)>,
     ) -> std::io::Result<Link> {
-        let stream = timeout(OPEN_LIMIT, TcpStream::connect(address))
+        let stream = timeout(OPEN_LIMIT, open(address))
             .await
             .map_err(|_| std::io::ErrorKind::TimedOut)??;
-        stream.set_nodelay(true)?;
         let (read, write) = stream.into_split();
-        let reader = tokio::spawn(read_all(conn, read, codec.clone(), to));
+        let web = matches!(address, Address::WebSocket(_));
+        let unframer = web.then(Unframer::default);
+        let reader = tokio::spawn(read_all(conn, read, unframer, codec.clone(), to));
         Ok(Link {
             conn,
             node: node.into(),
             codec,
             write,
+            framer: web.then(Framer::default),
             reader,
             unacknowledged: BTreeSet::new(),
             owed: VecDeque::new(),
@@ -116,7 +121,10 @@ impl Link {
     /// # Errors
     /// The connection is gone, or took nothing for [`WRITE_LIMIT`].
     pub async fn send(&mut self, packet: &Sent) -> std::io::Result<()> {
-        let bytes = self.codec.encode(packet);
+        let mut bytes = self.codec.encode(packet);
+        if let Some(framer) = &mut self.framer {
+            bytes = framer.wrap(&bytes);
+        }
         timeout(WRITE_LIMIT, self.write.write_all(&bytes))
             .await
             .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
@@ -134,7 +142,61 @@ impl Drop for Link {
     }
 }
 
-async fn read_all(conn: u64, mut read: OwnedReadHalf, codec: Arc<dyn Codec>, to: mpsc::Sender<(u64, Incoming)>) {
+/// Where a node is reached, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    WebSocket(SocketAddr),
+}
+
+async fn open(address: Address) -> std::io::Result<TcpStream> {
+    let (Address::Tcp(at) | Address::WebSocket(at)) = address;
+    let mut stream = TcpStream::connect(at).await?;
+    stream.set_nodelay(true)?;
+    if address == Address::WebSocket(at) {
+        upgrade(&mut stream, at).await?;
+    }
+    Ok(stream)
+}
+
+/// Reads some bytes of MQTT behind those that are there.
+async fn read_some(
+    read: &mut OwnedReadHalf,
+    unframer: &mut Option<Unframer>,
+    buffer: &mut Vec<u8>,
+) -> Result<(), Incoming> {
+    let Some(unframer) = unframer else {
+        return match read.read_buf(buffer).await {
+            Ok(0) => Err(Incoming::End { orderly: true }),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Incoming::End { orderly: false }),
+        };
+    };
+    loop {
+        match unframer.next().map_err(Incoming::Malformed)? {
+            Some(Came::Bytes(bytes)) => {
+                buffer.extend(bytes);
+                return Ok(());
+            }
+            Some(Came::Close) => return Err(Incoming::End { orderly: true }),
+            None => {}
+        }
+        let mut raw = Vec::with_capacity(16 * 1024);
+        match read.read_buf(&mut raw).await {
+            Ok(0) => return Err(Incoming::End { orderly: true }),
+            Ok(_) => unframer.push(&raw),
+            Err(_) => return Err(Incoming::End { orderly: false }),
+        }
+    }
+}
+
+async fn read_all(
+    conn: u64,
+    mut read: OwnedReadHalf,
+    mut unframer: Option<Unframer>,
+    codec: Arc<dyn Codec>,
+    to: mpsc::Sender<(u64, Incoming)>,
+) {
     let mut buffer = Vec::with_capacity(16 * 1024);
     loop {
         let mut start = 0;
@@ -153,10 +215,9 @@ async fn read_all(conn: u64, mut read: OwnedReadHalf, codec: Arc<dyn Codec>, to:
         buffer.drain(..start);
         let last = match wrong {
             Some(reason) => Incoming::Malformed(reason),
-            None => match read.read_buf(&mut buffer).await {
-                Ok(0) => Incoming::End { orderly: true },
-                Ok(_) => continue,
-                Err(_) => Incoming::End { orderly: false },
+            None => match read_some(&mut read, &mut unframer, &mut buffer).await {
+                Ok(()) => continue,
+                Err(last) => last,
             },
         };
         to.send((conn, last)).await.ok();

@@ -21,8 +21,10 @@ mod link;
 mod operations;
 mod scene;
 mod session;
+mod websocket;
 
 pub use connecting::{Connected, Options, WillPlan};
+pub use link::Address;
 pub use operations::Filter;
 pub use scene::{Publishing, Scene, Stage};
 
@@ -92,10 +94,14 @@ pub struct Client {
     pub acks: Acks,
     /// A connection that leaves an acknowledgement owed for so long is given up.
     pub answer_within: Duration,
+    /// Its connections are WebSockets, where the nodes are reached so.
+    pub over_websocket: bool,
     /// Publishers and sequence numbers of what was handed to the application, in all lives.
     pub seen: HashMap<String, HashSet<u64>>,
     /// The last retained copy by topic, since the last CONNECT.
     pub retained: BTreeMap<String, Message>,
+    /// Topics that anything came on, as far as somebody asked by removing them.
+    pub came: HashSet<String>,
     /// When the last PUBLISH came.
     pub last_message: Instant,
     scene: Arc<Scene>,
@@ -129,8 +135,10 @@ impl Client {
             random,
             acks: Acks::default(),
             answer_within: Duration::from_secs(8),
+            over_websocket: false,
             seen: HashMap::new(),
             retained: BTreeMap::new(),
+            came: HashSet::new(),
             last_message: Instant::now(),
             scene: scene.clone(),
             session: Session::default(),
@@ -157,6 +165,11 @@ impl Client {
     /// The node of the connection that is served.
     pub fn node(&self) -> Option<&str> {
         self.link.as_ref().map(|link| link.node.as_str())
+    }
+
+    /// What it published last and has open.
+    pub fn last_published(&self) -> Option<Message> {
+        self.session.outgoing.back().map(|outgoing| outgoing.message.clone())
     }
 
     pub fn is_connected(&self) -> bool {

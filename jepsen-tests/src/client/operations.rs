@@ -37,18 +37,30 @@ impl Filter {
 impl Client {
     /// Sends a message of its own making; whether there was a connection to send it on.
     pub async fn publish(&mut self, topic: &str, qos: u8, retain: bool, filler: usize) -> bool {
+        self.publish_kind(topic, qos, retain, false, filler).await
+    }
+
+    /// Removes the retained message of `topic`: a retained PUBLISH with an empty payload. [MQTT-3.3.1-6]
+    pub async fn delete_retained(&mut self, topic: &str, qos: u8) -> bool {
+        self.publish_kind(topic, qos, true, true, 0).await
+    }
+
+    async fn publish_kind(&mut self, topic: &str, qos: u8, retain: bool, delete: bool, filler: usize) -> bool {
         let Some(link) = &self.link else { return false };
         let (conn, node) = (link.conn, link.node.clone());
         let message = self.new_message(topic);
         let pid = if qos > 0 { self.free_pid() } else { 0 };
-        let op = self.publish_op(conn, &node, &message, qos, retain, pid);
+        let mut op = self.publish_op(conn, &node, &message, qos, retain, pid);
+        if let Op::Publish { delete: deletes, .. } = &mut op {
+            *deletes = delete;
+        }
         let process = self.invoke(&op);
         let outgoing = Outgoing {
             pid,
             message,
             qos,
             retain,
-            delete: false,
+            delete,
             filler,
             process,
             sends: 1,
@@ -169,7 +181,9 @@ impl Client {
         answer
     }
 
-    /// Reads the retained message of `topic` as a session that has no subscription to it yet.
+    /// Reads the retained message of `topic` as a session that has no subscription to it yet. That there is none is known
+    /// when two subscriptions, one after the other, brought nothing in [`READ_LIMIT`] each, on a connection that was served to
+    /// the end. A live message in place of the stored one that it replaced leaves it open.
     pub async fn read_retained(&mut self, topic: &str, qos: u8) -> Option<Message> {
         let Some(link) = &self.link else { return None };
         let conn = link.conn;
@@ -183,18 +197,37 @@ impl Client {
         };
         let process = self.invoke(&op);
         self.retained.remove(topic);
-        let granted = self.subscribe(&Filter::new(topic, qos)).await;
-        if granted.is_some_and(|code| code < 0x80) {
-            self.until(READ_LIMIT, |client| client.retained.contains_key(topic))
-                .await;
+        self.came.remove(topic);
+        let mut asked = 0;
+        while asked < 2 && self.asks_retained(topic, qos).await {
+            asked += 1;
+            if self.came.contains(topic) {
+                break;
+            }
         }
         let read = self.retained.get(topic).cloned();
-        if let Op::ReadRetained { value, .. } = &mut op {
+        let served = asked == 2 && self.link.as_ref().is_some_and(|link| link.conn == conn);
+        let none = served && read.is_none() && !self.came.contains(topic);
+        if let Op::ReadRetained { value, absent, .. } = &mut op {
             value.clone_from(&read);
+            *absent = none;
         }
-        let kind = if read.is_some() { Kind::Ok } else { Kind::Info };
+        let kind = if read.is_some() || none { Kind::Ok } else { Kind::Info };
         self.complete(process, kind, op);
         read
+    }
+
+    /// One subscription, and what it brings; whether it was granted, and the connection served afterwards.
+    async fn asks_retained(&mut self, topic: &str, qos: u8) -> bool {
+        let granted = self.subscribe(&Filter::new(topic, qos)).await;
+        if granted.is_none_or(|code| code >= 0x80) {
+            return false;
+        }
+        if self.until(READ_LIMIT, |client| client.came.contains(topic)).await {
+            let stored = |client: &Client| client.retained.contains_key(topic);
+            return self.until(STORED_LIMIT, stored).await || self.link.is_some();
+        }
+        self.round_trip().await && self.link.is_some()
     }
 
     /// PINGREQ where it is time and none is open.
@@ -288,3 +321,5 @@ impl Client {
 /// SUBACK waits for the whole cluster: longer than a node's lease and its NodeDown.
 const ANSWER_LIMIT: Duration = Duration::from_secs(6);
 const READ_LIMIT: Duration = Duration::from_secs(3);
+/// For a stored message behind a live one.
+const STORED_LIMIT: Duration = Duration::from_millis(300);

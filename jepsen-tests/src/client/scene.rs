@@ -1,5 +1,6 @@
 //! What all clients of a run share: where nodes are, the recorder, which stage the run is in, and what was acknowledged.
 
+use super::link::Address;
 use crate::history::Message;
 use crate::recorder::Recorder;
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ pub struct Scene {
     /// Topics and client ids of a run begin with it: runs on one cluster do not meet.
     pub prefix: String,
     nodes: RwLock<Vec<(String, SocketAddr)>>,
+    /// Where clients over WebSocket connect; empty: nobody does.
+    websockets: Vec<(String, SocketAddr)>,
     next_conn: AtomicU64,
     stage: watch::Sender<Stage>,
     /// Guards the list of acknowledged QoS ≥ 1 messages, in the order of their acknowledgements.
@@ -40,11 +43,17 @@ impl Scene {
             recorder,
             prefix: prefix.into(),
             nodes: RwLock::new(nodes),
+            websockets: Vec::new(),
             next_conn: AtomicU64::new(1),
             stage: watch::Sender::new(Stage::Setup),
             acknowledged: Mutex::default(),
             publishing: AtomicU64::new(0),
         }
+    }
+
+    /// With nodes that are reached over WebSocket too.
+    pub fn with_websockets(self, websockets: Vec<(String, SocketAddr)>) -> Scene {
+        Scene { websockets, ..self }
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -54,10 +63,13 @@ impl Scene {
 
     /// # Panics
     /// There is no such node.
-    pub fn address(&self, node: &str) -> SocketAddr {
+    pub fn address(&self, node: &str, over_websocket: bool) -> Address {
+        if over_websocket && let Some((_, at)) = self.websockets.iter().find(|(name, _)| name == node) {
+            return Address::WebSocket(*at);
+        }
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         let found = nodes.iter().find(|(name, _)| name == node);
-        found.unwrap_or_else(|| panic!("no node {node}")).1
+        Address::Tcp(found.unwrap_or_else(|| panic!("no node {node}")).1)
     }
 
     pub fn next_conn(&self) -> u64 {

@@ -332,7 +332,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// How nodes are told of another one than what their configuration says.
-const REPLICATION_FACTOR: &str = "LONTRA__CLUSTER__REPLICATION_FACTOR";
+pub const REPLICATION_FACTOR: &str = "LONTRA__CLUSTER__REPLICATION_FACTOR";
 
 /// Every thread's panic has the first, as has its line in the broker's own log the second; the others are C++'s and glibc's.
 const PANICS: [&str; 4] = ["panicked at", "a thread panicked", "terminate called", "Assertion `"];

@@ -147,7 +147,12 @@ pub fn mutators() -> Vec<Mutator> {
             digest(spoil, "applied", json!(1))
         }),
     ];
-    let more: [Row; 4] = [
+    let more: [Row; 5] = [
+        ("tell the digests of one node only", Unknown, |spoil| {
+            let is_digest = |event: &Event| matches!(&event.op, Op::Observe { about, node, .. } if about == "digest" && node.as_deref() != Some("n1"));
+            let digests = indexes(spoil, is_digest);
+            (!digests.is_empty()).then(|| spoil.without(&digests))
+        }),
         ("drop every PUBACK", Valid, |spoil| {
             let is_puback = |event: &Event| matches!(&event.op, Op::AckSent { packet, .. } if packet == "puback");
             let pubacks = indexes(spoil, is_puback);

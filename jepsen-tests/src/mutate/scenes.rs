@@ -191,6 +191,14 @@ fn subscriptions() -> Vec<(&'static str, Expect, Scene)> {
             },
         ),
         (
+            "miss a message while subscribed for long, and unsubscribe",
+            class("missed-after-suback"),
+            |spoil| missed_before_unsubscribe(spoil, 12.0),
+        ),
+        ("miss a message and unsubscribe soon", Expect::Valid, |spoil| {
+            missed_before_unsubscribe(spoil, 5.0)
+        }),
+        (
             "let all sessions see real time reversed",
             class("real-time-order"),
             |spoil| {
@@ -265,6 +273,16 @@ fn subscriptions() -> Vec<(&'static str, Expect, Scene)> {
             },
         ),
     ]
+}
+
+fn missed_before_unsubscribe(spoil: &mut Spoil, after: f64) -> Option<Vec<Event>> {
+    spoil.scene(|write| {
+        let (publisher, subscriber) = pair(write);
+        write.publish_ok("zp", publisher, &z(1), 1);
+        write.wait(after);
+        write.ping("zs", subscriber);
+        write.unsubscribe("zs", subscriber, "z/#");
+    })
 }
 
 fn beside_subscribe(spoil: &mut Spoil, deliver: bool) -> Option<Vec<Event>> {
@@ -342,6 +360,22 @@ fn registers() -> Vec<(&'static str, Expect, Scene)> {
             })
         }),
         (
+            "withhold the retained message from a late subscriber",
+            class("retained-missed"),
+            |spoil| late_subscriber(spoil, &[]),
+        ),
+        ("give a late subscriber the retained message", Expect::Valid, |spoil| {
+            late_subscriber(spoil, &[(2, true)])
+        }),
+        (
+            "give a late subscriber an older value last",
+            class("retained-not-last"),
+            |spoil| late_subscriber(spoil, &[(2, false), (1, true)]),
+        ),
+        ("give a late subscriber both values in order", Expect::Valid, |spoil| {
+            late_subscriber(spoil, &[(1, true), (2, false)])
+        }),
+        (
             "end a subscriber with another value than is retained",
             class("retained-not-last"),
             |spoil| {
@@ -359,6 +393,23 @@ fn registers() -> Vec<(&'static str, Expect, Scene)> {
             },
         ),
     ]
+}
+
+/// A value is written; a second one is being written when a subscriber comes; `gets`: what it gets, and whether stored.
+fn late_subscriber(spoil: &mut Spoil, gets: &[(u64, bool)]) -> Option<Vec<Event>> {
+    spoil.scene(|write| {
+        let publisher = write.connect("zp", "n1", true, 0, false);
+        write_retained(write, "zp", publisher, &z(1));
+        let second = write.publish("zp", publisher, &z(2), 1, true);
+        let subscriber = write.connect("zs", "n2", false, 600, false);
+        write.subscribe("zs", subscriber, "z/#", &qos(1));
+        write.published(second, Kind::Ok, publisher, 1);
+        for (seq, stored) in gets {
+            write.received("zs", subscriber, &z(*seq), (1, *seq as u16, false, *stored, true), 1);
+            write.acknowledge("zs", subscriber, &z(*seq), *seq as u16, "puback");
+        }
+        read(write, "z/a", Some(&z(2)));
+    })
 }
 
 // ── connections ──
@@ -662,6 +713,14 @@ fn wills() -> Vec<(&'static str, Expect, Scene)> {
                 })
             },
         ),
+        (
+            "withhold a will that is due shortly before the drain ends",
+            class("missing-will"),
+            |spoil| due_before_the_end(spoil, 0.7),
+        ),
+        ("withhold a will that is not yet surely due", Expect::Valid, |spoil| {
+            due_before_the_end(spoil, 0.3)
+        }),
         ("publish no will when its session was resumed", Expect::Valid, |spoil| {
             spoil.scene(|write| {
                 let (_, conn, _) = with_will(write, 2);
@@ -670,6 +729,14 @@ fn wills() -> Vec<(&'static str, Expect, Scene)> {
             })
         }),
     ]
+}
+
+fn due_before_the_end(spoil: &mut Spoil, before: f64) -> Option<Vec<Event>> {
+    spoil.scene_before("final", |write| {
+        let (_, conn, _) = with_will(write, 0);
+        write.lost("zc", conn, "n1", End::Cut);
+        write.wait(before);
+    })
 }
 
 // ── groups ──
@@ -757,6 +824,17 @@ fn groups() -> Vec<(&'static str, Expect, Scene)> {
                 write.publish_ok("zp", publisher, &z(1), 1);
             })
         }),
+        (
+            "lose a QoS 2 message with a member that unsubscribed",
+            class("shared-lost"),
+            |spoil| {
+                spoil.scene(|write| {
+                    let (publisher, a, _) = group(write);
+                    write.publish_ok("zp", publisher, &z(1), 2);
+                    write.unsubscribe("za", a, "$share/zg/z/#");
+                })
+            },
+        ),
         ("lose a QoS 2 message with a member's session", Expect::Valid, |spoil| {
             spoil.scene(|write| {
                 let (publisher, a, _) = group(write);
@@ -779,11 +857,48 @@ fn node_event(write: &mut Writer, event: &str) {
     write.note("harness", op);
 }
 
+/// All is well, and then n3 is killed.
+fn well_then_killed(write: &mut Writer) {
+    write.wait(3.0);
+    write.fault("kill", "start", "n3", json!({}));
+}
+
+fn topic_back_after(spoil: &mut Spoil, seconds: f64) -> Option<Vec<Event>> {
+    spoil.scene_before("heal", |write| {
+        let publisher = write.connect("zp", "n1", true, 0, false);
+        well_then_killed(write);
+        let op = write.publish("zp", publisher, &z(1), 1, false);
+        write.wait(seconds);
+        write.published(op, Kind::Ok, publisher, 1);
+    })
+}
+
+fn client_back_after(spoil: &mut Spoil, asks: &str) -> Option<Vec<Event>> {
+    spoil.scene_before("heal", |write| {
+        let conn = write.connect("zs", "n3", false, 600, false);
+        well_then_killed(write);
+        write.lost("zs", conn, "n3", End::Closed);
+        let (process, tried) = write.connecting("zs", asks, false, 600, None);
+        write.wait(12.0);
+        write.connack(process, tried, None);
+        write.connect("zs", "n2", false, 600, true);
+    })
+}
+
+fn let_go(spoil: &mut Spoil, how: End) -> Option<Vec<Event>> {
+    spoil.scene_before("heal", |write| {
+        let conn = write.connect("zs", "n1", false, 600, false);
+        well_then_killed(write);
+        write.wait(1.0);
+        write.lost("zs", conn, "n1", how);
+    })
+}
+
 fn others() -> Vec<(&'static str, Expect, Scene)> {
     vec![
         (
             "leave a topic without service after a fault",
-            class("slow-topic"),
+            Expect::Class("slow-topic", &["slow-recovery"]),
             |spoil| {
                 spoil.scene_before("heal", |write| {
                     let publisher = write.connect("zp", "n1", true, 0, false);
@@ -796,7 +911,7 @@ fn others() -> Vec<(&'static str, Expect, Scene)> {
         ),
         (
             "leave a client without service after a fault",
-            Expect::Class("slow-client", &["slow-topic"]),
+            Expect::Class("slow-client", &["slow-topic", "slow-recovery"]),
             |spoil| {
                 spoil.scene_before("heal", |write| {
                     let conn = write.connect("zs", "n3", false, 600, false);
@@ -810,8 +925,32 @@ fn others() -> Vec<(&'static str, Expect, Scene)> {
             },
         ),
         (
+            "leave a topic too long without service after a kill",
+            class("slow-recovery"),
+            |spoil| topic_back_after(spoil, 12.0),
+        ),
+        ("leave a topic without service for a moment", Expect::Valid, |spoil| {
+            topic_back_after(spoil, 8.0)
+        }),
+        (
+            "leave a client too long without service after a kill",
+            class("slow-recovery"),
+            |spoil| client_back_after(spoil, "n1"),
+        ),
+        ("let a client ask the killed node for long", Expect::Valid, |spoil| {
+            client_back_after(spoil, "n3")
+        }),
+        (
+            "let a client of a healthy node go",
+            class("healthy-disconnected"),
+            |spoil| let_go(spoil, End::Closed),
+        ),
+        ("let a client of a healthy node leave", Expect::Valid, |spoil| {
+            let_go(spoil, End::Cut)
+        }),
+        (
             "acknowledge nothing for long",
-            Expect::Class("unavailable", &["slow-topic", "late-will"]),
+            Expect::Class("unavailable", &["slow-topic", "late-will", "slow-recovery"]),
             |spoil| {
                 spoil.scene_before("heal", |write| {
                     let publisher = write.connect("zp", "n1", true, 0, false);
@@ -850,7 +989,7 @@ fn others() -> Vec<(&'static str, Expect, Scene)> {
         }),
         (
             "let a node serve late after healing",
-            Expect::Class("slow-heal", &["slow-topic", "late-will"]),
+            Expect::Class("slow-heal", &["slow-topic", "late-will", "slow-recovery"]),
             |spoil| {
                 spoil.scene_before("recovery", |write| {
                     write.wait(70.0);

@@ -36,6 +36,8 @@ families! {
     PauseMajority = "pause-majority",
     /// One node from all other nodes, both ways; its clients still reach it.
     PartitionIsolate = "partition-isolate",
+    /// The leader of meta from all other nodes: it grants leases, its own among them.
+    PartitionMetaLeader = "partition-meta-leader",
     /// A minority from the others.
     PartitionHalves = "partition-halves",
     /// Every node sees a majority, each another one (5 nodes); one pair is cut (3 nodes).
@@ -78,7 +80,7 @@ families! {
     /// The wall clock of some nodes jumps.
     Clock = "clock",
     LeaderTransfer = "leader-transfer",
-    /// Tables made durable and logs purged now, so that whoever is behind needs a snapshot.
+    /// A node is cut off until the others have made their tables durable and purged their logs: it needs snapshots.
     Snapshot = "snapshot",
 }
 
@@ -101,7 +103,7 @@ impl Family {
                 Some("nodes have no file systems of their own in the back end `plain`")
             }
             MemoryLimit | CpuLimit if !root => Some("cgroups need the back end `root`"),
-            PartKill | PauseKill if nodes < 5 => Some("the schedule needs five nodes"),
+            PartKill | PauseKill if nodes < 3 => Some("the schedule needs three nodes"),
             _ => None,
         }
     }

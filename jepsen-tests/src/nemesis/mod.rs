@@ -157,6 +157,21 @@ impl Nemesis {
         self.stop_all().await
     }
 
+    /// As [`Nemesis::run`], with one fault at a time: the families in turn, until `duration` has passed.
+    ///
+    /// # Cancel safety
+    /// As of [`Nemesis::run`].
+    ///
+    /// # Errors
+    /// As of [`Nemesis::run`].
+    pub async fn run_in_turn(&mut self, duration: Duration) -> Result<(), Failure> {
+        let end = Instant::now() + duration;
+        while !self.families.is_empty() && Instant::now() < end {
+            self.turns().await?;
+        }
+        self.stop_all().await
+    }
+
     /// Chance must not decide whether a run saw what it was asked for.
     async fn turns(&mut self) -> Result<(), Failure> {
         let mut families = self.families.clone();
@@ -219,8 +234,8 @@ impl Nemesis {
         match family {
             Kill | KillLeader | KillMetaLeader | KillOwner | KillMajority | KillAll => self.kill(family, view).await,
             Pause | PauseMajority => self.pause(family, view).await,
-            PartitionIsolate | PartitionHalves | PartitionRing | PartitionBridge | PartitionOneWay
-            | PartitionClients | PartitionFlap => self.partition(family, view),
+            PartitionIsolate | PartitionMetaLeader | PartitionHalves | PartitionRing | PartitionBridge
+            | PartitionOneWay | PartitionClients | PartitionFlap => self.partition(family, view),
             Packet => self.packet(view),
             SlowLink => self.slow_link(view),
             PowerOne | PowerAll => self.power(family, view).await,

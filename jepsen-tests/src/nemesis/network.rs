@@ -18,14 +18,20 @@ impl Nemesis {
             Family::PartitionOneWay => self.one_way(view),
             Family::PartitionClients => self.clients(view),
             Family::PartitionFlap => self.flap(view),
-            _ => self.isolate(view),
+            Family::PartitionMetaLeader => {
+                let leader = view.one(Role::MetaLeader, &mut self.random);
+                self.isolate(family, vec![leader.ok_or(Trouble::Nobody)?], view)
+            }
+            _ => {
+                let nodes = self.someone(view)?;
+                self.isolate(family, nodes, view)
+            }
         }
     }
 
-    fn isolate(&mut self, view: &View) -> Begun {
-        let nodes = self.someone(view)?;
+    fn isolate(&mut self, family: Family, nodes: Vec<String>, view: &View) -> Begun {
         let pairs = both(&self.between(&nodes, &others(view, &nodes)));
-        Ok(self.cut(Family::PartitionIsolate, nodes, pairs, view, json!({})))
+        Ok(self.cut(family, nodes, pairs, view, json!({})))
     }
 
     /// The smaller part holds those that are impaired already.

@@ -1,11 +1,14 @@
-//! What an operator may do at any time: leaderships handed over, logs purged.
+//! What an operator may do at any time: leaderships handed over, logs purged, while a node is away too.
 
 use super::family::Family;
+use super::network::{both, others};
 use super::target::{Role, View};
 use super::{Active, Begun, Nemesis, Trouble, Undo};
 use crate::cluster::Failure;
+use crate::cluster::link::Rule;
 use crate::history::Status;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 impl Nemesis {
     pub(super) async fn leader_transfer(&mut self, view: &View) -> Begun {
@@ -27,20 +30,32 @@ impl Nemesis {
         Ok(self.told(Family::LeaderTransfer, nodes, moved.map(|()| json!({ "group": group }))))
     }
 
-    /// All groups of one node.
+    /// One node is cut off while the others go on and purge their logs: it comes back by snapshots.
     pub(super) async fn snapshot(&mut self, view: &View) -> Begun {
-        // It takes nothing away: any node that runs.
-        let mut whole = view.clone();
-        whole.impaired.clear();
-        let node = whole.one(Role::Any, &mut self.random).ok_or(Trouble::Nobody)?;
-        let nodes = vec![node.clone()];
-        self.announce(Family::Snapshot, "once", &nodes, view, json!({}));
-        let purged = self.purge(&node, view).await;
-        Ok(self.told(
-            Family::Snapshot,
-            nodes,
-            purged.map(|groups| json!({ "groups": groups })),
-        ))
+        let node = view.one(Role::Any, &mut self.random).ok_or(Trouble::Nobody)?;
+        let nodes = vec![node];
+        let rest = others(view, &nodes);
+        self.announce(Family::Snapshot, "start", &nodes, view, json!({}));
+        let cut = Rule {
+            cut: true,
+            ..Rule::default()
+        };
+        let pairs = both(&self.between(&nodes, &rest));
+        self.active.push(Active {
+            links: pairs.into_iter().map(|(from, to)| (from, to, cut.clone())).collect(),
+            ..Active::new(Family::Snapshot, nodes, Undo::Links)
+        });
+        self.set_rules();
+        tokio::time::sleep(COMMIT).await;
+        let mut purged = BTreeMap::new();
+        for node in rest {
+            // A refusal is an answer too: the node may have gone meanwhile.
+            let groups = self.purge(&node, view).await.unwrap_or(0);
+            purged.insert(node, groups);
+        }
+        let mut active = self.active.pop().expect("it was put there");
+        active.outcome = json!({ "groups_purged": purged });
+        Ok(active)
     }
 
     /// Makes `node` purge the logs of all groups; answers how many did.
@@ -61,3 +76,6 @@ impl Nemesis {
         Active::new(family, nodes, Undo::Nothing).harmless()
     }
 }
+
+/// Elections without the node, and then writes for a while.
+const COMMIT: std::time::Duration = std::time::Duration::from_secs(4);

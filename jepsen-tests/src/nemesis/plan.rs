@@ -65,7 +65,7 @@ pub fn next(families: &[Family], random: &mut Random) -> Period {
     let last = steps.last().map_or(Duration::ZERO, |step| step.at);
     Period {
         // A pause, so that what a fault left behind shows before the next begins.
-        length: last + random.duration(Duration::from_secs(1), Duration::from_secs(3)),
+        length: last + random.duration(Duration::from_secs(2), Duration::from_secs(4)),
         steps,
     }
 }
@@ -73,7 +73,7 @@ pub fn next(families: &[Family], random: &mut Random) -> Period {
 /// How long a family's first turn lasts, and the pause behind it.
 pub fn turn(random: &mut Random) -> (Duration, Duration) {
     let hold = random.duration(HOLD_MIN, Duration::from_secs(5));
-    (hold, random.duration(Duration::from_secs(1), Duration::from_secs(2)))
+    (hold, random.duration(Duration::from_secs(2), Duration::from_secs(3)))
 }
 
 /// Without quiet periods a cluster is simply down all the time.

@@ -1,10 +1,11 @@
-//! The schedule that took acknowledged messages from NATS JetStream (nats-server#7567), with five nodes:
+//! The schedule that took acknowledged messages from NATS JetStream (nats-server#7567):
 //!
-//!     1. M (two nodes) are away; writes commit on X and the other two
+//!     1. M, a minority, are away; writes commit on X and the others
 //!     2. X loses its power; M are back
-//!     3. the other two are away; X is started: X and M are a majority, of which only X saw the writes
+//!     3. the others are away; X is started: X and M are a majority, of which only X saw the writes
 //!
-//! Away: cut off (`part-kill`), or stopped (`pause-kill`). A store that loses un-synced entries or votes fails this.
+//! Away: cut off (`part-kill`), or stopped (`pause-kill`). A store that loses un-synced entries or votes fails this: M are
+//! leaders of an older term that have not heard of the newer one, and only what X remembers speaks against them.
 
 use super::family::Family;
 use super::network::{both, others};
@@ -20,11 +21,12 @@ impl Nemesis {
     /// All of it, at once: about half a minute.
     pub(super) async fn script(&mut self, family: Family, view: &View) -> Begun {
         let nodes = self.random.sample(&view.nodes, view.nodes.len());
-        if nodes.len() < 5 || view.up.len() < nodes.len() {
+        if nodes.len() < 3 || view.up.len() < nodes.len() {
             return Err(Trouble::Nobody);
         }
-        let absent = nodes[..2].to_vec();
-        let victim = vec![nodes[2].clone()];
+        let (absent, rest) = nodes.split_at((nodes.len() - 1) / 2);
+        let absent = absent.to_vec();
+        let victim = vec![rest[0].clone()];
         let witnesses = others(view, &[absent.clone(), victim.clone()].concat());
         let value = json!({ "absent": absent, "victim": victim, "witnesses": witnesses });
         self.announce(family, "start", &nodes, view, value);

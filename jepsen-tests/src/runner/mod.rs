@@ -19,7 +19,7 @@ use crate::checker::{Validity, Verdict};
 use crate::client::{Scene, Stage};
 use crate::cluster::{Cluster, Failure, Spec};
 use crate::history::Op;
-use crate::nemesis::{Family, Nemesis};
+use crate::nemesis::{self, Family, Nemesis};
 use crate::proxy::Proxy;
 use crate::random::Random;
 use crate::recorder::Recorder;
@@ -86,7 +86,7 @@ pub async fn run(settings: Settings) -> Finished {
 
 async fn play(settings: &Settings, recorder: &Recorder, lies: &mut u64) -> Result<(), String> {
     phase(recorder, "setup");
-    let spec = Spec {
+    let mut spec = Spec {
         binary: settings.binary.clone(),
         nodes: settings.nodes,
         back_end: settings.back_end,
@@ -94,6 +94,9 @@ async fn play(settings: &Settings, recorder: &Recorder, lies: &mut u64) -> Resul
         seed: settings.seed,
         environment: settings.environment(),
     };
+    let families: Vec<Family> = settings.nemeses.iter().filter_map(|name| name.parse().ok()).collect();
+    // What cannot be prepared is told as lacking when it is tried.
+    nemesis::prepare(&mut spec, &families).or_else(unsupported_is_told_later)?;
     let cluster = Cluster::start(spec, recorder.clone())
         .await
         .map_err(|failure| failure.to_string())?;
@@ -107,12 +110,21 @@ async fn play(settings: &Settings, recorder: &Recorder, lies: &mut u64) -> Resul
 async fn play_on(settings: &Settings, recorder: &Recorder, cluster: &Cluster, lies: &mut u64) -> Result<(), String> {
     let random = Random::new(settings.seed);
     let (proxies, addresses) = addresses(settings, cluster).await?;
-    let scene = Arc::new(Scene::new(recorder.clone(), &settings.prefix, addresses));
+    let websocket = |name: &String| (name.clone(), cluster.ws(name));
+    let websockets = match settings.lie {
+        // Liars speak TCP only.
+        Some(_) => Vec::new(),
+        None => cluster.names().iter().map(websocket).collect(),
+    };
+    let scene = Scene::new(recorder.clone(), &settings.prefix, addresses).with_websockets(websockets);
+    let scene = Arc::new(scene);
     let mut tasks = workload::spawn(&settings.workload, &scene, settings.rate, &random.fork("workload"))?;
     let observing = tokio::spawn(observer::observe(cluster.clone(), recorder.clone()));
+    let stalling = tokio::spawn(observer::stalls(recorder.clone()));
     let result = phases(settings, cluster, &scene, &mut tasks, &random).await;
     *lies = proxies.iter().map(Proxy::told).sum();
     observing.abort();
+    stalling.abort();
     scene.enter(Stage::End);
     tasks.end(Duration::from_secs(3)).await;
     result
@@ -154,7 +166,10 @@ async fn phases(
     let random_nemesis = random.fork("nemesis");
     let mut nemesis = Nemesis::new(cluster.clone(), &families, random_nemesis, recorder.clone());
     phase(recorder, "faults");
-    let faults = nemesis.run(settings.faults).await;
+    let faults = match settings.in_turn {
+        true => nemesis.run_in_turn(settings.faults).await,
+        false => nemesis.run(settings.faults).await,
+    };
     phase(recorder, "heal");
     // Also after a fault that the harness could not do.
     let healed = nemesis.heal().await;
@@ -189,6 +204,13 @@ async fn phases(
     tasks.wait_settled(Duration::from_secs(45)).await?;
     observer::at_the_end(cluster, recorder).await;
     Ok(())
+}
+
+fn unsupported_is_told_later(failure: Failure) -> Result<(), String> {
+    match failure {
+        Failure::Unsupported { .. } => Ok(()),
+        other => Err(other.to_string()),
+    }
 }
 
 /// A node that does not come back is news about the broker: the checkers judge it, and the rest of the run goes on.

@@ -5,7 +5,19 @@ use crate::history::Op;
 use crate::recorder::Recorder;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+/// Tells when this process stood still: what clients waited for meanwhile says nothing about the broker. Never ends by itself.
+pub async fn stalls(recorder: Recorder) {
+    loop {
+        let began = Instant::now();
+        sleep(BEAT).await;
+        let late = began.elapsed().saturating_sub(BEAT);
+        if late > STALL {
+            recorder.note("harness", about("stall", None, json!(late.as_millis() as u64)));
+        }
+    }
+}
 
 /// Never ends by itself.
 pub async fn observe(cluster: Cluster, recorder: Recorder) {
@@ -83,3 +95,6 @@ pub fn about(about: &str, node: Option<&str>, value: Value) -> Op {
 }
 
 const DIGEST_LOOKS: usize = 5;
+const BEAT: Duration = Duration::from_millis(50);
+/// More than a busy machine takes now and then.
+const STALL: Duration = Duration::from_millis(200);

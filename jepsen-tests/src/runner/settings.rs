@@ -1,7 +1,7 @@
 //! What a run is asked to be.
 
 use crate::checker::Profile;
-use crate::cluster::BackEnd;
+use crate::cluster::{BackEnd, REPLICATION_FACTOR};
 use crate::proxy::Lie;
 use crate::workload;
 use std::path::PathBuf;
@@ -13,7 +13,11 @@ pub struct Settings {
     pub workload: String,
     /// Families of faults; none: a quiet run.
     pub nemeses: Vec<String>,
+    /// One fault at a time, the families in turn: each has the cluster to itself.
+    pub in_turn: bool,
     pub nodes: usize,
+    /// Of each shard; none: on all nodes. With fewer, nodes follow shards that they have no replica of.
+    pub replicas: Option<usize>,
     pub baseline: Duration,
     pub faults: Duration,
     pub seed: u64,
@@ -35,7 +39,9 @@ impl Settings {
             binary,
             workload: workload.into(),
             nemeses: Vec::new(),
+            in_turn: false,
             nodes: 3,
+            replicas: None,
             baseline: Duration::from_secs(3),
             faults: Duration::from_secs(20),
             seed: 1,
@@ -50,7 +56,10 @@ impl Settings {
 
     pub fn environment(&self) -> Vec<(String, String)> {
         let bug = self.bug.iter().map(|bug| ("LONTRA_TEST_BUG".to_owned(), bug.clone()));
-        bug.collect()
+        let replicas = self
+            .replicas
+            .map(|count| (REPLICATION_FACTOR.to_owned(), count.to_string()));
+        bug.chain(replicas).collect()
     }
 
     /// What its verdict needs.
@@ -71,6 +80,7 @@ impl Settings {
             true => "none".to_owned(),
             false => self.nemeses.join("+"),
         };
-        format!("{}-{nemeses}-{}", self.workload, self.nodes)
+        let replicas = self.replicas.map_or(String::new(), |count| format!("r{count}"));
+        format!("{}-{nemeses}-{}{replicas}", self.workload, self.nodes)
     }
 }

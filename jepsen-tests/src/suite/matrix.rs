@@ -1,70 +1,60 @@
-//! `run --matrix`: every workload under every family of faults, on 3 and on 5 nodes; a cell is a run of at most five minutes
-//! with a result of its own, so that a matrix that was interrupted goes on where it stopped.
+//! `run --matrix`: queues under every family of faults, every other workload under those that matter for its promise, some with
+//! five nodes. A cell is a run with a result of its own, so that a matrix that was interrupted goes on where it stopped.
 
-use super::{Common, numbers, summary};
+use super::results::Row;
+use super::{Common, results, summary};
 use crate::cluster::BackEnd;
 use crate::nemesis::Family;
-use crate::runner::{Finished, date, run};
-use crate::workload;
-use serde::{Deserialize, Serialize};
-use std::path::Path;
-use std::time::SystemTime;
+use crate::runner::run;
 
-/// What of a cell the table shows; `cell.json` in its directory.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Row {
-    cell: String,
-    date: String,
-    seed: u64,
-    result: String,
-    seconds: u64,
-    classes: Vec<String>,
-    numbers: String,
+/// One run of the matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    pub workload: &'static str,
+    /// `none`: no faults.
+    pub family: &'static str,
+    pub nodes: usize,
+    pub replicas: Option<usize>,
 }
 
-/// Which part of the matrix.
-#[derive(Clone, Debug)]
-pub struct Part {
-    pub workloads: Vec<String>,
-    pub families: Vec<String>,
-    pub nodes: Vec<usize>,
-    pub seconds: u64,
+/// All of them, what tells most first.
+pub fn cells() -> Vec<Cell> {
+    let cell = |workload, family, nodes, replicas| Cell {
+        workload,
+        family,
+        nodes,
+        replicas,
+    };
+    let aimed = AIMED
+        .iter()
+        .flat_map(|(workload, families)| families.iter().map(|family| cell(*workload, *family, 3, None)));
+    let five = FIVE.iter().map(|family| cell("queue", *family, 5, None));
+    let followed = FOLLOWED
+        .iter()
+        .map(|(workload, family)| cell(*workload, *family, 5, Some(3)));
+    let all = Family::ALL.iter().map(|family| cell("queue", family.name(), 3, None));
+    aimed.chain(followed).chain(five).chain(all).collect()
 }
 
-impl Part {
-    pub fn whole(seconds: u64) -> Part {
-        let families = std::iter::once("none").chain(Family::ALL.iter().map(|family| family.name()));
-        Part {
-            workloads: workload::NAMES.iter().map(|name| (*name).into()).collect(),
-            families: families.map(Into::into).collect(),
-            nodes: vec![3, 5],
-            seconds,
-        }
+/// Runs those of `cells` that have no result yet, prints the table; whether all that have one are valid.
+pub async fn matrix(common: &Common, cells: &[Cell], seconds: u64) -> bool {
+    for cell in cells {
+        run_cell(common, cell, seconds).await;
     }
-}
-
-/// Runs the cells that have no result yet, prints the table; whether every cell is valid.
-pub async fn matrix(common: &Common, part: &Part) -> bool {
-    for nodes in &part.nodes {
-        for workload in &part.workloads {
-            for family in &part.families {
-                cell(common, part, workload, family, *nodes).await;
-            }
-        }
-    }
-    let rows = rows(&common.dir);
-    println!("{}", table(&rows));
+    let rows = results::rows(&common.dir);
+    println!("{}", results::table(&rows));
     rows.iter().all(|row| row.result == "valid")
 }
 
-async fn cell(common: &Common, part: &Part, workload: &str, family: &str, nodes: usize) {
-    let lacks = |known: Family| known.lacks(common.back_end == BackEnd::Root, nodes).is_some();
-    if family.parse().is_ok_and(lacks) {
+async fn run_cell(common: &Common, cell: &Cell, seconds: u64) {
+    let lacks = |known: Family| known.lacks(common.back_end == BackEnd::Root, cell.nodes).is_some();
+    if cell.family.parse().is_ok_and(lacks) {
         return;
     }
-    let families: &[&str] = if family == "none" { &[] } else { &[family] };
-    let mut settings = common.settings(workload, families, part.seconds);
-    settings.nodes = nodes;
+    let families: &[&str] = if cell.family == "none" { &[] } else { &[cell.family] };
+    let mut settings = common.settings(cell.workload, families, seconds);
+    settings.nodes = cell.nodes;
+    settings.replicas = cell.replicas;
     settings.dir = common.dir.join(settings.cell());
     let result = settings.dir.join("cell.json");
     if result.exists() {
@@ -74,7 +64,7 @@ async fn cell(common: &Common, part: &Part, workload: &str, family: &str, nodes:
     std::fs::remove_dir_all(&settings.dir).ok();
     let finished = run(settings).await;
     print!("{}", summary(&finished));
-    let row = row(&finished);
+    let row = Row::new(&finished, cell);
     let text = serde_json::to_string_pretty(&row).expect("a row has only JSON's types");
     std::fs::write(&result, text).unwrap_or_else(|error| panic!("{}: {error}", result.display()));
     if finished.exit_code() == 0 {
@@ -84,43 +74,103 @@ async fn cell(common: &Common, part: &Part, workload: &str, family: &str, nodes:
     }
 }
 
-fn row(finished: &Finished) -> Row {
-    Row {
-        cell: finished.settings.cell(),
-        date: date(SystemTime::now()),
-        seed: finished.settings.seed,
-        result: finished.word().into(),
-        seconds: finished.took.as_secs(),
-        classes: finished.verdict.classes().into_iter().map(Into::into).collect(),
-        numbers: numbers(finished),
-    }
-}
+type Aimed = (&'static str, &'static [&'static str]);
 
-fn rows(dir: &Path) -> Vec<Row> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let texts = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("cell.json")).ok());
-    let mut rows: Vec<Row> = texts.filter_map(|text| serde_json::from_str(&text).ok()).collect();
-    rows.sort_by(|a, b| a.cell.cmp(&b.cell));
-    rows
-}
+/// With three nodes: the faults that matter for what a workload promises.
+const AIMED: [Aimed; 6] = [
+    (
+        "register",
+        &[
+            "kill-leader",
+            "pause",
+            "partition-isolate",
+            "partition-halves",
+            "slow-link",
+            "power-all",
+            "snapshot",
+            "leader-transfer",
+            "clock",
+            "none",
+        ],
+    ),
+    (
+        "session",
+        &[
+            "kill-owner",
+            "pause",
+            "partition-meta-leader",
+            "partition-clients",
+            "kill-all",
+            "power-all",
+            "clock",
+        ],
+    ),
+    (
+        "subbar",
+        &[
+            "pause",
+            "kill-meta-leader",
+            "partition-isolate",
+            "partition-one-way",
+            "packet",
+            "leader-transfer",
+        ],
+    ),
+    (
+        "will",
+        &["kill-owner", "pause", "partition-clients", "kill-all", "clock"],
+    ),
+    (
+        "shared",
+        &["kill", "partition-halves", "pause", "power-all", "snapshot"],
+    ),
+    ("flow", &["kill", "packet", "pause", "partition-clients"]),
+];
+/// Of queues, with five nodes and as many replicas.
+const FIVE: [&str; 6] = [
+    "kill",
+    "partition-halves",
+    "partition-ring",
+    "partition-bridge",
+    "part-kill",
+    "pause-kill",
+];
+/// With five nodes and three replicas.
+const FOLLOWED: [(&str, &str); 10] = [
+    ("queue", "kill"),
+    ("register", "kill"),
+    ("queue", "partition-isolate"),
+    ("session", "kill"),
+    ("shared", "kill"),
+    ("subbar", "pause"),
+    ("queue", "kill-all"),
+    ("will", "kill"),
+    ("queue", "snapshot"),
+    ("register", "pause"),
+];
 
-fn table(rows: &[Row]) -> String {
-    let mut text =
-        String::from("| workload-faults-nodes | date | seed | result | s | numbers |\n|---|---|---:|---|---:|---|\n");
-    for row in rows {
-        let result = match row.classes.is_empty() {
-            true => row.result.clone(),
-            false => format!("{}: {}", row.result, row.classes.join(", ")),
-        };
-        let Row {
-            cell,
-            date,
-            seed,
-            seconds,
-            numbers,
-            ..
-        } = row;
-        text += &format!("| {cell} | {date} | {seed} | {result} | {seconds} | {numbers} |\n");
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_matrix_is_affordable_and_its_cells_are_there_once() {
+        let cells = cells();
+        assert!(cells.len() <= 100, "{}", cells.len());
+        let mut names = BTreeSet::new();
+        for cell in &cells {
+            assert!(workload::NAMES.contains(&cell.workload), "{cell:?}");
+            assert!(
+                cell.family == "none" || cell.family.parse::<Family>().is_ok(),
+                "{cell:?}"
+            );
+            assert!(names.insert(format!("{cell:?}")), "twice: {cell:?}");
+        }
+        for family in Family::ALL {
+            let queue = |cell: &Cell| cell.workload == "queue" && cell.family == family.name();
+            assert!(cells.iter().any(queue), "{family}");
+        }
     }
-    text
 }

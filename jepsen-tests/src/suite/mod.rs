@@ -3,6 +3,7 @@
 pub mod ci;
 pub mod matrix;
 pub mod mutants;
+pub mod results;
 pub mod soak;
 
 use crate::cluster::BackEnd;
@@ -76,13 +77,20 @@ pub fn numbers(finished: &Finished) -> String {
 }
 
 /// Metrics of the checkers and what a table calls them.
-const NUMBERS: [(&str, &str); 6] = [
+const NUMBERS: [(&str, &str); 13] = [
     ("availability.publishes", "published"),
     ("availability.ok_share", "ok share"),
     ("integrity.deliveries", "delivered"),
     ("register.reads", "reads"),
     ("availability.longest_gap_seconds", "longest gap s"),
-    ("recovery.client_seconds.max", "slowest client s"),
+    ("back.faults", "P10: faults"),
+    ("back.topic_seconds.p50", "topic back p50 s"),
+    ("back.topic_seconds.p99", "p99"),
+    ("back.topic_seconds.max", "max"),
+    ("back.client_seconds.count", "clients"),
+    ("back.client_seconds.p50", "client back p50 s"),
+    ("back.client_seconds.p99", "p99"),
+    ("back.client_seconds.max", "max"),
 ];
 const SHOWN: usize = 8;
 

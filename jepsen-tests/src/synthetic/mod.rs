@@ -56,6 +56,7 @@ pub fn profile() -> Profile {
             late_effect: 1.0,
             settle: 0.2,
             recovery: Some(20.0),
+            back: Some(10.0),
             heal: Some(60.0),
             fence: Some(60.0),
             will: Some(60.0),

@@ -115,6 +115,7 @@ impl Writer {
             version: 5,
             clean,
             expiry,
+            websocket: false,
             receive_maximum: 10,
             will,
             session_present: None,

@@ -42,6 +42,19 @@ use tokio::time::{Instant, sleep};
 
 pub const NAMES: [&str; 7] = ["queue", "subbar", "register", "session", "will", "shared", "flow"];
 
+/// What a workload aims at; P9 is everybody's, and P10 a matter of the fault.
+pub fn promises(workload: &str) -> &'static [&'static str] {
+    match workload {
+        "queue" | "flow" => &["P1", "P2", "P3"],
+        "subbar" => &["P1", "P4"],
+        "register" => &["P5"],
+        "session" => &["P1", "P2", "P6"],
+        "will" => &["P7"],
+        "shared" => &["P8"],
+        _ => &[],
+    }
+}
+
 /// How far the tasks of a workload are: each counts itself once per step.
 #[derive(Default)]
 pub struct Progress {
@@ -59,6 +72,7 @@ pub struct Cast {
     progress: Arc<Progress>,
     tasks: JoinSet<()>,
     count: usize,
+    parts: usize,
 }
 
 /// What a task is given.
@@ -76,8 +90,11 @@ impl Cast {
     /// A client with a generator of its own, and its part in the run's steps.
     pub fn part(&mut self, name: &str, version: Version) -> Part {
         let base = format!("{}-{name}", self.scene.prefix);
+        let mut client = Client::new(&self.scene, base.clone(), version, self.random.fork(&base));
+        self.parts += 1;
+        client.over_websocket = self.parts.is_multiple_of(WEBSOCKET_EACH);
         Part {
-            client: Client::new(&self.scene, base.clone(), version, self.random.fork(&base)),
+            client,
             scene: self.scene.clone(),
             progress: self.progress.clone(),
             random: self.random.fork(&format!("{base}, next")),
@@ -122,7 +139,9 @@ impl Part {
         self.generation += 1;
         let id = format!("{}.{}", self.base, self.generation);
         let random = self.random.fork(&id);
-        Client::new(&self.scene, id, self.client.version, random)
+        let mut client = Client::new(&self.scene, id, self.client.version, random);
+        client.over_websocket = self.client.over_websocket;
+        client
     }
 
     /// A client that has not been, in the place of this one, which is answered: an abandoned CONNECT may yet change its session.
@@ -158,6 +177,7 @@ pub fn spawn(name: &str, scene: &Arc<Scene>, rate: u32, random: &Random) -> Resu
         progress: Arc::default(),
         tasks: JoinSet::new(),
         count: 0,
+        parts: 0,
     };
     match name {
         "queue" => queue::cast(&mut cast),
@@ -252,6 +272,9 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     }
     topic.next().is_none()
 }
+
+/// One client in so many is connected over WebSocket; both versions are.
+const WEBSOCKET_EACH: usize = 5;
 
 /// 3.1.1 and 5 in turn.
 pub fn version(index: usize) -> Version {

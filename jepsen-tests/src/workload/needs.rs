@@ -11,6 +11,11 @@ pub fn profile(workload: &str, nemeses: &[String], faults: Duration) -> Profile 
     for family in nemeses {
         coverage.extend(of_family(family));
     }
+    // Replicas that nobody compared prove nothing.
+    coverage.push(Requirement::Observed {
+        about: "digest".into(),
+        at_least: 3,
+    });
     let name = match nemeses.is_empty() {
         true => workload.to_owned(),
         false => format!("{workload} × {}", nemeses.join("+")),
@@ -24,6 +29,7 @@ pub fn profile(workload: &str, nemeses: &[String], faults: Duration) -> Profile 
         limits: Limits {
             // Each node serves again soon after the last fault; P10's 5 s are asserted where nothing else is done to it.
             heal: (!all_down).then_some(20.0),
+            back: Some(5.0),
             recovery: nemeses.is_empty().then_some(5.0),
             will: Some(20.0),
             ..Limits::default()
@@ -75,6 +81,9 @@ fn of_family(family: &str) -> Vec<Requirement> {
     }];
     if family.starts_with("power") {
         needed.push(Requirement::UnsyncedBytesLost { at_least: 1 });
+    }
+    if family == "snapshot" {
+        needed.push(Requirement::Snapshots { at_least: 1 });
     }
     if matches!(family, "kill" | "kill-leader" | "kill-meta-leader") {
         needed.push(Requirement::Elections { at_least: 1 });

@@ -1,6 +1,7 @@
 //! Publishers: a bounded rate, a window of open exchanges, a session that goes on at another node when its connection is gone.
 //!
 //!     Load: tick ──window free──▶ publish, a random topic and QoS ── connection lost ──▶ another node, DUP ── crash ──▶ forget
+//!     deaf: a window of PUBLISH ── nothing is read ── cut ── a while later, elsewhere: the same with DUP
 //!     Drain: until nothing is open, or given up ──▶ `info`
 
 use super::Part;
@@ -26,6 +27,8 @@ pub struct Plan {
     pub cut: f64,
     /// Bytes of filler at most.
     pub filler: usize,
+    /// Chance per message of a payload of up to [`LARGE`] instead.
+    pub large: f64,
 }
 
 impl Plan {
@@ -39,6 +42,7 @@ impl Plan {
             crash: 0.0,
             cut: 0.002,
             filler: 100,
+            large: 0.002,
         }
     }
 }
@@ -71,6 +75,34 @@ pub async fn publisher(mut part: Part, plan: Plan, open: Publishing) {
     part.client.disconnect(0, None).await;
 }
 
+/// A publisher that hears nothing: its acknowledgements are lost with its connection, and it sends all of it again, at some
+/// node, once others may have gone down.
+pub async fn deaf(mut part: Part, plan: Plan, open: Publishing) {
+    connect(&mut part).await;
+    part.ready();
+    part.wait_for(Stage::Load).await;
+    while part.scene.stage() == Stage::Load {
+        if !part.client.is_connected() {
+            connect(&mut part).await;
+            continue;
+        }
+        for _ in 0..plan.window {
+            one(&mut part.client, &plan).await;
+        }
+        // Nobody drives the client meanwhile: what comes is not looked at.
+        sleep(Duration::from_millis(part.client.random.between(100, 1_500))).await;
+        part.client.cut();
+        sleep(Duration::from_millis(part.client.random.between(0, 4_500))).await;
+        connect(&mut part).await;
+        room(&mut part.client, 1).await;
+    }
+    finish(&mut part).await;
+    drop(open);
+    part.drained();
+    part.settled();
+    part.client.disconnect(0, None).await;
+}
+
 /// Publishes one message.
 pub async fn one(client: &mut Client, plan: &Plan) {
     let topic = client.random.pick(&plan.topics).clone();
@@ -80,7 +112,12 @@ pub async fn one(client: &mut Client, plan: &Plan) {
         draw -= plan.qos[qos];
         qos += 1;
     }
-    let filler = client.random.below(plan.filler + 1);
+    let most = if client.random.chance(plan.large) {
+        LARGE
+    } else {
+        plan.filler
+    };
+    let filler = client.random.below(most + 1);
     client.publish(&topic, qos as u8, plan.retain, filler).await;
 }
 
@@ -164,4 +201,6 @@ pub fn share(rate: u32, count: usize) -> f64 {
     f64::from(rate) / count as f64
 }
 
+/// Bytes: many packets of the network, several reads of a node.
+const LARGE: usize = 100_000;
 const FINISH: Duration = Duration::from_secs(40);

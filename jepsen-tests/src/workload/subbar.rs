@@ -6,6 +6,7 @@
 use super::publishers;
 use super::{Cast, Part, version};
 use crate::client::{Client, Connected, Filter, Options, Publishing, Stage};
+use crate::history::Message;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -89,26 +90,34 @@ async fn round(subscriber: &mut Client, publisher: &mut Client, topic: &str) {
         .beside(subscriber.subscribe(&Filter::new(&filter, first)))
         .await;
     if granted.is_some_and(|code| code < 0x80) {
-        publish(publisher, &topic).await;
+        let mut sent = Vec::new();
+        sent.extend(publish(publisher, &topic).await);
         // Replacing a subscription loses nothing.
         if first != second {
             publisher
                 .beside(subscriber.subscribe(&Filter::new(&filter, second)))
                 .await;
-            publish(publisher, &topic).await;
+            sent.extend(publish(publisher, &topic).await);
         }
         arrive(subscriber, publisher).await;
+        // What was published is owed while the subscription stands: only then it may end.
+        let seen = |client: &Client| sent.iter().all(|message| client.has_seen(message));
+        if publisher.open() == 0 {
+            publisher.beside(subscriber.until(SEEN_WITHIN, seen)).await;
+        }
     }
-    if subscriber.is_connected() {
+    // Some stay to the end: what they miss is seen there.
+    if subscriber.is_connected() && subscriber.random.chance(0.75) {
         publisher.beside(subscriber.unsubscribe(&filter)).await;
         publish(publisher, &topic).await;
         arrive(subscriber, publisher).await;
     }
 }
 
-async fn publish(publisher: &mut Client, topic: &str) {
+async fn publish(publisher: &mut Client, topic: &str) -> Option<Message> {
     let qos = publisher.random.between(1, 2) as u8;
-    publisher.publish(topic, qos, false, 0).await;
+    let sent = publisher.publish(topic, qos, false, 0).await;
+    sent.then(|| publisher.last_published()).flatten()
 }
 
 /// Until the publisher has its acknowledgements; the subscriber reads meanwhile.
@@ -117,6 +126,8 @@ async fn arrive(subscriber: &mut Client, publisher: &mut Client) {
     subscriber.beside(acknowledged).await;
 }
 
+/// Longer than the checker of barriers waits before it accuses.
+const SEEN_WITHIN: Duration = Duration::from_secs(14);
 const PAIRS: usize = 8;
 /// Two or three publishes, two or three (un)subscriptions.
 const MESSAGES_A_ROUND: f64 = 5.0;

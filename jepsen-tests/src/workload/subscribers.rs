@@ -4,8 +4,9 @@
 //!     connect ──Session Present 0──▶ subscribe ──▶ read … leave, cut, be taken over, crash ──▶ connect elsewhere
 //!     Drain: a random node; until every acknowledged message that matches was seen, or silence
 
+use super::publishers::{Plan, finish, one};
 use super::{Part, matches};
-use crate::client::{Client, Connected, Filter, Options, Stage};
+use crate::client::{Client, Connected, Filter, Options, Publishing, Stage};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -51,6 +52,23 @@ pub async fn subscriber(mut part: Part, habits: Habits) {
     let mut subscribed = BTreeSet::new();
     settle_in(&mut part, &habits, &mut subscribed).await;
     part.ready();
+    stay(part, habits, subscribed).await;
+}
+
+/// One that comes at some time in the first `latest` of the load.
+pub async fn latecomer(mut part: Part, mut habits: Habits, latest: Duration) {
+    // What was acknowledged before it came is not owed to it.
+    habits.owed_all = false;
+    part.ready();
+    part.wait_for(Stage::Load).await;
+    let comes = Instant::now() + part.client.random.duration(Duration::ZERO, latest);
+    while Instant::now() < comes && part.scene.stage() == Stage::Load {
+        part.client.pass(Duration::from_millis(50)).await;
+    }
+    stay(part, habits, BTreeSet::new()).await;
+}
+
+async fn stay(mut part: Part, habits: Habits, mut subscribed: BTreeSet<String>) {
     while part.scene.stage() < Stage::Drain {
         settle_in(&mut part, &habits, &mut subscribed).await;
         let stay = habits
@@ -66,6 +84,29 @@ pub async fn subscriber(mut part: Part, habits: Habits) {
             go(&mut part.client, leave, &habits.options).await;
         }
     }
+    drain(&mut part, &habits, &mut subscribed).await;
+    part.client.disconnect(0, None).await;
+}
+
+/// Publishes to what it is subscribed to, on one connection.
+pub async fn talker(mut part: Part, habits: Habits, plan: Plan, open: Publishing) {
+    let mut subscribed = BTreeSet::new();
+    settle_in(&mut part, &habits, &mut subscribed).await;
+    part.ready();
+    part.wait_for(Stage::Load).await;
+    while part.scene.stage() == Stage::Load {
+        settle_in(&mut part, &habits, &mut subscribed).await;
+        let pause = Duration::from_secs_f64(2.0 * part.client.random.fraction() / plan.rate);
+        part.client.pass(pause).await;
+        if part.client.open() < plan.window {
+            one(&mut part.client, &plan).await;
+        }
+        if part.client.random.chance(plan.cut) {
+            part.client.cut();
+        }
+    }
+    finish(&mut part).await;
+    drop(open);
     drain(&mut part, &habits, &mut subscribed).await;
     part.client.disconnect(0, None).await;
 }

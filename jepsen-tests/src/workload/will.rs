@@ -46,9 +46,11 @@ async fn mortal(mut part: Part, topics: Vec<String>, expiry: u32) {
         }
         end(&mut part, &topics, expiry).await;
     }
-    // A clean end is the one that is known: nothing is due after this, but for wills that wait for their delay.
+    // A clean end is the one that is known: nothing is due after this, but for wills that wait for their delay, or for
+    // somebody to notice that their connection is gone. The drain waits for them.
     part.client.disconnect(0, None).await;
     part.client.cut();
+    part.client.pass(NOTICED_WITHIN).await;
     part.drained();
     part.settled();
 }
@@ -104,5 +106,7 @@ async fn end(part: &mut Part, topics: &[String], expiry: u32) {
     }
 }
 
+/// A keep-alive and a half, the longest delay, and some.
+const NOTICED_WITHIN: Duration = Duration::from_secs(18);
 const MORTALS: usize = 30;
 const TOPICS: usize = 48;

@@ -7,7 +7,8 @@
 //! A write at QoS 1 that was sent twice may take effect twice; topics where a violation needs such a write are counted, not
 //! accused.
 //!
-//! Beside the register: a subscriber that was there all the time ends with the message that is retained.
+//! Beside the register: a subscriber ends with the message that is retained, whether it was there all the time or came amid the
+//! writes; and one that came after them gets it.
 
 pub mod wgl;
 pub mod zones;
@@ -58,6 +59,7 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
         }
     }
     last_is_retained(model, &mut findings);
+    late_gets_retained(model, &mut findings);
     findings
 }
 
@@ -204,6 +206,67 @@ fn last_is_retained(model: &Model, findings: &mut Findings) {
                 model.topics.name(topic),
             );
             findings.violation(("register", "retained-not-last", "P5"), message, [*seen, at, *read]);
+        }
+    }
+}
+
+/// A subscription that began after the retained message was sent, and lasts until the drain ends, brought that message, and
+/// none that is older after it.
+fn late_gets_retained(model: &Model, findings: &mut Findings) {
+    let retained = final_values(model);
+    let (Some(drain), true) = (model.phases.start("drain"), model.phases.has_drain) else {
+        return;
+    };
+    let end = model.phases.drain_end;
+    // When each retained PUBLISH first came to each life, live or as a stored copy.
+    let mut firsts: Map<(u32, u32), Vec<(Index, u32)>> = Map::default();
+    for (life, number, copies) in model.copy_groups() {
+        let published = &model.messages[number as usize];
+        if published.retain && retained.contains_key(&published.topic) {
+            let of = firsts.entry((life, published.topic)).or_default();
+            of.push((copies[0].index, number));
+        }
+    }
+    for (topic, (value, read)) in &retained {
+        let published = &model.messages[*value as usize];
+        for number in model.holds_of_topic(*topic) {
+            let hold = &model.holds[*number as usize];
+            let late = hold.from_possible > published.invoke && hold.from_sure < drain;
+            let lasts = hold.until_possible >= end && model.serving(hold.life, end).is_some();
+            let taken = hold.group.is_none() && published.qos > 0 && hold.least_qos(published.invoke, end) > 0;
+            // Whoever reads by subscribing (`ReadRetained`) is asked there.
+            let reads = model.lives[hold.life as usize]
+                .connections
+                .iter()
+                .any(|at| model.readers.contains_key(at));
+            if !late || !lasts || !taken || reads {
+                continue;
+            }
+            findings.count("register.late_subscribers", 1.0);
+            let got = firsts.get(&(hold.life, *topic)).map_or(&[][..], Vec::as_slice);
+            let came = got.iter().find(|(index, number)| number == value && *index < end);
+            let Some((came, _)) = came else {
+                let message = format!(
+                    "{} subscribed to {} when {} was its retained message, and never got it",
+                    model.client_of(hold.life),
+                    hold.filter,
+                    value_name(model, Some(*value)),
+                );
+                let events = [published.end, hold.from_sure, *read];
+                findings.violation(("register", "retained-missed", "P5"), message, events);
+                continue;
+            };
+            if let Some((at, older)) = got.iter().find(|(index, number)| index > came && number != value) {
+                let message = format!(
+                    "{} got {} after {}, which is the retained message of {}",
+                    model.client_of(hold.life),
+                    value_name(model, Some(*older)),
+                    value_name(model, Some(*value)),
+                    model.topics.name(*topic),
+                );
+                let events = [hold.from_sure, *came, *at, *read];
+                findings.violation(("register", "retained-not-last", "P5"), message, events);
+            }
         }
     }
 }
