@@ -9,7 +9,7 @@ use support::script::conforms;
 #[tokio::test]
 async fn connect_comes_first_and_once() {
     conforms(
-        r#"
+        r##"
         == 45 a packet before CONNECT is closed without a word
         a = raw
         a > c000
@@ -43,7 +43,7 @@ async fn connect_comes_first_and_once() {
         b > 10 {@ 1a 003c [] "refused"} 30 {"refused/%" [] 'x'}
         b x
         a -
-        "#,
+        "##,
     )
     .await;
 }
@@ -52,7 +52,7 @@ async fn connect_comes_first_and_once() {
 #[tokio::test]
 async fn protocol_names_and_levels() {
     conforms(
-        r#"
+        r##"
         == 4 a name that is not MQTT
         a = raw
         a > 10 {"MQXX" 04 02 003c "c"}
@@ -79,7 +79,7 @@ async fn protocol_names_and_levels() {
         c > 10 {"MQTT" 84 02 003c "c"}
         c < 20020001
         c !
-        "#,
+        "##,
     )
     .await;
 }
@@ -89,7 +89,7 @@ async fn protocol_names_and_levels() {
 #[tokio::test]
 async fn flags_promise_what_follows() {
     conforms(
-        r#"
+        r##"
         == 4 flags, lengths and order: closed without CONNACK
         a = raw
         a > 10 {@ 03 003c "c"}
@@ -188,7 +188,7 @@ async fn flags_promise_what_follows() {
         a = raw
         a > 10 {@ 06 003c [] "empty-will-%" [] "w" ""}
         a < 20 {00 00 [..]}
-        "#,
+        "##,
     )
     .await;
 }
@@ -197,7 +197,7 @@ async fn flags_promise_what_follows() {
 #[tokio::test]
 async fn strings_of_connect_are_utf_8() {
     conforms(
-        r#"
+        r##"
         == 4 not UTF-8, a surrogate, U+0000: closed
         a = raw
         a > 10 {@ 02 003c 0001 ff}
@@ -250,7 +250,7 @@ async fn strings_of_connect_are_utf_8() {
         a = raw
         a > 10 {@ 02 003c [] 0005 efbbbf 'b%'}
         a < 20 {00 00 [..]}
-        "#,
+        "##,
     )
     .await;
 }
@@ -260,7 +260,7 @@ async fn strings_of_connect_are_utf_8() {
 #[tokio::test]
 async fn client_identifiers() {
     conforms(
-        r#"
+        r##"
         == 45 all characters that must be allowed, 23 of them at a time, and one
         a = raw
         a > 10 {@ 02 003c [] "0123456789abcdefghijklm"}
@@ -297,7 +297,7 @@ async fn client_identifiers() {
         b < 20 {00 00 [21 ?? 27 ???? 12 ..]}
         a > c000
         a < d000
-        "#,
+        "##,
     )
     .await;
 }
@@ -307,7 +307,7 @@ async fn client_identifiers() {
 #[tokio::test]
 async fn session_present_and_take_over() {
     conforms(
-        r#"
+        r##"
         == 4 Session Present in 3.1.1
         a = raw
         a > 10 {@ 00 003c "present-%"}
@@ -373,7 +373,7 @@ async fn session_present_and_take_over() {
         c > 10 {@ 02 003c "taken-%"}
         c < 20020000
         b !
-        "#,
+        "##,
     )
     .await;
 }
@@ -383,7 +383,7 @@ async fn session_present_and_take_over() {
 #[tokio::test]
 async fn connack_says_what_is_limited() {
     conforms(
-        r#"
+        r##"
         == 34 without properties in 3.x
         a = raw
         a > 10 {@ 02 003c "connack-%"}
@@ -418,7 +418,7 @@ async fn connack_says_what_is_limited() {
         a > 10 {@ 03 003c [] "connack-%"}
         a < 20 {00 81 [1f ..]}
         a !
-        "#,
+        "##,
     )
     .await;
 }

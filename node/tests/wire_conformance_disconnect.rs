@@ -9,7 +9,7 @@ use support::script::conforms;
 #[tokio::test]
 async fn disconnect_has_its_forms() {
     conforms(
-        r#"
+        r##"
         == 345 the short one
         a = @
         a > e000
@@ -78,7 +78,7 @@ async fn disconnect_has_its_forms() {
         b > e000 30 {"behind/%" [] 'x'}
         b !
         a -
-        "#,
+        "##,
     )
     .await;
 }
@@ -88,7 +88,7 @@ async fn disconnect_has_its_forms() {
 #[tokio::test]
 async fn wills_follow_every_end_but_the_clean_one() {
     conforms(
-        r#"
+        r##"
         == 345 not after DISCONNECT, once after a lost connection
         a = @
         a > 82 {0001 [] "will/%" 01}
@@ -124,7 +124,7 @@ async fn wills_follow_every_end_but_the_clean_one() {
         b < 20 {00 00 [..]}
         b > e00104
         b !
-        a < 30 {"asked/%" [26 "b" "1" 26 "a" "2" 26 "b" "1" 03 "text"] 'with'}
+        a < 30 {"asked/%" [03 "text" 26 "b" "1" 26 "a" "2" 26 "b" "1"] 'with'}
         == 345 retained if it says so
         a = @
         a > 82 {0001 [] "willkept/%" 00}
@@ -138,8 +138,9 @@ async fn wills_follow_every_end_but_the_clean_one() {
         c > 82 {0001 [] "willkept/%" 00}
         c < 90 {0001 [] 00}
         c < 31 {"willkept/%" [] 'kept'}
-        c > 33 {"willkept/%" 0001 []}
-        c < 40 {0001}
+        d = @
+        d > 33 {"willkept/%" 0001 []}
+        d < 40 {0001}
         == 345 not retained if it does not
         a = @
         a > 82 {0001 [] "willgone/%" 00}
@@ -153,7 +154,7 @@ async fn wills_follow_every_end_but_the_clean_one() {
         c > 82 {0001 [] "willgone/%" 00}
         c < 90 {0001 [] 00}
         c -
-        "#,
+        "##,
     )
     .await;
 }
@@ -163,7 +164,7 @@ async fn wills_follow_every_end_but_the_clean_one() {
 #[tokio::test]
 async fn other_packets() {
     conforms(
-        r#"
+        r##"
         == 345 PINGREQ
         a = @
         a > c000
@@ -223,7 +224,7 @@ async fn other_packets() {
         a = @
         a > f0 {18 []}
         a ! 82
-        "#,
+        "##,
     )
     .await;
 }
@@ -232,7 +233,7 @@ async fn other_packets() {
 #[tokio::test]
 async fn answers_keep_to_what_the_client_takes() {
     conforms(
-        r#"
+        r##"
         == 5 a message above the client's Maximum Packet Size is not sent, and those behind it are
         a = raw
         a > 10 {@ 02 003c [27 00000014] "small"}
@@ -288,7 +289,7 @@ async fn answers_keep_to_what_the_client_takes() {
         a > 10 {@ 02 0001 [] "silent-%"}
         a < 20 {00 00 [..]}
         a ! 8d
-        "#,
+        "##,
     )
     .await;
 }

@@ -3,12 +3,12 @@
 
 mod support;
 
-use support::script::conforms;
+use support::script::{conforms, failures};
 
 #[tokio::test]
 async fn connect_of_3_1() {
     conforms(
-        r#"
+        r##"
         == 3 accepted; the first byte of CONNACK is reserved, so never Session Present
         a = raw
         a > 10 {@ 00 003c "old"}
@@ -96,7 +96,7 @@ async fn connect_of_3_1() {
         c > 10 {@ 06 003c "c" "w/#" "m"}
         c < 20020005
         c !
-        "#,
+        "##,
     )
     .await;
 }
@@ -104,7 +104,7 @@ async fn connect_of_3_1() {
 #[tokio::test]
 async fn packets_of_3_1() {
     conforms(
-        r#"
+        r##"
         == 3 what is sent again has DUP: SUBSCRIBE, UNSUBSCRIBE, PUBREL
         a = @
         a > 8a {0001 "dup/3" 02}
@@ -127,7 +127,7 @@ async fn packets_of_3_1() {
         a = @
         a > f000
         a !
-        "#,
+        "##,
     )
     .await;
 }
@@ -135,7 +135,7 @@ async fn packets_of_3_1() {
 #[tokio::test]
 async fn versions_hear_each_other() {
     conforms(
-        r#"
+        r##"
         == 345 each version publishes, each hears it in its own form
         a = raw
         a > 10 {"MQIsdp" 03 02 003c "hears-3-%"}
@@ -174,7 +174,44 @@ async fn versions_hear_each_other() {
         c < 20 {01 00 {..}}
         c < 32 {"upgrade/t" $c 00 'x'}
         c > 40 {$c}
-        "#,
+        "##,
     )
     .await;
+}
+
+/// The tests of the tests: each of these expects something wrong, and every one is found, on one node and on three.
+#[tokio::test]
+async fn an_answer_that_is_wrong_is_found() {
+    let planted = r##"
+        == 5 another code
+        a = @
+        a > 30 {"#" [] 'x'}
+        a ! 81
+        == 5 an end that does not come
+        a = @
+        a > c000
+        a !
+        == 5 an answer too many
+        a = @
+        a > 82 {0001 [] "planted" 00}
+        a -
+        == 5 another byte
+        a = @
+        a > 82 {0001 [] "planted" 00}
+        a < 90 {0001 [] 01}
+        == 5 a byte less than expected
+        a = @
+        a > 82 {0001 [] "planted" 00}
+        a < 90 {0001 [] 0000}
+        == 5 a byte more than expected
+        a = @
+        a > 82 {0001 [] "planted" 00}
+        a < 90 {0001 []}
+        == 4 a reason where there is none
+        a = @
+        a > c100
+        a < e0 {81}
+        "##;
+    let found = failures(planted).await;
+    assert_eq!(found.len(), 2 * planted.matches("== ").count(), "{found:?}");
 }
