@@ -1,13 +1,13 @@
-//! Bytes from outside: clients, browsers, proxies, files. What each target holds is in its file; how inputs are made, in
-//! `cluster/tests/fuzzing`. Frames of other nodes are fuzzed there too.
+//! Bytes from outside: clients, browsers, proxies, other nodes, files. What each target holds is in its file; how inputs are
+//! made, in `fuzzing`.
 
-#[path = "../../../cluster/tests/fuzzing/mod.rs"]
 mod fuzzing;
 
 mod config;
 mod connection;
 mod decoders;
 mod frames;
+mod links;
 mod proxy;
 mod topics;
 mod websocket;

@@ -44,12 +44,9 @@ fn websocket() {
         let whole = told(&stream);
         let pieces = told_in_pieces(&stream, usize::from(*cut % 16) + 1);
         assert_eq!(pieces, whole);
-        let kinds = whole
-            .iter()
-            .take(4)
-            .map(|told| told.split('(').next().unwrap_or(told))
-            .collect::<Vec<_>>();
-        outcome((kinds, whole.last()))
+        let kind = |told: &String| told.split(['(', ':']).next().map(str::to_owned);
+        let end = whole.last().filter(|last| last.starts_with("end"));
+        outcome((whole.iter().take(5).map(kind).collect::<Vec<_>>(), end))
     });
 }
 

@@ -23,10 +23,6 @@
     unsafe_code,
     reason = "a global allocator is unsafe to implement; it counts and hands on"
 )]
-#![allow(
-    dead_code,
-    reason = "both crates that fuzz compile this module and use their own part of it"
-)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -37,7 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Thousandths of all inputs that each target gets, of both crates.
+/// Thousandths of all inputs that each target gets.
 const SHARES: &[(&str, u64)] = &[
     ("frames", 300),
     ("decoders", 250),

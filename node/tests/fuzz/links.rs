@@ -1,23 +1,20 @@
 //! Bytes from peers: frames of the links.
 
-mod fuzzing;
-
+use super::corpus;
+use super::fuzzing::{Target, fuzz, outcome};
 use bytes::Bytes;
-use fuzzing::{Target, fuzz, outcome};
 use lontra_cluster::link::frame::{Batch, Frame, FrameBuffer};
-use std::path::Path;
 
 /// A stream in pieces gives the frames of the whole; what is decoded is encoded to what decodes to the same. The first byte
 /// cuts the stream; each frame is its length, which is put right, and its body.
 #[test]
 fn links() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzzing/links.hex");
     let seeds = (0..=13u8)
         .map(|kind| vec![3, 6, kind, 1, 2, 3, 4, 5, 2, kind, 0])
         .collect();
     let target = Target {
         name: "links",
-        corpus: &corpus,
+        corpus: &corpus("links"),
         seeds,
         words: &[&[0x80, 0x80, 1], &[0xff; 10], b"abc"],
         memory: (16 << 10, 64),
