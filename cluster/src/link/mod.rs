@@ -30,7 +30,7 @@ mod config;
 mod connect;
 mod error;
 mod forward;
-mod frame;
+pub mod frame;
 mod handshake;
 pub mod issue;
 mod metrics;

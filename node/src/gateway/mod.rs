@@ -15,7 +15,7 @@ pub mod peer;
 pub mod proxy;
 pub mod socket;
 pub mod tls;
-mod ws;
+pub mod ws;
 
 use std::io;
 use std::net::SocketAddr;

@@ -13,7 +13,7 @@
 //!   each other once PONGS_MAX bytes of them wait.
 //! - whole packets that came before a Close, or before what breaks the rules, are taken first.
 
-mod incoming;
+pub mod incoming;
 mod outgoing;
 
 use std::io::{self, IoSlice};

@@ -473,16 +473,27 @@ impl Cluster {
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     static HOOK: Once = Once::new();
-    let cluster = SHARED.get_or_init(|| {
+    shared_of(3, &SHARED, &HOOK)
+}
+
+/// As [`shared`], one node.
+pub fn shared_single() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    static HOOK: Once = Once::new();
+    shared_of(1, &SHARED, &HOOK)
+}
+
+fn shared_of(size: usize, shared: &'static OnceLock<Cluster>, hook: &'static Once) -> &'static Cluster {
+    let cluster = shared.get_or_init(|| {
         // A test's own runtime ends with the test, and cannot be blocked on from within.
-        let start = || {
+        let start = move || {
             tokio::runtime::Runtime::new()
                 .expect("a runtime")
-                .block_on(Cluster::start(3))
+                .block_on(Cluster::start(size))
         };
-        std::thread::spawn(start).join().expect("three nodes start")
+        std::thread::spawn(start).join().expect("the nodes start")
     });
-    HOOK.call_once(|| keep_after_panic(cluster));
+    hook.call_once(|| keep_after_panic(cluster));
     cluster
 }
 

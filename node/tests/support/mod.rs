@@ -5,6 +5,7 @@
 //!     websocket ──┤         │                         the same client, its bytes in frames
 //!     tls, pki ───┤         │                         the same client, its bytes through openssl's TLS
 //!     cluster ────┴─────────┴── power, partition      real processes, real files, real sockets
+//!     script                                          conversations in bytes: one node and three answer alike
 //!     foreign, mosquitto                              clients that others wrote
 //!
 //! Nothing here sleeps to synchronise: [`eventually`] waits for a condition with a deadline. `tokio::time` otherwise only
@@ -33,6 +34,7 @@ pub mod pki;
 pub mod power;
 pub mod random;
 pub mod register;
+pub mod script;
 pub mod tls;
 pub mod websocket;
 pub mod wills;

@@ -4,7 +4,7 @@
 //!     X-Forwarded-For, in the handshake ──▶ forwarded    WebSocket
 
 pub mod forwarded;
-mod header;
+pub mod header;
 
 use std::io;
 use std::net::SocketAddr;

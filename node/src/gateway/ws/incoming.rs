@@ -39,6 +39,11 @@ impl Incoming {
         stream.read(&mut self.bytes)
     }
 
+    /// Takes `bytes` as if the socket had given them.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
     /// Lets go of memory that was handed on. What stays is at most a piece of a header.
     pub fn shrink(&mut self) {
         self.bytes = BytesMut::from(&self.bytes[..]);
