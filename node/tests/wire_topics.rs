@@ -110,7 +110,9 @@ async fn rewritten_wills(cluster: &Cluster, version: Version) {
 
     let refused = Will::new("limited/will", "x", 2);
     let connect = Connect::clean(version, &format!("rw-refused-{version:?}")).will(refused);
-    let (_, connack) = Client::connect(cluster.mqtt(1), &connect).await;
+    let (_, connack) = Client::try_connect(cluster.mqtt(1), &connect, SOON)
+        .await
+        .expect("CONNACK");
     let expected = if version == Version::V5 { 0x83 } else { 3 };
     assert!(
         matches!(connack, Packet::Connack { code, .. } if code == expected),
@@ -135,7 +137,7 @@ async fn subscribed_by_the_operator(cluster: &Cluster, version: Version) {
     here.subscribe(&[("auto/barrier", 0)]).await;
     publisher.publish("auto/barrier", "end", 0).await;
     let texts: Vec<String> = here.messages_until("end").await.iter().map(Publish::text).collect();
-    assert_eq!(texts, ["once", "end"]);
+    assert_eq!(texts, ["once"]);
 
     // Nobody widens a rule by a name that he chose.
     let mut curious = Client::open(cluster.mqtt(0), version, "+").await;
@@ -143,7 +145,7 @@ async fn subscribed_by_the_operator(cluster: &Cluster, version: Version) {
     publisher.publish(&topic, "private", 1).await;
     publisher.publish("auto/barrier", "end", 0).await;
     let texts: Vec<String> = curious.messages_until("end").await.iter().map(Publish::text).collect();
-    assert_eq!(texts, ["end"]);
+    assert!(texts.is_empty(), "{texts:?}");
     here.disconnect().await;
     curious.disconnect().await;
 }
@@ -196,7 +198,7 @@ async fn refused_by_policy(cluster: &Cluster, version: Version) {
     late.subscribe(&[("fleeting/#", 1), ("plain/#", 1), ("pol/end", 0)])
         .await;
     publisher.publish("pol/end", "end", 0).await;
-    assert_eq!(late.messages_until("end").await.len(), 1, "something was retained");
+    assert!(late.messages_until("end").await.is_empty(), "something was retained");
 }
 
 async fn queues(cluster: &Cluster, version: Version) {
