@@ -86,7 +86,7 @@ impl Inner {
     /// Waits until every Up node has applied meta entry `index` in effect, or is Down. (DESIGN §5)
     ///
     /// # Errors
-    /// [`MetaError::Unavailable`] after `limit`.
+    /// [`MetaError::Unknown`] after `limit`: the entry stands, and where it is in effect is not known.
     pub(crate) async fn barrier(self: &Arc<Self>, index: MetaIndex, limit: Duration) -> Result<(), MetaError> {
         // Reached once is reached for good, and for every entry before it.
         if self.barrier_reached.load(Ordering::Acquire) >= index.0 {
@@ -117,7 +117,7 @@ impl Inner {
                 return Ok(());
             }
             if Instant::now() + RETRY_WAIT >= deadline {
-                return Err(MetaError::Unavailable { what: "barrier" });
+                return Err(MetaError::Unknown { what: "barrier" });
             }
             tokio::time::sleep(RETRY_WAIT).await;
         }
@@ -285,16 +285,19 @@ pub(crate) async fn follow_meta(inner: Arc<Inner>, mut events: mpsc::UnboundedRe
     while let Some(first) = events.recv().await {
         let mut next = Some(first);
         while let Some(event) = next {
-            if let ControlEvent::NodeDown(node) = event
-                && let Some(links) = inner.links.get()
-            {
-                links.forget_peer(node);
-                inner.replace_leader(node);
+            match event {
+                ControlEvent::Applied => {}
+                ControlEvent::NodeDown(node) => {
+                    if let Some(links) = inner.links.get() {
+                        links.forget_peer(node);
+                        inner.replace_leader(node);
+                    }
+                }
+                ControlEvent::Late(session, epoch) => inner.give_back(session, epoch),
             }
             next = events.try_recv().ok();
         }
         inner.barrier_changed.notify_waiters();
-        inner.give_back_late_connects();
         let applied = inner.meta.applied.current();
         let Some(leader) = inner
             .meta

@@ -11,7 +11,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lontra_storage::ids::{MetaIndex, NodeId, Offset, ShardId};
+use lontra_storage::ids::{MetaIndex, NodeId, Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::Role;
 use lontra_storage::meta::{MetaEvent, MetaSink, MetaView};
 use lontra_storage::shard::{Appended, Applied, Ledger, RetainedSize, ShardSink};
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::clock::LogClock;
 use crate::follow::{Backlog, encode_applied, encode_jumped};
+use crate::late_connects::ConnectsUnderWay;
 use crate::lease::Lease;
 use crate::link::FrameSink;
 use crate::local::Local;
@@ -206,6 +207,7 @@ pub struct MetaDelivery {
     pub ended: Arc<Ended>,
     /// Wakes the publisher of wills.
     pub wills: Arc<Notify>,
+    pub(crate) connects: Arc<ConnectsUnderWay>,
 }
 
 /// What the control task acts on after apply.
@@ -213,6 +215,8 @@ pub struct MetaDelivery {
 pub enum ControlEvent {
     Applied,
     NodeDown(NodeId),
+    /// A Connect of this incarnation was carried out that no connection waits for.
+    Late(SessionId, SessionEpoch),
 }
 
 impl MetaSink for MetaDelivery {
@@ -224,6 +228,16 @@ impl MetaSink for MetaDelivery {
                 MetaEvent::Displaced { session, epoch, owner } if owner.node == self.node => {
                     if !has(Bug::NoTakeoverFence) {
                         self.local.displaced(session, epoch);
+                    }
+                }
+                MetaEvent::Served {
+                    session,
+                    epoch,
+                    owner,
+                    request,
+                } if owner.node == self.node && owner.incarnation == self.lease.incarnation() => {
+                    if !self.connects.contains(request) {
+                        let _ = self.events.send(ControlEvent::Late(session, epoch));
                     }
                 }
                 MetaEvent::NodeDown { node, incarnation } => {
@@ -239,7 +253,7 @@ impl MetaSink for MetaDelivery {
                     self.upkeep.notify_one();
                 }
                 MetaEvent::WillDue { .. } => self.wills.notify_one(),
-                MetaEvent::Displaced { .. } | MetaEvent::NodeUp { .. } => {}
+                MetaEvent::Served { .. } | MetaEvent::Displaced { .. } | MetaEvent::NodeUp { .. } => {}
             }
         }
         self.applied.advance(at.0);

@@ -112,7 +112,7 @@ pub(crate) struct Inner {
     /// What the node part wants told to whoever inspects this node.
     about: OnceLock<Bytes>,
     node_routes: operations::NodeRoutes,
-    late_connects: late_connects::LateConnects,
+    connects: Arc<late_connects::ConnectsUnderWay>,
     /// The runtime that the cluster part was started on: workers call from their own.
     runtime: tokio::runtime::Handle,
     waiting: Arc<WaitingGroups>,

@@ -15,7 +15,6 @@ use lontra_storage::test_bugs::{Bug, has};
 
 use crate::control::RETRY_WAIT;
 use crate::error::MetaError;
-use crate::late_connects::LateConnect;
 use crate::lease::{Lease, Serving};
 use crate::ledger_metrics::{Families, LedgerCollector};
 use crate::local::{Guard, Member, Outcome, Ticket};
@@ -126,14 +125,15 @@ impl Cluster {
     /// It is proposed only as long as it `is_wanted`: a client that gave up may be served elsewhere, and would be displaced.
     ///
     /// # Errors
-    /// The control plane did not answer, or this node may not serve. What is carried out after that is given back.
+    /// [`MetaError::Unavailable`] and [`MetaError::Stale`]: it was not carried out. [`MetaError::Unknown`]: it was or may be
+    /// yet, and is then given back.
     pub async fn connect(&self, request: ConnectRequest, is_wanted: impl Fn() -> bool) -> Result<Attached, MetaError> {
-        let asked = LateConnect {
-            client_id: request.client_id.clone(),
-            incarnation: self.inner.lease.incarnation(),
-            request: self.inner.next_request.fetch_add(1, Ordering::Relaxed),
+        let incarnation = self.inner.lease.incarnation();
+        let client_id = request.client_id.clone();
+        let under_way = {
+            let request = self.inner.next_request.fetch_add(1, Ordering::Relaxed);
+            self.inner.connects.begin(request)
         };
-        let incarnation = asked.incarnation;
         let operation = MetaOp::Connect {
             client_id: request.client_id,
             clean_start: request.clean_start,
@@ -141,16 +141,21 @@ impl Cluster {
             will: request.will,
             node: self.inner.config.node,
             incarnation,
-            request: asked.request,
+            request: under_way.request,
         };
         let tried = self
             .inner
             .change_meta_while("connect", &[operation], OPERATION_MAX, is_wanted)
             .await;
-        if matches!(tried, Err(MetaError::Unknown { .. })) {
-            self.inner.expect_late_connect(asked);
-        }
-        let (index, replies) = tried?;
+        let (index, replies) = match tried {
+            Ok(done) => done,
+            Err(error) => {
+                if matches!(error, MetaError::Unknown { .. }) {
+                    self.inner.give_up_connect(&client_id, incarnation, under_way);
+                }
+                return Err(error);
+            }
+        };
         let Some(MetaReply::Connected {
             session,
             epoch,
@@ -173,7 +178,8 @@ impl Cluster {
                 let subscriptions = subscriptions.map(|(filter, options)| (filter.clone(), *options));
                 (subscriptions.collect(), owed(state), state.sent.clone())
             }
-            _ => return Err(MetaError::Stale),
+            // It was, and another Connect came after it.
+            _ => return Err(MetaError::Unknown { what: "connect" }),
         };
         Ok(Attached {
             session,

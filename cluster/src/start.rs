@@ -21,6 +21,7 @@ use crate::config::ClusterConfig;
 use crate::delivery::{ControlEvent, Followers, MetaDelivery, ShardDelivery, ShardView};
 use crate::error::ClusterError;
 use crate::group::{Group, GroupParts, ProposeError, Proposed, raft_config, shut_down};
+use crate::late_connects::ConnectsUnderWay;
 use crate::lease::Lease;
 use crate::link::{Lane, LinkConfig, LinkMetrics, Links, RaftNetworkFactory, RaftRegistry};
 use crate::local::Local;
@@ -58,6 +59,7 @@ impl Cluster {
         let ended = Arc::new(sweep::Ended::default());
         let network = |group| RaftNetworkFactory::new(rafts.links(), group, config.shard_election());
 
+        let connects = Arc::new(ConnectsUnderWay::default());
         let meta = {
             let (clock, applied) = (Arc::new(LogClock::default()), Arc::new(Progress::default()));
             let sink = MetaDelivery {
@@ -71,6 +73,7 @@ impl Cluster {
                 upkeep: upkeep.clone(),
                 ended: ended.clone(),
                 wills: wills.clone(),
+                connects: connects.clone(),
             };
             let machine = Meta::new(meta_view.clone(), Arc::new(sink));
             let stored = storage.group(GroupId::META, Box::new(machine))?;
@@ -128,7 +131,7 @@ impl Cluster {
             next_request: AtomicU64::new(1),
             about: OnceLock::new(),
             node_routes: crate::operations::NodeRoutes::default(),
-            late_connects: Default::default(),
+            connects,
             runtime: tokio::runtime::Handle::current(),
             waiting,
             upkeep,

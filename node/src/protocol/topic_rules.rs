@@ -1,7 +1,7 @@
 //! What the operator's `[topics]` makes of the topics that clients name: rewritten, subscribed for them, refused.
 //!
 //! ```text
-//!   PUBLISH, will      topic  ─▶ rewrite ─▶ mountpoint ─▶ access ─▶ policy ─▶ cluster
+//!   PUBLISH, will      topic  ─▶ rewrite ─▶ mountpoint ─▶ policy ─▶ access ─▶ cluster
 //!   SUBSCRIBE          filter ─▶ rewrite ─▶ mountpoint ─▶ access ─▶ cluster      $share/{name}/ stays in front
 //!   CONNECT            filters of `topics.subscribe`  ─▶ mountpoint ─▶ cluster
 //! ```

@@ -38,9 +38,10 @@ pub fn begin(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) 
 
 /// Why a CONNECT is not served.
 enum Refused {
-    /// It was not carried out, or was taken back.
+    /// It was not carried out.
     Because(ReasonCode),
-    /// It may have been carried out, and will then be taken back.
+    /// It was carried out, or may be yet, and is then given back. Until that is committed its will may become due, and it has
+    /// displaced whoever was served.
     Unknown,
 }
 
@@ -92,7 +93,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
     if !is_current || !worker.cluster.is_owner(session, epoch) {
         worker.hub.unregister(session, epoch);
         worker.cluster.give_back(session, epoch);
-        return Err(ReasonCode::SERVER_BUSY.into());
+        return Err(Refused::Unknown);
     }
     client.incarnation.set(attached.incarnation);
     let shards = worker.cluster.shards().shard_count();
@@ -107,7 +108,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
             // It ended while the cluster was asked.
             worker.hub.unregister(session, epoch);
             worker.cluster.give_back(session, epoch);
-            return Err(ReasonCode::SERVER_BUSY.into());
+            return Err(Refused::Unknown);
         }
 
         connection.outbound.resume(attached.sent.as_deref());

@@ -75,19 +75,26 @@ impl Worker {
                 subscriptions,
                 mut reasons,
             } => {
-                if let Err(error) = self.subscribe(client, subscriptions).await {
-                    if error == MetaError::Stale {
+                let outcome = self.subscribe(client, subscriptions).await;
+                match (outcome, packet_id) {
+                    (Ok(()), _) => {}
+                    (Err(MetaError::Stale), _) => {
                         return client
                             .connection
                             .borrow_mut()
                             .close(ReasonCode::SESSION_TAKEN_OVER, None);
                     }
-                    if packet_id.is_none() {
-                        // Its client would believe that it has what all have.
-                        return client.connection.borrow_mut().close(ReasonCode::SERVER_BUSY, None);
+                    (Err(MetaError::Unavailable { .. }), Some(_)) => {
+                        for reason in reasons.iter_mut().filter(|reason| !reason.is_error()) {
+                            *reason = ReasonCode::UNSPECIFIED_ERROR;
+                        }
                     }
-                    for reason in reasons.iter_mut().filter(|reason| !reason.is_error()) {
-                        *reason = ReasonCode::UNSPECIFIED_ERROR;
+                    // Who did not ask hears no SUBACK; and neither a yes nor a no is true of what may stand.
+                    (Err(MetaError::Unavailable { what } | MetaError::Unknown { what }), _) => {
+                        return client
+                            .connection
+                            .borrow_mut()
+                            .close(ReasonCode::SERVER_BUSY, Some(what));
                     }
                 }
                 if let Some(packet_id) = packet_id {

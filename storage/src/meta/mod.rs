@@ -49,6 +49,13 @@ pub enum MetaEvent {
         epoch: SessionEpoch,
         owner: Owner,
     },
+    /// A Connect was carried out: `owner` is to serve the session under `epoch`.
+    Served {
+        session: SessionId,
+        epoch: SessionEpoch,
+        owner: Owner,
+        request: u64,
+    },
     /// The session is gone for good.
     SessionEnded {
         session: SessionId,

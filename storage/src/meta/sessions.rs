@@ -66,6 +66,15 @@ pub(super) struct Connect {
 }
 
 impl Session {
+    fn served(&self, id: SessionId, owner: Owner) -> MetaEvent {
+        MetaEvent::Served {
+            session: id,
+            epoch: self.epoch,
+            owner,
+            request: self.connected.request,
+        }
+    }
+
     fn answer(&self, id: SessionId) -> MetaReply {
         let Connected { present, previous, .. } = self.connected;
         MetaReply::Connected {
@@ -153,6 +162,7 @@ impl MetaState {
             retained_owed: BTreeMap::new(),
         };
         rows::put_session(change.batch, id, &session);
+        change.events.push(session.served(id, connect.owner));
         let answer = session.answer(id);
         self.durable_sessions += usize::from(session.durable);
         self.sessions.insert(id, session);
@@ -195,6 +205,7 @@ impl MetaState {
             session.sent = None;
         }
         rows::put_session(change.batch, id, session);
+        change.events.push(session.served(id, owner));
         let (answer, subscribed) = (session.answer(id), !session.subscriptions.is_empty());
         self.owned.entry(owner.node).or_default().insert(id);
         if subscribed {

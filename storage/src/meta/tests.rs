@@ -310,11 +310,19 @@ fn a_session_follows_its_client_to_another_node() {
     );
     assert_eq!(
         fixture.events(),
-        [MetaEvent::Displaced {
-            session,
-            epoch,
-            owner: one
-        }]
+        [
+            MetaEvent::Displaced {
+                session,
+                epoch,
+                owner: one
+            },
+            MetaEvent::Served {
+                session,
+                epoch: next,
+                owner: two,
+                request: fixture.index - 1,
+            }
+        ]
     );
     assert_eq!(fixture.matched("a/b").0, [(session.0, Some(2))]);
     // one-owner: the displaced connection can no longer change anything.
