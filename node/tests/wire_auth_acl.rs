@@ -5,7 +5,7 @@ mod support;
 
 use std::process::Stdio;
 use support::auth::{Guarded, mosquitto_passwd};
-use support::client::Client;
+use support::client::{Client, Gone};
 use support::cluster::free_ports;
 use support::codec::{self, Connect, Packet, Property, Publish, TOPIC_ALIAS, VERSIONS, Value, Version, Will};
 use support::{SOON, eventually};
@@ -67,7 +67,7 @@ async fn until_end(client: &mut Client, by: &mut Client, topic: &str) -> Vec<Str
 
 #[tokio::test]
 async fn a_publish_that_is_not_allowed_reaches_nobody() {
-    let guarded = guarded(1, &[]).await;
+    let guarded = guarded(1, &[("auth.denied_publish", "acknowledge")]).await;
     let rules = "user reader\ntopic #\n";
     guarded
         .rewrite("acl", &format!("{ACL}user bob\ntopic readwrite #\n{rules}"))
@@ -83,7 +83,7 @@ async fn a_publish_that_is_not_allowed_reaches_nobody() {
                     ..Publish::new(topic, "no", qos)
                 };
                 let code = alice.publish_packet(retained).await;
-                // 3.x cannot be told: acknowledged, as Mosquitto does.
+                // 3.x cannot be told: acknowledged, as asked for.
                 let expected = if version == Version::V5 && qos > 0 { 0x87 } else { 0 };
                 assert_eq!(code, expected, "{version:?} {topic} at {qos}");
             }
@@ -305,11 +305,7 @@ async fn a_revoked_subscription_gets_nothing_more() {
 
 #[tokio::test]
 async fn a_revoked_subscription_ends_its_connection_where_configured() {
-    let guarded = guarded(
-        1,
-        &[("auth.revocation", "disconnect"), ("auth.denied_publish", "disconnect")],
-    )
-    .await;
+    let guarded = guarded(1, &[("auth.revocation", "disconnect")]).await;
     let (mut bob, _) = Client::connect(guarded.at(), &connect(Version::V5, "bob")).await;
     let (mut alice, _) = Client::connect(guarded.at(), &connect(Version::V311, "alice")).await;
     bob.subscribe(&[("a/public/#", 1), ("b/#", 1)]).await;
@@ -318,9 +314,23 @@ async fn a_revoked_subscription_ends_its_connection_where_configured() {
         .await;
     assert_eq!(bob.closed_by_server(SOON).await.0, Some(0x87));
     alice.ping().await;
-    let denied = Publish::new("b/x", "x", 0).encode(Version::V311);
-    alice.send(&denied).await.expect("PUBLISH");
-    assert_eq!(alice.closed_by_server(SOON).await.0, None);
+    guarded.cluster.assert_no_panic();
+}
+
+/// 3.x has no way to say no, and a yes would be a lie.
+#[tokio::test]
+async fn a_3_x_client_that_may_not_publish_is_let_go_and_not_acknowledged() {
+    let guarded = guarded(1, &[]).await;
+    for qos in 0..3 {
+        let mut alice = open(guarded.at(), Version::V311, "alice").await;
+        let denied = Publish {
+            pid: u16::from(qos > 0),
+            ..Publish::new("b/x", "x", qos)
+        };
+        alice.send(&denied.encode(Version::V311)).await.expect("PUBLISH");
+        let answer = alice.packet_within(SOON).await;
+        assert!(matches!(answer, Err(Gone::Closed(_))), "QoS {qos}: {answer:?}");
+    }
     guarded.cluster.assert_no_panic();
 }
 

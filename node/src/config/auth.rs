@@ -30,8 +30,9 @@ pub struct Auth {
     /// machine), `never`, or `always`. Default `local`. A listener may say otherwise.
     pub anonymous: Anonymous,
 
-    /// What a 3.x client, which cannot be told, meets when it may not publish: `acknowledge` (the message is dropped, and
-    /// counted) or `disconnect`. Default `acknowledge`, as Mosquitto does. MQTT 5 clients are told (0x87).
+    /// What a 3.x client, which cannot be told, meets when it may not publish: `disconnect`, or `acknowledge` (the message is
+    /// dropped, and counted), as Mosquitto does. Default `disconnect`: an acknowledgement is not a lie. MQTT 5 clients are
+    /// told (0x87).
     pub denied_publish: DeniedPublish,
 
     /// What a reload does to a client that is subscribed to what it may no longer read: `stop` (it gets nothing more of
@@ -52,8 +53,8 @@ pub enum Anonymous {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeniedPublish {
-    #[default]
     Acknowledge,
+    #[default]
     Disconnect,
 }
 
