@@ -138,6 +138,7 @@ impl Inner {
             leads,
             offsets,
             disk_low: self.is_disk_low(),
+            leaving: self.leaving.load(Ordering::Acquire),
             unreachable: self.unreachable(),
         }
     }

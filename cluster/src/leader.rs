@@ -43,6 +43,7 @@ impl Inner {
         entry.leads = report.leads.clone();
         entry.offsets = report.offsets.clone();
         entry.disk_low = report.disk_low;
+        entry.leaving = report.leaving;
         entry.unreachable = report.unreachable.clone();
         drop(renewed);
         self.barrier_changed.notify_waiters();
@@ -302,10 +303,11 @@ impl Inner {
     }
 
     /// Moves one leadership, if they are spread unevenly over the Up nodes. Only between nodes that this leader has just
-    /// heard from: one that died is Up until its lease is over, and a shard handed to it has no leader for an election.
+    /// heard from: one that died is Up until its lease is over, and a shard handed to it has no leader for an election; nor to
+    /// one that stops, which has just given away its own.
     async fn spread_leaders(self: &Arc<Self>) {
         self.note_report(self.config.node, &self.report());
-        let (up, leads) = {
+        let (up, leaving, leads) = {
             let now = boot_time();
             let meta = self.meta_view.read();
             let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -325,9 +327,12 @@ impl Inner {
                     leads.insert(*shard, *node);
                 }
             }
-            (up, leads)
+            let leaving = renewed.iter().filter(|(_, renewed)| renewed.leaving);
+            let leaving: BTreeSet<NodeId> = leaving.map(|(node, _)| *node).collect();
+            (up, leaving, leads)
         };
-        let Some((shard, from, to)) = plan_move(&up, &leads, |node, shard| self.shards.holds(node, shard)) else {
+        let takes = |node, shard| !leaving.contains(&node) && self.shards.holds(node, shard);
+        let Some((shard, from, to)) = plan_move(&up, &leads, takes) else {
             return;
         };
         tracing::debug!(shard = shard.0, from, to, "spreading leaders");
@@ -377,11 +382,11 @@ fn plan_parting(leader: NodeId, unreachable: &BTreeMap<NodeId, Vec<NodeId>>) -> 
     down
 }
 
-/// One leadership to move from the node with most to one with at least two fewer that holds the shard.
+/// One leadership to move from the node with most to one with at least two fewer that takes the shard.
 fn plan_move(
     up: &[NodeId],
     leads: &BTreeMap<ShardId, NodeId>,
-    holds: impl Fn(NodeId, ShardId) -> bool,
+    takes: impl Fn(NodeId, ShardId) -> bool,
 ) -> Option<(ShardId, NodeId, NodeId)> {
     let mut counts: BTreeMap<NodeId, usize> = up.iter().map(|node| (*node, 0)).collect();
     for node in leads.values() {
@@ -389,7 +394,7 @@ fn plan_move(
     }
     let mut best: Option<(usize, ShardId, NodeId, NodeId)> = None;
     for (shard, from) in leads {
-        for to in up.iter().filter(|to| *to != from && holds(**to, *shard)) {
+        for to in up.iter().filter(|to| *to != from && takes(**to, *shard)) {
             let gain = counts[from].saturating_sub(counts[to]);
             if gain >= 2 && best.is_none_or(|(best, ..)| gain > best) {
                 best = Some((gain, *shard, *from, *to));
@@ -459,6 +464,13 @@ mod tests {
         // Whom two miss.
         check(1, &[(1, &[]), (2, &[3, 5]), (3, &[2]), (4, &[]), (5, &[])], &[2]);
         check(1, &[(1, &[]), (2, &[3]), (3, &[2]), (4, &[5]), (5, &[4])], &[5, 3]);
+    }
+
+    #[test]
+    fn a_node_that_stops_gets_nothing_though_it_leads_least() {
+        let leads: BTreeMap<ShardId, NodeId> = (0..6).map(|shard| (ShardId(shard), 2 + u64::from(shard % 2))).collect();
+        assert!(matches!(plan_move(&[1, 2, 3], &leads, |_, _| true), Some((_, _, 1))));
+        assert_eq!(plan_move(&[1, 2, 3], &leads, |node, _| node != 1), None);
     }
 
     #[test]

@@ -145,6 +145,8 @@ pub(crate) struct Renewed {
     pub leads: Vec<ShardId>,
     pub offsets: Vec<Offset>,
     pub disk_low: bool,
+    /// It stops, and takes over no leadership.
+    pub leaving: bool,
     /// Up nodes that it has not reached for a lease.
     pub unreachable: Vec<NodeId>,
 }

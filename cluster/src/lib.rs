@@ -113,6 +113,8 @@ pub(crate) struct Inner {
     about: OnceLock<Bytes>,
     node_routes: operations::NodeRoutes,
     connects: Arc<late_connects::ConnectsUnderWay>,
+    /// It stops: it takes over no leadership any more.
+    leaving: std::sync::atomic::AtomicBool,
     /// The runtime that the cluster part was started on: workers call from their own.
     runtime: tokio::runtime::Handle,
     waiting: Arc<WaitingGroups>,

@@ -13,14 +13,15 @@ use lontra_storage::meta::{MetaView, Session, SubscriptionOptions};
 use lontra_storage::shard::{Page, RetainedPage, RetainedSize};
 use lontra_storage::test_bugs::{Bug, has};
 
-use crate::control::RETRY_WAIT;
+use crate::control::{ASK_MAX, RETRY_WAIT};
 use crate::error::MetaError;
 use crate::lease::{Lease, Serving};
 use crate::ledger_metrics::{Families, LedgerCollector};
+use crate::link::Lane;
 use crate::local::{Guard, Member, Outcome, Ticket};
 use crate::publisher::{Publish, PublishReply, ShardRequest};
 use crate::reader::PageLimits;
-use crate::requests::RetainedRequest;
+use crate::requests::{self, RetainedRequest};
 use crate::retained::Owed;
 use crate::routes::RouteCache;
 use crate::shared::{ACKNOWLEDGED_MAX, Strategy};
@@ -598,8 +599,18 @@ impl Cluster {
             .collect()
     }
 
-    /// Hands every leadership to another node, as far as that goes within `limit`: for a clean stop.
+    /// Hands every leadership to another node, as far as that goes within `limit`: for a clean stop. The meta leader is told
+    /// first, who would hand some back to even them out.
     pub async fn give_up_leaderships(&self, limit: Duration) {
+        self.inner.leaving.store(true, Ordering::Release);
+        if let (Some(leader), Some(links)) = (self.inner.meta.leader(), self.inner.links.get())
+            && leader != self.node()
+        {
+            let report = self.inner.report().encode();
+            // A leader that does not answer spreads nothing either.
+            let told = links.request(leader, Lane::Control, requests::REPORT, report, limit.min(ASK_MAX));
+            let _: Result<Bytes, _> = told.await;
+        }
         let mut moves = tokio::task::JoinSet::new();
         for group in std::iter::once(&self.inner.meta).chain(self.inner.groups.values()) {
             let heirs: Vec<NodeId> = match group.id.as_shard() {

@@ -95,6 +95,8 @@ pub struct Report {
     pub offsets: Vec<Offset>,
     /// Below the free-space watermark.
     pub disk_low: bool,
+    /// It stops, and takes over no leadership.
+    pub leaving: bool,
     /// Up nodes that it has not reached for a lease.
     pub unreachable: Vec<NodeId>,
 }
@@ -102,7 +104,8 @@ pub struct Report {
 impl Report {
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(128);
-        writer.var(self.incarnation.0).var(self.applied.0).bool(self.disk_low);
+        writer.var(self.incarnation.0).var(self.applied.0);
+        writer.bool(self.disk_low).bool(self.leaving);
         writer.var(self.leads.len() as u64);
         for shard in &self.leads {
             writer.var(shard.0 as u64);
@@ -123,6 +126,7 @@ impl Report {
         let incarnation = Incarnation(reader.var()?);
         let applied = MetaIndex(reader.var()?);
         let disk_low = reader.bool()?;
+        let leaving = reader.bool()?;
         let mut leads = Vec::new();
         for _ in 0..reader.count()? {
             leads.push(ShardId(reader.var16()?));
@@ -141,6 +145,7 @@ impl Report {
             leads,
             offsets,
             disk_low,
+            leaving,
             unreachable,
         })
     }
@@ -413,9 +418,15 @@ mod tests {
             leads: vec![ShardId(3)],
             offsets: vec![Offset(1), Offset(0)],
             disk_low: true,
+            leaving: false,
             unreachable: vec![2],
         };
         assert_eq!(Report::decode(&report.encode()).unwrap(), report);
+        let leaving = Report {
+            leaving: true,
+            ..report
+        };
+        assert_eq!(Report::decode(&leaving.encode()).unwrap(), leaving);
         for renewal in [
             Renewal::Granted {
                 applied_everywhere: vec![Offset(4)],

@@ -1,7 +1,7 @@
 //! Starting and stopping the cluster part of a node: reads as a list.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -132,6 +132,7 @@ impl Cluster {
             about: OnceLock::new(),
             node_routes: crate::operations::NodeRoutes::default(),
             connects,
+            leaving: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
             waiting,
             upkeep,
