@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Whether dashboard and alerts speak of what there is.
 
-    alerts.py                  names of metrics, against what node/tests/wire.rs finds exported (it fails on any difference);
+    alerts.py                  names of metrics, against what node/tests/wire/wire_basics.rs finds exported (it fails on any difference);
                                each alert has a paragraph in the runbook, and a test of both ways
     alerts.py --self-test      the same checks reject what is planted
 """
@@ -15,7 +15,7 @@ RULES = "ops/alerts/lontra.rules.yml"
 TESTS = "ops/alerts/lontra.rules.test.yml"
 DASHBOARD = "ops/dashboards/lontra.json"
 RUNBOOK = "ops/docs/runbooks.md"
-METRICS = "node/tests/wire.rs"
+METRICS = "node/tests/wire/wire_basics.rs"
 
 
 def exported(source):

@@ -8,7 +8,7 @@ import pathlib
 import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TESTS = ROOT / "node/tests"
+TESTS = ROOT / "node/tests/wire"
 NAMED = re.compile(r"`((?:wire|slow)\w*): (\w+)`")
 
 
@@ -46,7 +46,7 @@ def planted(page):
     """The check itself: what is wrong is found."""
     test = NAMED.search(page).group(0)
     for what, changed in [
-        ("a test that is not there", page.replace(test, "`wire: no_such_test`", 1)),
+        ("a test that is not there", page.replace(test, "`wire_basics: no_such_test`", 1)),
         ("a statement without a test", page.replace(test, "", 1)),
         ("a promise without a test", re.sub(r"\| expiry \|.*", "| expiry | |", page)),
     ]:

@@ -39,12 +39,12 @@ def statements():
 
 
 def test_exists(shown):
-    """`binary::test` of node/tests, whose tests may stand in files of its folder; or `path/to/file.rs::test`."""
+    """`file::test` of node/tests/wire; or `path/to/file.rs::test`."""
     place, _, name = shown.rpartition("::")
     if place.endswith(".rs"):
         files = [ROOT / place]
     else:
-        files = [ROOT / f"node/tests/{place}.rs", *sorted((ROOT / "node/tests" / place).glob("*.rs"))]
+        files = [ROOT / f"node/tests/wire/{place}.rs"]
     test = re.compile(rf"#\[(?:tokio::)?test[^\]]*\]\s*(?:async )?fn {re.escape(name)}\(")
     return bool(name) and any(file.is_file() and test.search(file.read_text()) for file in files)
 
