@@ -1,7 +1,7 @@
 //! What becomes of a frame between two ports, decided by rules of *directed* pairs: cut, lost, twice, late, out of order,
 //! damaged, throttled.
 //!
-//!     offer(from, to, frame) ──▶ [ cut · loss · rate · delay ± jitter · reorder · duplicate · corrupt ] ──▶ due(now)
+//!     offer(from, to, frame) ──▶ [ cut · stall · loss · rate · delay ± jitter · reorder · duplicate · corrupt ] ──▶ due(now)
 //!
 //! Sans-io: frames and `now` come in, frames come out when they are due; the same for Ethernet frames between namespaces
 //! and for datagrams of the relays. Port 0 is the harness with its clients, port *i* is node *i*.
@@ -32,6 +32,24 @@ pub struct Rule {
     pub corrupt: f64,
     /// Bytes a second; 0: no limit.
     pub rate: u64,
+    /// Of QUIC connections, one in two: those of this parity lose every frame, the others none. Handshakes pass.
+    pub stall: Option<Parity>,
+}
+
+/// Which half of the connections, by a hash of the connection id that a frame is addressed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parity {
+    Even,
+    Odd,
+}
+
+/// The Destination Connection ID of a QUIC packet with a short header (RFC 9000 §17.3); Lontra's have eight bytes.
+pub fn connection_of(datagram: &[u8]) -> Option<u64> {
+    const LONG_HEADER: u8 = 0x80;
+    const FIXED_BIT: u8 = 0x40;
+    let (first, rest) = datagram.split_first()?;
+    (first & (LONG_HEADER | FIXED_BIT) == FIXED_BIT).then_some(())?;
+    rest.first_chunk().map(|id| u64::from_le_bytes(*id))
 }
 
 impl Rule {
@@ -48,6 +66,19 @@ impl Rule {
             (0, rate) | (rate, 0) => rate,
             (one, other) => one.min(other),
         };
+        self.stall = self.stall.or(other.stall);
+    }
+}
+
+impl Rule {
+    fn stalls(&self, connection: u64) -> bool {
+        // Fibonacci hashing: ids are random, and every bit counts.
+        let is_odd = connection.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1;
+        match self.stall {
+            Some(Parity::Odd) => is_odd,
+            Some(Parity::Even) => !is_odd,
+            None => false,
+        }
     }
 }
 
@@ -117,10 +148,14 @@ impl<W: Copy> Shaper<W> {
         }
     }
 
-    /// Takes a frame that `from` sends to `to`.
-    pub fn offer(&mut self, from: Port, to: Port, mut frame: Frame<W>, now: Instant) {
+    /// Takes a frame that `from` sends to `to`; of which QUIC `connection`, as [`connection_of`] told.
+    pub fn offer(&mut self, from: Port, to: Port, mut frame: Frame<W>, connection: Option<u64>, now: Instant) {
         let rule = self.rules.of(from, to);
-        if rule.cut || self.happens(rule.loss) || self.held.len() >= HELD_MAX {
+        if rule.cut
+            || connection.is_some_and(|connection| rule.stalls(connection))
+            || self.happens(rule.loss)
+            || self.held.len() >= HELD_MAX
+        {
             return;
         }
         let mut due = now;
@@ -230,7 +265,7 @@ mod tests {
     fn offered(shaper: &mut Shaper<()>, now: Instant, count: u8) {
         for byte in 0..count {
             let bytes = vec![byte; 100];
-            shaper.offer(1, 2, Frame { way: (), bytes }, now);
+            shaper.offer(1, 2, Frame { way: (), bytes }, None, now);
         }
     }
 
@@ -249,6 +284,32 @@ mod tests {
     }
 
     #[test]
+    fn a_stall_takes_one_half_of_the_connections_whole_and_no_handshake() {
+        let (rules, mut shaper) = shaper(Rule::default());
+        let now = Instant::now();
+        let passed = |shaper: &mut Shaper<()>, id: u64| {
+            let datagram = [&[0x41], &id.to_le_bytes()[..], &[7; 20]].concat();
+            let connection = connection_of(&datagram);
+            assert_eq!(connection, Some(id));
+            for _ in 0..5 {
+                let bytes = datagram.clone();
+                shaper.offer(1, 2, Frame { way: (), bytes }, connection, now);
+            }
+            taken(shaper, now).len()
+        };
+        let mut of = |parity: Option<Parity>| -> Vec<usize> {
+            rules.change(1, 2, |rule| rule.stall = parity);
+            (0..100).map(|id| passed(&mut shaper, id)).collect()
+        };
+        let (even, odd, none) = (of(Some(Parity::Even)), of(Some(Parity::Odd)), of(None));
+        assert!(even.iter().zip(&odd).all(|pair| matches!(pair, (0, 5) | (5, 0))));
+        assert!((30..70).contains(&even.iter().filter(|passed| **passed == 0).count()));
+        assert!(none.iter().all(|passed| *passed == 5));
+        assert_eq!(connection_of(&[&[0xc3][..], &[7; 20]].concat()), None, "a long header");
+        assert_eq!(connection_of(&[0x41, 1, 2]), None);
+    }
+
+    #[test]
     fn a_cut_holds_for_one_direction_and_for_frames_under_way() {
         let delay = Duration::from_millis(10);
         let (rules, mut shaper) = shaper(Rule {
@@ -260,7 +321,7 @@ mod tests {
         rules.change(1, 2, |rule| rule.cut = true);
         offered(&mut shaper, now, 5);
         let bytes = vec![9];
-        shaper.offer(2, 1, Frame { way: (), bytes }, now);
+        shaper.offer(2, 1, Frame { way: (), bytes }, None, now);
         assert_eq!(taken(&mut shaper, now + delay), [9]);
     }
 

@@ -6,7 +6,7 @@
 //!
 //! What TCP hides (loss, duplication, order) cannot be done to clients here; delay and rate are not done either.
 
-use super::link::{CLIENTS, Frame, Port, Rules, Shaper};
+use super::link::{CLIENTS, Frame, Port, Rules, Shaper, connection_of};
 use crate::random::Random;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
@@ -96,11 +96,12 @@ fn relay(mut pairs: Vec<Pair>, mut shaper: Shaper<Way>, stopped: &AtomicBool) {
             // A datagram that a dead node's port refuses comes back as an error of the next call: nothing to do.
             while let Ok((length, from)) = pair.front.recv_from(&mut buffer) {
                 pair.dialler_address = Some(from);
-                let frame = frame((index, true), &buffer[..length]);
-                shaper.offer(low, high, frame, Instant::now());
+                let (frame, connection) = frame((index, true), &buffer[..length]);
+                shaper.offer(low, high, frame, connection, Instant::now());
             }
             while let Ok(length) = pair.back.recv(&mut buffer) {
-                shaper.offer(high, low, frame((index, false), &buffer[..length]), Instant::now());
+                let (frame, connection) = frame((index, false), &buffer[..length]);
+                shaper.offer(high, low, frame, connection, Instant::now());
             }
         }
         while let Some(Frame {
@@ -120,9 +121,11 @@ fn relay(mut pairs: Vec<Pair>, mut shaper: Shaper<Way>, stopped: &AtomicBool) {
     }
 }
 
-fn frame(way: Way, bytes: &[u8]) -> Frame<Way> {
+/// With its connection.
+fn frame(way: Way, bytes: &[u8]) -> (Frame<Way>, Option<u64>) {
+    let connection = connection_of(bytes);
     let bytes = bytes.to_vec();
-    Frame { way, bytes }
+    (Frame { way, bytes }, connection)
 }
 
 fn wait_for_input(pairs: &[Pair], due: Option<Instant>) {

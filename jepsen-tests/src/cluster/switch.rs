@@ -7,7 +7,7 @@
 //! exempt from all rules: the harness must see what goes on behind a cut.
 
 use super::isolate::mac;
-use super::link::{CLIENTS, Frame, Port, Rules, Shaper};
+use super::link::{CLIENTS, Frame, Port, Rules, Shaper, connection_of};
 use super::relay::until;
 use crate::random::Random;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -71,7 +71,8 @@ fn forward(taps: &[OwnedFd], exempt: u16, mut shaper: Shaper<Port>, stopped: &At
                     way: to,
                     bytes: bytes.to_vec(),
                 };
-                shaper.offer(from, to, frame, Instant::now());
+                let connection = datagram_of(bytes).and_then(connection_of);
+                shaper.offer(from, to, frame, connection, Instant::now());
             }
         }
         while let Some(Frame { way, bytes }) = shaper.due(Instant::now()) {
@@ -91,17 +92,25 @@ fn destination(frame: &[u8]) -> Option<Port> {
 }
 
 fn is_tcp_of(frame: &[u8], port: u16) -> bool {
-    let at = |offset: usize| {
-        frame
-            .get(offset..offset + 2)
-            .map(|two| u16::from_be_bytes([two[0], two[1]]))
-    };
-    const IPV4: u16 = 0x0800;
-    if at(12) != Some(IPV4) || frame.get(23) != Some(&6) {
+    const TCP: u8 = 6;
+    let Some(segment) = in_ipv4(frame, TCP) else {
         return false;
-    }
-    let header = usize::from(frame[14] & 0x0f) * 4;
-    at(14 + header) == Some(port) || at(16 + header) == Some(port)
+    };
+    let at = |offset: usize| segment.get(offset..offset + 2) == Some(&port.to_be_bytes()[..]);
+    at(0) || at(2)
+}
+
+fn datagram_of(frame: &[u8]) -> Option<&[u8]> {
+    const UDP: u8 = 17;
+    in_ipv4(frame, UDP)?.get(8..)
+}
+
+/// What a frame carries by IPv4, of this protocol.
+fn in_ipv4(frame: &[u8], protocol: u8) -> Option<&[u8]> {
+    const IPV4: [u8; 2] = [0x08, 0x00];
+    let is = frame.get(12..14)? == IPV4 && *frame.get(23)? == protocol;
+    is.then_some(())?;
+    frame.get(14 + usize::from(frame[14] & 0x0f) * 4..)
 }
 
 /// An Ethernet frame at an MTU of 1500, and room.
@@ -124,6 +133,9 @@ mod tests {
         assert!(is_tcp_of(&frame, 18_083) && !is_tcp_of(&frame, 1_883));
         frame[23] = 17;
         assert!(!is_tcp_of(&frame, 18_083));
+        frame[42] = 0x41;
+        frame[43] = 9;
+        assert_eq!(datagram_of(&frame).and_then(connection_of), Some(9));
         frame[..6].copy_from_slice(&[0xff; 6]);
         assert_eq!(destination(&frame), None);
     }

@@ -22,9 +22,10 @@ use std::time::{Duration, Instant};
 /// What was done, and takes it back.
 pub(super) enum Corruption {
     Flipped(Flip),
+    /// The whole directory was copied before: a database that has seen the cut goes on in other files.
     Truncated {
         path: PathBuf,
-        tail: Vec<u8>,
+        lost: u64,
     },
     /// `old` is what the data directory was at the start of the fault; `part` of it is put back at the end.
     Old {
@@ -56,7 +57,10 @@ impl Nemesis {
         let corruption = match family {
             Family::FlipWal => flip(&files(&[raft], "log"), random)?,
             Family::FlipSst => flip(&files(&[raft, state], "sst"), random)?,
-            Family::TruncateWal => truncate(&files(&[raft], "log"), random)?,
+            Family::TruncateWal => {
+                copy(&data, &data.with_file_name(BEFORE))?;
+                truncate(&files(&[raft], "log"), random)?
+            }
             Family::FlipSnapshot => Corruption::Arriving,
             _ => {
                 let old = data.with_file_name("old");
@@ -73,7 +77,7 @@ impl Nemesis {
     /// Starts the node with its damage, and answers what became of it; takes the damage back if it refused.
     pub(super) async fn judge(&mut self, node: &str, corruption: Corruption) -> Result<Value, Failure> {
         let data = self.cluster.layout(node).data();
-        let before = data.with_file_name("before");
+        let before = data.with_file_name(BEFORE);
         let mut told = json!({});
         match &corruption {
             Corruption::Old { old, part } => {
@@ -91,8 +95,8 @@ impl Nemesis {
                 }
             }
             Corruption::Flipped(flip) => told["flipped"] = json!(flip.describe()),
-            Corruption::Truncated { path, tail } => {
-                told["truncated"] = json!({ "file": name(path), "bytes": tail.len() });
+            Corruption::Truncated { path, lost } => {
+                told["truncated"] = json!({ "file": name(path), "bytes": lost });
             }
             Corruption::Nothing => told["skipped"] = json!("it has no such file"),
         }
@@ -119,8 +123,7 @@ impl Nemesis {
         self.cluster.kill(node).await;
         match corruption {
             Corruption::Flipped(flip) => flip.again()?,
-            Corruption::Truncated { path, tail } => append(&path, &tail)?,
-            Corruption::Old { .. } => copy(&before, &data)?,
+            Corruption::Old { .. } | Corruption::Truncated { .. } => copy(&before, &data)?,
             Corruption::Arriving | Corruption::Nothing => {}
         }
         remove(&before)?;
@@ -208,22 +211,10 @@ fn truncate(files: &[PathBuf], random: &mut Random) -> Result<Corruption, Failur
         return Ok(Corruption::Nothing);
     };
     let kept = random.number() % length;
-    let mut tail = vec![0; (length - kept) as usize];
-    let mut cut = || {
-        let file = File::options().read(true).write(true).open(&path)?;
-        file.read_exact_at(&mut tail, kept)?;
-        file.set_len(kept)
-    };
+    let cut = || File::options().write(true).open(&path)?.set_len(kept);
     cut().map_err(Failure::io(path.display().to_string()))?;
-    Ok(Corruption::Truncated { path, tail })
-}
-
-fn append(path: &Path, tail: &[u8]) -> Result<(), Failure> {
-    let appended = || {
-        let file = File::options().write(true).open(path)?;
-        file.write_all_at(tail, file.metadata()?.len())
-    };
-    appended().map_err(Failure::io(path.display().to_string()))
+    let lost = length - kept;
+    Ok(Corruption::Truncated { path, lost })
 }
 
 /// One that has bytes.
@@ -268,6 +259,8 @@ fn name(path: &Path) -> String {
     parts.into_iter().rev().collect::<Vec<_>>().join("/")
 }
 
+/// What a data directory was before it was damaged, beside it.
+const BEFORE: &str = "before";
 /// Recovery of a small database, and what a node waits for before it is ready.
 const STARTS: Duration = Duration::from_secs(30);
 const ARRIVES: Duration = Duration::from_secs(10);
@@ -291,12 +284,10 @@ mod tests {
         assert_ne!(read(), b"what was written");
         flip.again().expect("it is there");
         assert_eq!(read(), b"what was written");
-        let Ok(Corruption::Truncated { path, tail }) = truncate(&found, &mut random) else {
+        let Ok(Corruption::Truncated { lost, .. }) = truncate(&found, &mut random) else {
             panic!("there is a file");
         };
-        assert_eq!(read().len() + tail.len(), 16);
-        append(&path, &tail).expect("it is there");
-        assert_eq!(read(), b"what was written");
+        assert_eq!(read().len() as u64 + lost, 16);
         assert!(matches!(truncate(&[], &mut random), Ok(Corruption::Nothing)));
     }
 }

@@ -50,6 +50,9 @@ families! {
     PartitionClients = "partition-clients",
     /// One node is isolated and healed every 200 ms.
     PartitionFlap = "partition-flap",
+    /// Half of the links' connections of one node lose everything, each way by itself, the other half nothing: heartbeats may
+    /// come through where data does not.
+    PartitionStall = "partition-stall",
     /// Delay with jitter, loss, duplicates, other order: one or several of them.
     Packet = "packet",
     /// A limit of the rate of all links of one node, or of all nodes.

@@ -235,7 +235,7 @@ impl Nemesis {
             Kill | KillLeader | KillMetaLeader | KillOwner | KillMajority | KillAll => self.kill(family, view).await,
             Pause | PauseMajority => self.pause(family, view).await,
             PartitionIsolate | PartitionMetaLeader | PartitionHalves | PartitionRing | PartitionBridge
-            | PartitionOneWay | PartitionClients | PartitionFlap => self.partition(family, view),
+            | PartitionOneWay | PartitionClients | PartitionFlap | PartitionStall => self.partition(family, view),
             Packet => self.packet(view),
             SlowLink => self.slow_link(view),
             PowerOne | PowerAll => self.power(family, view).await,

@@ -5,7 +5,7 @@ use super::family::Family;
 use super::target::{Role, View};
 use super::{Active, Begun, Nemesis, Trouble, Undo};
 use crate::cluster::BackEnd;
-use crate::cluster::link::{CLIENTS, Port, Rule, Rules};
+use crate::cluster::link::{CLIENTS, Parity, Port, Rule, Rules};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ impl Nemesis {
             Family::PartitionOneWay => self.one_way(view),
             Family::PartitionClients => self.clients(view),
             Family::PartitionFlap => self.flap(view),
+            Family::PartitionStall => self.stall(view),
             Family::PartitionMetaLeader => {
                 let leader = view.one(Role::MetaLeader, &mut self.random);
                 self.isolate(family, vec![leader.ok_or(Trouble::Nobody)?], view)
@@ -116,6 +117,35 @@ impl Nemesis {
         };
         let value = json!({ "lost": lost });
         Ok(self.cut(Family::PartitionClients, nodes, pairs, view, value).harmless())
+    }
+
+    fn stall(&mut self, view: &View) -> Begun {
+        let nodes = self.someone(view)?;
+        let pairs = both(&self.between(&nodes, &others(view, &nodes)));
+        let mut links = Vec::new();
+        for (from, to) in pairs {
+            let parity = *self.random.pick(&[Parity::Even, Parity::Odd]);
+            let rule = Rule {
+                stall: Some(parity),
+                ..Rule::default()
+            };
+            links.push((from, to, rule));
+        }
+        let value: Vec<Value> = links
+            .iter()
+            .map(|(from, to, rule)| json!([from, to, format!("{:?}", rule.stall)]))
+            .collect();
+        self.announce(
+            Family::PartitionStall,
+            "start",
+            &nodes,
+            view,
+            json!({ "stalled": value }),
+        );
+        Ok(Active {
+            links,
+            ..Active::new(Family::PartitionStall, nodes, Undo::Links)
+        })
     }
 
     fn flap(&mut self, view: &View) -> Begun {

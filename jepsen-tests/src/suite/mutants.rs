@@ -89,7 +89,7 @@ pub const MUTANTS: [Mutant; 14] = [
     mutant(
         "local_retained_read",
         "register",
-        &["slow-link", "pause"],
+        &["partition-stall"],
         40,
         &["stale-read", "not-linearizable"],
     ),
