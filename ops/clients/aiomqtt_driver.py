@@ -20,7 +20,7 @@ class Client:
     def __init__(self, name):
         self.name = name
 
-    async def connect(self, host, port, transport, version, id, clean, expiry, will):
+    async def connect(self, host, port, transport, version, id, clean, expiry, will, ca):
         options = {}
         if version == "5":
             options["clean_start"] = clean
@@ -28,9 +28,15 @@ class Client:
             options["properties"].SessionExpiryInterval = expiry
         else:
             options["clean_session"] = clean
-        if transport == "ws":
+        if transport in ("ws", "wss"):
             options["transport"] = "websockets"
             options["websocket_path"] = "/mqtt"
+        elif transport == "unix":
+            options["transport"] = "unix"
+            # Unused, but it must be a port.
+            port = 1883
+        if transport in ("tls", "wss"):
+            options["tls_params"] = aiomqtt.TLSParameters(ca_certs=ca)
         if will:
             options["will"] = aiomqtt.Will(**will)
         self.client = aiomqtt.Client(host, port, identifier=id, protocol=VERSIONS[version], timeout=lines.SOON, **options)

@@ -1,6 +1,7 @@
 """Drives gmqtt; lines.py has the protocol."""
 
 import asyncio
+import ssl
 
 import gmqtt
 import lines
@@ -15,15 +16,16 @@ class Client:
         self.present = None
         self.subacks = asyncio.Queue()
 
-    async def connect(self, host, port, transport, version, id, clean, expiry, will):
-        assert transport == "tcp", "gmqtt has no WebSocket"
+    async def connect(self, host, port, transport, version, id, clean, expiry, will, ca):
+        # It has neither WebSocket nor Unix sockets.
+        tls = {"tcp": lambda: False, "tls": lambda: ssl.create_default_context(cafile=ca)}[transport]()
         properties = {"session_expiry_interval": expiry} if version == "5" else {}
         will = gmqtt.Message(**will) if will else None
         self.client = gmqtt.Client(id, clean_session=clean, will_message=will, **properties)
         self.client.on_connect = self.connected
         self.client.on_message = self.message
         self.client.on_subscribe = lambda _client, mid, codes, _properties: self.subacks.put_nowait((mid, codes))
-        await self.client.connect(host, port, version=VERSIONS[version])
+        await self.client.connect(host, port, ssl=tls, version=VERSIONS[version])
         return {"session_present": bool(self.present)}
 
     def connected(self, _client, flags, _code, _properties):

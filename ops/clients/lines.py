@@ -1,8 +1,8 @@
 """What the drivers in Python share: commands as lines of JSON on stdin, answers and messages on stdout.
 
-    in   {"client": "a", "do": "connect", "host": …, "port": …, "transport": "tcp" | "ws", "version": "3.1" | "3.1.1" | "5",
+    in   {"client": "a", "do": "connect", "host": …, "port": …, "transport": …, "version": "3.1" | "3.1.1" | "5",
           "id": …, "clean": true, "expiry": seconds (MQTT 5), "will": {"topic", "payload", "qos", "retain"} | null}
-         paho also: "transport": "tls" | "wss", with "ca": the file of its authority
+         transport: "tcp", "tls", "ws", "wss" or "unix" ("host" is the path then); "ca": the file of the authority of "tls" and "wss"
          {"client": "a", "do": "subscribe", "filter": …, "qos": …}           answered after SUBACK
          {"client": "a", "do": "publish", "topic", "payload", "qos", "retain"}   after PUBACK or PUBCOMP
          {"client": "a", "do": "disconnect"}                                 after DISCONNECT

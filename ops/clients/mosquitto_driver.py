@@ -24,9 +24,14 @@ class Client:
         self.name = name
         self.sub = None
 
-    async def connect(self, host, port, transport, version, id, clean, expiry, will):
-        assert transport == "tcp", "Debian's mosquitto clients have no WebSocket"
-        self.common = ["-h", host, "-p", str(port), "-V", VERSIONS[version]]
+    async def connect(self, host, port, transport, version, id, clean, expiry, will, ca):
+        where = {
+            "tcp": ["-h", host, "-p", str(port)],
+            "tls": ["-h", host, "-p", str(port), "--cafile", ca],
+            "unix": ["--unix", host],
+        }
+        # Debian's have no WebSocket.
+        self.common = [*where[transport], "-V", VERSIONS[version]]
         self.options = ["-i", id]
         self.id = id
         if not clean:

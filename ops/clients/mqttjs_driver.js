@@ -1,7 +1,9 @@
 // Drives MQTT.js in Node; lines.py has the protocol.
 "use strict";
 
+const fs = require("fs");
 const mqtt = require("mqtt");
+const net = require("net");
 const readline = require("readline");
 
 const VERSIONS = {
@@ -13,19 +15,23 @@ const clients = new Map();
 const say = (event) => process.stdout.write(JSON.stringify(event) + "\n");
 
 const commands = {
-  async connect({ client, host, port, transport, version, id, clean, expiry, will }) {
-    const connection = mqtt.connect({
+  async connect({ client, host, port, transport, version, id, clean, expiry, will, ca }) {
+    const options = {
       ...VERSIONS[version],
-      protocol: transport === "ws" ? "ws" : "mqtt",
+      // Of "unix" the stream is made below; the rest is as over TCP.
+      protocol: { tls: "mqtts", ws: "ws", wss: "wss" }[transport] ?? "mqtt",
       host,
       port,
+      ca: transport === "tls" || transport === "wss" ? fs.readFileSync(ca) : undefined,
       path: "/mqtt",
       clientId: id,
       clean,
       properties: version === "5" ? { sessionExpiryInterval: expiry } : undefined,
       will: will ?? undefined,
       reconnectPeriod: 0,
-    });
+    };
+    const connection =
+      transport === "unix" ? new mqtt.MqttClient(() => net.connect(host), options) : mqtt.connect(options);
     clients.set(client, connection);
     connection.on("message", (topic, payload, packet) =>
       say({ message: { client, topic, payload: payload.toString(), qos: packet.qos, retain: packet.retain } }),

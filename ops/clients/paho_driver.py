@@ -17,14 +17,16 @@ class Client:
         self.name = name
         self.events = queue.Queue()
 
-    def connect(self, host, port, transport, version, id, clean, expiry, will, ca=None):
+    def connect(self, host, port, transport, version, id, clean, expiry, will, ca):
         five = version == "5"
+        # Unused with "unix", but it must be a port.
+        port = port or 1883
         self.client = client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2,
             client_id=id,
             clean_session=None if five else clean,
             protocol=VERSIONS[version],
-            transport="websockets" if transport in ("ws", "wss") else "tcp",
+            transport={"ws": "websockets", "wss": "websockets", "unix": "unix"}.get(transport, "tcp"),
             reconnect_on_failure=False,
         )
         if transport in ("ws", "wss"):

@@ -159,6 +159,9 @@ pub enum ListenAddress {
     Path(PathBuf),
 }
 
+/// Bytes of a socket's path: `sun_path` of unix(7), without its end.
+pub const SOCKET_PATH_MAX: usize = 107;
+
 /// Why a text names no place to listen at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is neither address:port, like \"127.0.0.1:8883\" or \"[::1]:8883\", nor a path with a /")]

@@ -5,6 +5,7 @@
 //!     DIR/authority/                         the cluster's certificate authority
 //!     DIR/clients/                           another one, for listeners and clients; a client's certificate
 //!     DIR/node-1/lontra.toml, lontra.log     configuration and log of node 1
+//!     DIR/node-1/mqtt.sock                   its Unix socket for clients, where the path is not too long for one
 //!     DIR/node-1/tls/                        its certificates and keys: as a node, and of its listeners over TLS
 //!     DIR/node-1/data/                       its data, with lontra.pid
 
@@ -17,7 +18,7 @@ use toml::{Table, Value};
 use lontra_cluster::link::issue::Purpose;
 
 use crate::cert;
-use crate::config::listener::{ListenAddress, Listener};
+use crate::config::listener::{ListenAddress, Listener, SOCKET_PATH_MAX};
 use crate::config::{Config, ListenerKind, Machine, Seed};
 
 /// The nodes of one development cluster.
@@ -36,6 +37,8 @@ pub struct NodeLayout {
     pub config: Config,
     pub mqtts: SocketAddr,
     pub wss: SocketAddr,
+    /// None where its path would be too long for a socket.
+    pub unix: Option<PathBuf>,
     pub ca: PathBuf,
 }
 
@@ -54,6 +57,8 @@ pub struct ClusterNode {
     pub ws: SocketAddr,
     pub mqtts: SocketAddr,
     pub wss: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unix: Option<PathBuf>,
     /// The authority of their certificates.
     pub ca: PathBuf,
     pub http: SocketAddr,
@@ -100,12 +105,19 @@ impl Layout {
                 listener.tls.key.clone_from(&files.key);
                 config.listeners.push(listener);
             }
+            let unix = Some(node_dir.join(SOCKET)).filter(|path| path.as_os_str().len() <= SOCKET_PATH_MAX);
+            if let Some(path) = unix.clone() {
+                let kind = ListenerKind::Unix;
+                let listener = Listener::new(kind.name(), kind, ListenAddress::Path(path));
+                config.listeners.push(listener);
+            }
             NodeLayout {
                 id,
                 dir: node_dir,
                 config,
                 mqtts,
                 wss,
+                unix,
                 ca: dir.join(CLIENTS_DIR).join("ca.pem"),
             }
         };
@@ -200,6 +212,7 @@ impl NodeLayout {
             ws: self.config.websocket.listen,
             mqtts: self.mqtts,
             wss: self.wss,
+            unix: self.unix.clone(),
             ca: self.ca.clone(),
             http: self.config.http.listen,
             cluster: self.config.cluster.listen,
@@ -249,6 +262,7 @@ const HTTP: u16 = 200;
 const CLUSTER: u16 = 300;
 const MQTTS: u16 = 400;
 const WSS: u16 = 500;
+const SOCKET: &str = "mqtt.sock";
 const TLS_DIR: &str = "tls";
 const CLIENTS_DIR: &str = "clients";
 
@@ -278,7 +292,7 @@ mod tests {
         let expected = serde_json::json!({
             "id": 3, "pid": 77, "config": "/x/node-3/lontra.toml",
             "mqtt": "127.0.0.1:18802", "ws": "127.0.0.1:18902", "http": "127.0.0.1:19002", "cluster": "127.0.0.1:19102",
-            "mqtts": "127.0.0.1:19202", "wss": "127.0.0.1:19302", "ca": "/x/clients/ca.pem",
+            "mqtts": "127.0.0.1:19202", "wss": "127.0.0.1:19302", "unix": "/x/node-3/mqtt.sock", "ca": "/x/clients/ca.pem",
         });
         assert_eq!(json, expected);
         Layout::new(Path::new("/x"), NODES_MAX, BASE_PORT_MAX);

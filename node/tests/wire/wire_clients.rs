@@ -16,7 +16,7 @@ async fn mosquitto_keeps_to_the_matrix() {
         "mosquitto",
         Driver::start("mosquitto_driver.py"),
         &["3.1", "3.1.1", "5"],
-        &["tcp"],
+        &["tcp", "tls", "unix"],
     )
     .await;
 }
@@ -27,7 +27,7 @@ async fn paho_keeps_to_the_matrix() {
         "paho",
         Driver::start("paho_driver.py"),
         &["3.1", "3.1.1", "5"],
-        &["tcp", "ws"],
+        &["tcp", "tls", "ws", "wss", "unix"],
     )
     .await;
 }
@@ -38,14 +38,20 @@ async fn aiomqtt_keeps_to_the_matrix() {
         "aiomqtt",
         Driver::start("aiomqtt_driver.py"),
         &["3.1", "3.1.1", "5"],
-        &["tcp", "ws"],
+        &["tcp", "tls", "ws", "wss", "unix"],
     )
     .await;
 }
 
 #[tokio::test]
 async fn gmqtt_keeps_to_the_matrix() {
-    matrix("gmqtt", Driver::start("gmqtt_driver.py"), &["3.1.1", "5"], &["tcp"]).await;
+    matrix(
+        "gmqtt",
+        Driver::start("gmqtt_driver.py"),
+        &["3.1.1", "5"],
+        &["tcp", "tls"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -54,7 +60,7 @@ async fn mqttjs_keeps_to_the_matrix() {
         "mqttjs",
         Driver::start("mqttjs_driver.js"),
         &["3.1", "3.1.1", "5"],
-        &["tcp", "ws"],
+        &["tcp", "tls", "ws", "wss", "unix"],
     )
     .await;
 }
@@ -68,10 +74,10 @@ async fn rumqttc_keeps_to_the_matrix() {
 async fn every_client_hears_every_other() {
     let cluster = shared();
     let mut all = [
-        ("mosquitto", Driver::start("mosquitto_driver.py"), "3.1", "tcp"),
+        ("mosquitto", Driver::start("mosquitto_driver.py"), "3.1", "unix"),
         ("paho", Driver::start("paho_driver.py"), "3.1.1", "ws"),
-        ("aiomqtt", Driver::start("aiomqtt_driver.py"), "5", "tcp"),
-        ("gmqtt", Driver::start("gmqtt_driver.py"), "3.1.1", "tcp"),
+        ("aiomqtt", Driver::start("aiomqtt_driver.py"), "5", "wss"),
+        ("gmqtt", Driver::start("gmqtt_driver.py"), "3.1.1", "tls"),
         ("mqttjs", Driver::start("mqttjs_driver.js"), "5", "ws"),
         ("rumqttc", rumqttc_driver::start(), "5", "tcp"),
     ];
@@ -83,6 +89,7 @@ async fn every_client_hears_every_other() {
             id: &format!("all-{name}"),
             clean: true,
             will: None,
+            ca: Some(ca(cluster)),
         };
         driver.connect("c", &connect).await;
         driver.subscribe("c", "all/#", 2).await;
@@ -163,6 +170,7 @@ impl Cell<'_> {
             id: &format!("{}-{client}", self.name),
             clean,
             will: will.map(|(topic, qos)| (topic, "will", qos)),
+            ca: Some(ca(self.cluster)),
         };
         self.driver.connect(client, &connect).await
     }
@@ -302,9 +310,16 @@ impl Cell<'_> {
 
 fn address<'a>(cluster: &'a Cluster, node: usize, transport: &str) -> &'a str {
     match transport {
+        "tcp" => cluster.mqtt(node),
+        "tls" => &cluster.nodes[node].mqtts,
         "ws" => cluster.ws(node),
-        _ => cluster.mqtt(node),
+        "wss" => &cluster.nodes[node].wss,
+        _ => &cluster.nodes[node].unix,
     }
+}
+
+fn ca(cluster: &Cluster) -> &str {
+    cluster.nodes[0].ca.to_str().expect("text")
 }
 
 /// rumqttc, in this process, behind the same lines as the others. Its two versions are two copies of everything.

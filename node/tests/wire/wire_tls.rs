@@ -4,7 +4,6 @@
 use crate::support::client::Client;
 use crate::support::cluster::{Cluster, LONTRA, Node, free_ports, shared};
 use crate::support::codec::{Connect, Packet, Publish, VERSIONS, Version, Will};
-use crate::support::foreign::{self, Driver};
 use crate::support::metrics::Scrape;
 use crate::support::pki::{Files, Pki};
 use crate::support::{SOON, START, eventually, mosquitto, tls, websocket};
@@ -164,33 +163,6 @@ async fn mosquittos_clients_speak_tls_with_cafile() {
             let mut sub = mosquitto::Sub::start_with(at, version, &topic, qos, &arguments).await;
             mosquitto::publish_with(from, version, &topic, "a message", qos, &arguments[..2]).await;
             assert_eq!(sub.message().await, format!("{qos} {topic} a message"));
-        }
-    }
-}
-
-#[tokio::test]
-async fn paho_speaks_tls_and_wss() {
-    let cluster = shared();
-    let ca = cluster.nodes[0].ca.to_str().expect("text");
-    let mut driver = Driver::start("paho_driver.py");
-    for version in ["3.1.1", "5"] {
-        for (transport, address) in [("tls", &cluster.nodes[0].mqtts), ("wss", &cluster.nodes[1].wss)] {
-            let id = format!("tls-paho-{version}-{transport}");
-            let connect = foreign::Connect {
-                address,
-                transport,
-                version,
-                id: &id,
-                clean: true,
-                will: None,
-            };
-            driver.connect_with_ca(&id, &connect, ca).await;
-            driver.subscribe(&id, &id, 2).await;
-            for qos in 0..=2 {
-                driver.publish(&id, &id, "a message", qos, false).await;
-                driver.expect(&id, &id, "a message", qos, false).await;
-            }
-            driver.disconnect(&id).await;
         }
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::{Checked, port, range, refuse, size, time};
 use crate::config::Config;
-use crate::config::listener::{ClientCertificates, DEFAULT_NAMES, ListenAddress, Listener, ListenerKind, ListenerTls};
+use crate::config::listener::{
+    ClientCertificates, DEFAULT_NAMES, ListenAddress, Listener, ListenerKind, ListenerTls, SOCKET_PATH_MAX,
+};
 use crate::config::units::{ByteSize, FileMode};
 
 pub(super) fn check(config: &Config) -> Checked {
@@ -233,6 +235,4 @@ fn tls(tls: &ListenerTls, of: &impl Fn(&str) -> String) -> Checked {
 
 /// As many as nobody needs; each has a socket per worker.
 const LISTENERS_MAX: usize = 64;
-/// `sun_path` of unix(7), without its end.
-const SOCKET_PATH_MAX: usize = 107;
 const MOUNTPOINT_MAX: usize = 256;

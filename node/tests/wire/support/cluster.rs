@@ -40,6 +40,8 @@ pub struct Node {
     /// MQTT over TLS, and WebSocket over TLS.
     pub mqtts: String,
     pub wss: String,
+    /// Its Unix socket.
+    pub unix: String,
     /// The authority of their certificates.
     pub ca: PathBuf,
     pub http: String,
@@ -151,6 +153,7 @@ impl Cluster {
                 ws: text("ws"),
                 mqtts: text("mqtts"),
                 wss: text("wss"),
+                unix: text("unix"),
                 ca: text("ca").into(),
                 http: text("http"),
                 cluster: text("cluster"),

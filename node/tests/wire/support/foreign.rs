@@ -34,9 +34,9 @@ pub struct Message {
 /// What a client says in CONNECT, and where.
 #[derive(Clone, Debug)]
 pub struct Connect<'a> {
-    /// `host:port`.
+    /// `host:port`, or the path of a Unix socket.
     pub address: &'a str,
-    /// `tcp` or `ws`; of paho also `tls` and `wss`.
+    /// `tcp`, `tls`, `ws`, `wss` or `unix`, as far as the client has them.
     pub transport: &'a str,
     /// `3.1`, `3.1.1` or `5`.
     pub version: &'a str,
@@ -45,6 +45,8 @@ pub struct Connect<'a> {
     pub clean: bool,
     /// Topic, payload, QoS.
     pub will: Option<(&'a str, &'a str, u8)>,
+    /// The file of the authority that `tls` and `wss` trust.
+    pub ca: Option<&'a str>,
 }
 
 impl Driver {
@@ -90,20 +92,14 @@ impl Driver {
 
     /// Connects a client under this name; Session Present, where the library tells.
     pub async fn connect(&mut self, client: &str, connect: &Connect<'_>) -> Option<bool> {
-        self.connect_by(client, connect, None).await
-    }
-
-    /// As [`Driver::connect`], over TLS that trusts this authority.
-    pub async fn connect_with_ca(&mut self, client: &str, connect: &Connect<'_>, ca: &str) -> Option<bool> {
-        self.connect_by(client, connect, Some(ca)).await
-    }
-
-    async fn connect_by(&mut self, client: &str, connect: &Connect<'_>, ca: Option<&str>) -> Option<bool> {
-        let (host, port) = connect.address.rsplit_once(':').expect("host:port");
+        let (host, port) = match connect.transport {
+            "unix" => (connect.address, "0"),
+            _ => connect.address.rsplit_once(':').expect("host:port"),
+        };
         let will = connect
             .will
             .map(|(topic, payload, qos)| json!({ "topic": topic, "payload": payload, "qos": qos, "retain": false }));
-        let mut command = json!({
+        let command = json!({
             "client": client,
             "do": "connect",
             "host": host,
@@ -114,10 +110,8 @@ impl Driver {
             "clean": connect.clean,
             "expiry": if connect.clean { 0 } else { SESSION_EXPIRY },
             "will": will,
+            "ca": connect.ca,
         });
-        if let Some(ca) = ca {
-            command["ca"] = ca.into();
-        }
         self.ask(command).await["session_present"].as_bool()
     }
 
