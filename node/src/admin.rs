@@ -4,12 +4,16 @@
 //!     every node's report ─┐
 //!     meta of this node ───┴─▶ document ─▶ GET /api/v1/cluster ─▶ `lontra cluster status` (cluster_status.rs)
 
+mod access;
+pub mod key;
+
 use std::collections::BTreeMap;
 
 use lontra_cluster::Cluster;
 use lontra_cluster::inspect::{GroupReport, InspectError, LeaseReport, NodeReport, PENDING_COUNTED, Role};
 use lontra_cluster::lease::Serving;
-use lontra_ops::admin::{Admin, Answer, Refusal};
+use lontra_ops::admin::{AccessRequest, Admin, Answer, Refusal};
+use lontra_ops::guard::{Caller, Known};
 use lontra_storage::ids::{GroupId, NodeId};
 use serde_json::{Map, Value, json};
 
@@ -111,9 +115,29 @@ impl Admin for NodeProbe {
             }))
         })
     }
+
+    fn known(&self, token: Option<&str>) -> Known {
+        self.known_key(token)
+    }
+
+    fn access(&self, request: AccessRequest, caller: Caller) -> Answer {
+        let (cluster, hashing) = (self.cluster.clone(), self.hashing.clone());
+        Box::pin(access::answer(cluster, hashing, request, caller))
+    }
 }
 
 impl NodeProbe {
+    /// Whether whoever is on this machine may administer.
+    pub fn has_no_keys(&self) -> bool {
+        self.cluster.meta().read().access().keys().next().is_none()
+    }
+
+    fn known_key(&self, token: Option<&str>) -> Known {
+        let meta = self.cluster.meta().read();
+        let is_current = self.cluster.lease().is_valid();
+        key::known(meta.access(), token, is_current)
+    }
+
     fn about_group<F>(&self, name: String, ask: impl FnOnce(Cluster, GroupId) -> F + Send + 'static) -> Answer
     where
         F: Future<Output = Result<Value, InspectError>> + Send,

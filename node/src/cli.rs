@@ -1,4 +1,5 @@
-//! The command line: `lontra serve | dev | pub | sub | bench | cert | user | config | cluster | completions`.
+//! The command line: `lontra serve | dev | pub | sub | bench | cert | user | acl | ban | key | config | cluster |
+//! completions`.
 //!
 //! Reads arguments and environment, hands over, and turns every failure into one paragraph on standard error and an
 //! exit code: 0 done, 1 failed (the paragraph says what happened, to what, and what to do), 2 the command line was not
@@ -28,7 +29,7 @@ use crate::auth::hashing::Hashing;
 use crate::config::{Config, LogFormat, Machine, Source, show};
 use crate::pid_file::PidFile;
 use crate::worker::WorkerConfig;
-use crate::{bench, cert, cluster_status, dev, file_limit, start, stop_on_stdin_eof};
+use crate::{bench, cert, cluster_status, dev, file_limit, operator, start, stop_on_stdin_eof};
 
 /// Lontra, a clustered MQTT broker.
 #[derive(Parser)]
@@ -59,9 +60,21 @@ enum Command {
     #[command(subcommand)]
     Cert(cert::Command),
 
-    /// Make and change files of users and their passwords.
+    /// Users and their passwords: in a file, or with --node in a cluster that runs.
     #[command(subcommand)]
     User(user::Command),
+
+    /// Access rules that a cluster keeps, by a node that runs.
+    #[command(subcommand)]
+    Acl(operator::Acl),
+
+    /// Who is banned from a cluster, by a node that runs.
+    #[command(subcommand)]
+    Ban(operator::Ban),
+
+    /// Keys of a cluster's admin API, by a node that runs.
+    #[command(subcommand)]
+    Key(operator::Key),
 
     /// Look at a configuration without running anything.
     #[command(subcommand)]
@@ -153,6 +166,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Dev(options) => runtime()?.block_on(dev::run(&options)).map_err(Failure::from),
         Command::Cert(command) => cert::run(&command).map(say).map_err(Failure::from),
         Command::User(command) => user::run(&command).map(say).map_err(Failure::from),
+        Command::Acl(command) => operator::acl(&command).map(say).map_err(Failure::from),
+        Command::Ban(command) => operator::ban(&command).map(say).map_err(Failure::from),
+        Command::Key(command) => operator::keys(&command).map(say).map_err(Failure::from),
         Command::Config(ConfigCommand::Check(file)) => {
             let config = file.load()?;
             // What a listener shows to clients must be there, too, and whom it believes.
@@ -312,6 +328,20 @@ mod tests {
             "lontra bench pairs --websocket=/ws --json",
             "lontra bench idle --steps 1000,19000 --raw --sources 250 --settle 1",
             "lontra completions bash",
+            "lontra user add users alice --groups a,b",
+            "lontra user add --node http://127.0.0.1:18083 alice --groups a,b",
+            "lontra user add alice --api http://127.0.0.1:18083 --key-file key",
+            "lontra user remove users alice",
+            "lontra user remove alice --node http://127.0.0.1:18083",
+            "lontra user list users",
+            "lontra user list --node http://127.0.0.1:18083",
+            "lontra acl list --node http://127.0.0.1:18083",
+            "lontra acl set rules --key-file key",
+            "lontra ban add --client c --seconds 60 --reason noise",
+            "lontra ban remove --address 10.0.0.0/8",
+            "lontra key create --role read --label ci",
+            "lontra key remove 0123 --even-last",
+            "lontra cluster status --key-file key",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -344,6 +374,17 @@ mod tests {
             "lontra bench pairs -s -1",
             "lontra bench idle --raw --persistent",
             "lontra completions tcsh",
+            "lontra user add alice",
+            "lontra user add users alice --node http://127.0.0.1:18083",
+            "lontra user remove alice",
+            "lontra user list",
+            "lontra user list users --node http://127.0.0.1:18083",
+            "lontra acl add allow",
+            "lontra ban add",
+            "lontra ban add --client c --user u",
+            "lontra ban add --client c --seconds 0",
+            "lontra key create",
+            "lontra key create --role root",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

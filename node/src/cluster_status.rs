@@ -13,6 +13,7 @@ use lontra_ops::client::{Endpoint, FetchError};
 use serde_json::Value;
 
 use crate::config::{Config, ConfigError, environment};
+use crate::operator::{self, KeyFile, OperatorError};
 
 /// What to ask, and how to show it.
 #[derive(Args)]
@@ -34,6 +35,9 @@ pub struct Options {
     /// Print the answer as JSON, for scripts: the body of /api/v1/cluster, described in ops/docs/operating.md.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    key: KeyFile,
 }
 
 /// Why nothing can be said of the cluster.
@@ -43,6 +47,8 @@ pub enum StatusError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Key(#[from] OperatorError),
     #[error("node at {at} answers what this version of lontra does not understand: is it of another version?")]
     NotUnderstood { at: String },
 }
@@ -62,6 +68,7 @@ pub fn run(options: &Options) -> Result<Shown, StatusError> {
         Some(file) => of_config(file)?,
         None => Endpoint::parse(&options.url)?,
     };
+    let endpoint = endpoint.with_key(operator::key(options.key.file())?)?;
     let body = endpoint.get("/api/v1/cluster", PATIENCE)?;
     let not_understood = || StatusError::NotUnderstood {
         at: endpoint.authority().to_owned(),

@@ -19,9 +19,11 @@ use std::time::{Duration, Instant};
 use lontra_cluster::local::{Audience, Credit, Guard, Local, Offer, Outcome, Ticket};
 use lontra_storage::ids::{Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::Message;
+use lontra_storage::meta::AccessChange;
 use lontra_storage::shard::Applied;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::auth::cluster::ClusterAccess;
 use crate::metrics::{Drop, NodeMetrics};
 use crate::protocol::publish_out::Outbound;
 
@@ -38,6 +40,8 @@ pub enum WorkerEvent {
     Displaced(u64),
     /// The lease begins, lapses or ends.
     ServingChanged,
+    /// What the cluster keeps of who may do what; the guard is dropped once it is in effect.
+    AccessChanged(Arc<[AccessChange]>, Guard),
 }
 
 /// Set once a connection is no longer the owner of its session.
@@ -137,6 +141,7 @@ pub struct Hub {
     /// Subscriptions of connected clients to `$SYS`.
     sys_watchers: AtomicIsize,
     metrics: NodeMetrics,
+    pub access: Arc<ClusterAccess>,
 }
 
 /// A worker's end of its queue.
@@ -166,6 +171,7 @@ impl Hub {
                 sessions: Mutex::default(),
                 sys_watchers: AtomicIsize::new(0),
                 metrics,
+                access: Arc::default(),
             }),
             queues,
         )
@@ -341,6 +347,18 @@ impl Local for Hub {
             let _ = self.workers[usize::from(fenced.worker)]
                 .events
                 .send(WorkerEvent::Displaced(fenced.connection));
+        }
+    }
+
+    /// `bounded`: by what operators do, who wait for each of them to be in effect.
+    fn access_changed(&self, changes: &[AccessChange], guard: Guard) {
+        if changes.contains(&AccessChange::Rules) {
+            self.access.rules_changed();
+        }
+        let changes: Arc<[AccessChange]> = changes.into();
+        for worker in &self.workers {
+            let event = WorkerEvent::AccessChanged(changes.clone(), guard.clone());
+            let _ = worker.events.send(event);
         }
     }
 

@@ -5,7 +5,7 @@
 //!                 ├─ cert ─── the certificates of a cluster
 //!                 ├─ pub, sub ── client: the other end of the protocol
 //!                 ├─ bench ── many clients, and what became of their messages
-//!                 ├─ user ─── password files
+//!                 ├─ user ─── password files; acl, ban, key, user --node: what a cluster keeps (operator)
 //!                 ├─ cluster  what a running cluster says of itself
 //!                 └─ config ─ check, show
 
@@ -23,6 +23,7 @@ pub mod file_limit;
 pub mod gateway;
 pub mod hub;
 pub mod metrics;
+pub mod operator;
 pub mod pid_file;
 pub mod probe;
 pub mod protocol;

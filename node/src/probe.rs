@@ -6,15 +6,22 @@ use lontra_ops::http::{Probe, Readiness};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::auth::hashing::Hashing;
+
 /// Answers from memory.
 pub struct NodeProbe {
     pub(crate) cluster: Cluster,
     failed: watch::Receiver<Option<String>>,
+    pub(crate) hashing: Hashing,
 }
 
 impl NodeProbe {
-    pub fn new(cluster: Cluster, failed: watch::Receiver<Option<String>>) -> Self {
-        NodeProbe { cluster, failed }
+    pub fn new(cluster: Cluster, failed: watch::Receiver<Option<String>>, hashing: Hashing) -> Self {
+        NodeProbe {
+            cluster,
+            failed,
+            hashing,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use toml::{Table, Value};
 
+use crate::auth::cluster::ClusterAccess;
 use crate::auth::hashing::Hashing;
 use crate::config::listener::Listener;
 use crate::config::{Config, Machine, Source};
@@ -36,6 +37,7 @@ pub struct Reloader {
     pub cluster: Cluster,
     pub metrics: NodeMetrics,
     pub hashing: Hashing,
+    pub access: Arc<ClusterAccess>,
 }
 
 impl Reloader {
@@ -76,8 +78,9 @@ impl Reloader {
         }
     }
 
-    fn apply(&mut self, changes: &Changes, workers: WorkerConfig) {
+    fn apply(&mut self, changes: &Changes, mut workers: WorkerConfig) {
         let config = &changes.config;
+        workers.share_access(&self.access);
         self.workers.send_replace(Arc::new(workers));
         self.cluster.set_limits(limits(config));
         if config.mqtt.connections_max != self.running.mqtt.connections_max {
@@ -200,6 +203,7 @@ const LIVE: &[&str] = &[
     "retained.bytes_max",
     "websocket.origins",
     "auth.password_file",
+    "auth.cluster_users",
     "auth.acl_file",
     "auth.rules",
     "auth.anonymous",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use lontra_cluster::limits::{QueueLimits, QueuePolicy};
 use lontra_cluster::link::{LinkMetrics, TlsFiles};
 use lontra_cluster::shared::Strategy;
 use lontra_cluster::{Cluster, ClusterConfig, ClusterError, ClusterMetrics, Limits as ClusterLimits};
+use lontra_ops::audit::Audit;
 use lontra_ops::http::{HttpError, HttpServer, Probe};
 use lontra_ops::telemetry::LevelHandle;
 use lontra_storage::{Identity, MemoryBudget, OpenError, Storage, StorageConfig, StorageMetrics};
@@ -38,6 +40,8 @@ pub enum ServeError {
     File(#[from] FileError),
     #[error(transparent)]
     Http(#[from] HttpError),
+    #[error("log.audit_file: {path} cannot be written: {source}; check the path, its owner and mode", path = path.display())]
+    Audit { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Storage(#[from] OpenError),
     #[error("this node cannot join its cluster")]
@@ -73,8 +77,12 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
 
     // Ports and certificates first: what is taken by another process, or wrong, is found before anything is written.
     let http = HttpServer::bind(config.http.listen).await?;
+    let audit = Audit::new(&config.log.audit_file).map_err(|source| ServeError::Audit {
+        path: config.log.audit_file.clone(),
+        source,
+    })?;
     let hashing = Hashing::for_cores(machine.cores);
-    let worker_config = WorkerConfig::load(&config, hashing.clone())?;
+    let mut worker_config = WorkerConfig::load(&config, hashing.clone())?;
     let (listeners, socket_files) = listen::listen(&config)?;
 
     let registry = lontra_ops::metrics::registry();
@@ -95,6 +103,8 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
     )
     .await?;
 
+    hub.access.bind(cluster.meta().clone());
+    worker_config.share_access(&hub.access);
     cluster.set_about(admin::about(&config).to_string().into());
 
     let (stop, stopped) = watch::channel(false);
@@ -109,7 +119,8 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         workers: watch::Sender::new(Arc::new(worker_config)),
         cluster: cluster.clone(),
         metrics: metrics.clone(),
-        hashing,
+        hashing: hashing.clone(),
+        access: hub.access.clone(),
     };
     registry.register(cluster.ledgers()).expect("metric names are unique");
     let mut workers = Vec::new();
@@ -129,12 +140,12 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
     }
 
     let mut failed = storage.failed();
-    let probe = Arc::new(NodeProbe::new(cluster.clone(), failed.clone()));
+    let probe = Arc::new(NodeProbe::new(cluster.clone(), failed.clone(), hashing));
     let mut http_stop = stopped.clone();
     let shutdown = async move {
         let _ = http_stop.wait_for(|stop| *stop).await;
     };
-    let serving_http = tokio::spawn(http.serve(registry, probe.clone(), shutdown));
+    let serving_http = tokio::spawn(http.serve(registry, probe.clone(), audit, shutdown));
     tokio::spawn(tell_when_ready(supervisor.clone(), probe));
     if !syncs() {
         tracing::error!("fsync is off (LONTRA_TEST_ONLY_NO_FSYNC): a power cut loses what was acknowledged");
@@ -198,6 +209,11 @@ async fn tell_when_ready(supervisor: Supervisor, probe: Arc<NodeProbe>) {
     loop {
         let readiness = probe.ready();
         if readiness.ready {
+            if probe.has_no_keys() {
+                tracing::warn!(
+                    "the admin API asks nobody on this machine for a key: make one, with `lontra key create --role admin`"
+                );
+            }
             return supervisor.ready();
         }
         if told != readiness.reasons {

@@ -8,20 +8,36 @@
 //!     POST /api/v1/groups/{group}/leader       {"to": 2}: hand leadership over
 //!     GET  /api/v1/sessions/{client_id}/pending
 //!
+//! Who may do what: users, rules, bans, keys. What the cluster keeps; a change is answered when it is in effect everywhere.
+//!
+//!     GET    /api/v1/users                     names and groups
+//!     PUT    /api/v1/users/{name}              {"password": …} or {"hash": …}, {"groups": […]}
+//!     DELETE /api/v1/users/{name}
+//!     GET    /api/v1/rules                     with their version
+//!     PUT    /api/v1/rules                     {"rules": […], "version": 7}
+//!     GET    /api/v1/bans
+//!     POST   /api/v1/bans                      {"client" | "user" | "address": …, "seconds": 60, "reason": …}
+//!     DELETE /api/v1/bans?client=… | user=… | address=…
+//!     GET    /api/v1/keys
+//!     POST   /api/v1/keys                      {"role": "read" | "operate" | "admin", "label": …}: the key, once
+//!     DELETE /api/v1/keys/{id}                 ?even_last=true
+//!
 //! The answers are the node's: it implements [`Admin`]. Every refusal is `{"error": …}` with a status code that says of
-//! which kind it is. Nobody is authenticated: the port listens on loopback addresses only, and a POST that a web page
-//! sent is refused.
+//! which kind it is. Who may ask for what is decided before, in `guard.rs`.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::extract::{Path, Query, State};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::routing::{delete, get, post, put};
+use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 
+use crate::audit::Subject;
+use crate::guard::{Caller, Known};
 use crate::http::Shown;
 
 /// The body of an answer, once it is there.
@@ -49,6 +65,73 @@ pub trait Admin: Send + Sync {
 
     /// Queue lengths of a client's session by shard.
     fn pending(&self, client_id: String) -> Answer;
+
+    /// Whose key this is, or whether there are keys at all. From memory.
+    fn known(&self, token: Option<&str>) -> Known;
+
+    /// What is asked of, or done to, users, rules, bans and keys, by whom.
+    fn access(&self, request: AccessRequest, caller: Caller) -> Answer;
+}
+
+/// Of users, rules, bans and keys. Bodies are as they came: the node knows what may stand in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessRequest {
+    Users,
+    PutUser {
+        name: String,
+        body: Value,
+    },
+    RemoveUser {
+        name: String,
+    },
+    Rules,
+    SetRules {
+        body: Value,
+    },
+    Bans,
+    PutBan {
+        body: Value,
+    },
+    /// `body` has the target, as that of PutBan.
+    RemoveBan {
+        body: Value,
+    },
+    Keys,
+    PutKey {
+        body: Value,
+    },
+    RemoveKey {
+        id: String,
+        even_last: bool,
+    },
+}
+
+impl AccessRequest {
+    /// What it is about, for the audit: no secret, and nothing that the path says already.
+    fn subject(&self) -> Option<String> {
+        let text = |body: &Value, keys: &[&str]| {
+            let parts = keys.iter().filter_map(|key| Some(format!("{key}={}", body.get(key)?)));
+            parts.collect::<Vec<_>>().join(" ")
+        };
+        match self {
+            AccessRequest::PutUser { body, .. } => {
+                let secret = ["password", "hash"].into_iter().find(|key| body.get(key).is_some());
+                let secret = secret.map(|key| format!("{key} set")).into_iter();
+                Some(secret.chain([text(body, &["groups"])]).collect::<Vec<_>>().join(" "))
+            }
+            AccessRequest::SetRules { body } => Some(text(body, &["rules"])),
+            AccessRequest::PutBan { body } | AccessRequest::RemoveBan { body } => {
+                Some(text(body, &["client", "user", "address", "seconds", "reason"]))
+            }
+            AccessRequest::PutKey { body } => Some(text(body, &["role", "label"])),
+            AccessRequest::RemoveUser { .. }
+            | AccessRequest::RemoveKey { .. }
+            | AccessRequest::Users
+            | AccessRequest::Rules
+            | AccessRequest::Bans
+            | AccessRequest::Keys => None,
+        }
+    }
 }
 
 /// Why there is no answer; the text says what to do.
@@ -60,8 +143,12 @@ pub enum Refusal {
     NotFound(String),
     /// Understood, and not to be had like this.
     Conflict(String),
-    /// Not now: trying again may help.
+    /// Not for whoever asks, by now.
+    Forbidden(String),
+    /// Not now: trying again may help. Nothing has changed.
     Unavailable(String),
+    /// It may have been carried out: not known. Trying again is safe.
+    Unknown(String),
     /// Something is broken here.
     Failed(String),
 }
@@ -72,7 +159,9 @@ impl IntoResponse for Refusal {
             Refusal::BadRequest(error) => (StatusCode::BAD_REQUEST, error),
             Refusal::NotFound(error) => (StatusCode::NOT_FOUND, error),
             Refusal::Conflict(error) => (StatusCode::CONFLICT, error),
+            Refusal::Forbidden(error) => (StatusCode::FORBIDDEN, error),
             Refusal::Unavailable(error) => (StatusCode::SERVICE_UNAVAILABLE, error),
+            Refusal::Unknown(error) => (StatusCode::GATEWAY_TIMEOUT, error),
             Refusal::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, error),
         };
         refuse(status, &error)
@@ -108,19 +197,95 @@ pub(crate) fn routes() -> Router<Shown> {
             "/api/v1/sessions/{client_id}/pending",
             get(async |State(shown): State<Shown>, Path(client_id)| answer(shown.probe.pending(client_id)).await),
         )
+        .merge(access_routes())
 }
 
-async fn snapshot(State(shown): State<Shown>, Path(group): Path<String>, headers: HeaderMap) -> Response {
-    if is_of_another_site(&headers) {
-        return other_site();
+type Asked = (State<Shown>, Extension<Caller>);
+
+fn access_routes() -> Router<Shown> {
+    Router::new()
+        .route(
+            "/api/v1/users",
+            get(async |asked: Asked| access(asked, AccessRequest::Users).await),
+        )
+        .route("/api/v1/users/{name}", put(put_user).delete(remove_user))
+        .route(
+            "/api/v1/rules",
+            get(async |asked: Asked| access(asked, AccessRequest::Rules).await).put(set_rules),
+        )
+        .route(
+            "/api/v1/bans",
+            get(async |asked: Asked| access(asked, AccessRequest::Bans).await)
+                .post(put_ban)
+                .delete(remove_ban),
+        )
+        .route(
+            "/api/v1/keys",
+            get(async |asked: Asked| access(asked, AccessRequest::Keys).await).post(put_key),
+        )
+        .route("/api/v1/keys/{id}", delete(remove_key))
+}
+
+async fn put_user(asked: Asked, Path(name): Path<String>, body: Bytes) -> Response {
+    match json_of(&body) {
+        Ok(body) => access(asked, AccessRequest::PutUser { name, body }).await,
+        Err(refusal) => refusal.into_response(),
     }
+}
+
+async fn remove_user(asked: Asked, Path(name): Path<String>) -> Response {
+    access(asked, AccessRequest::RemoveUser { name }).await
+}
+
+async fn set_rules(asked: Asked, body: Bytes) -> Response {
+    match json_of(&body) {
+        Ok(body) => access(asked, AccessRequest::SetRules { body }).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn put_ban(asked: Asked, body: Bytes) -> Response {
+    match json_of(&body) {
+        Ok(body) => access(asked, AccessRequest::PutBan { body }).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn remove_ban(asked: Asked, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    access(asked, AccessRequest::RemoveBan { body: json!(query) }).await
+}
+
+async fn put_key(asked: Asked, body: Bytes) -> Response {
+    match json_of(&body) {
+        Ok(body) => access(asked, AccessRequest::PutKey { body }).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn remove_key(asked: Asked, Path(id): Path<String>, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    let even_last = query.get("even_last").is_some_and(|value| value == "true");
+    access(asked, AccessRequest::RemoveKey { id, even_last }).await
+}
+
+/// Its error says nothing of the body, which may hold a password.
+fn json_of(body: &Bytes) -> Result<Value, Refusal> {
+    serde_json::from_slice(body).map_err(|_| Refusal::BadRequest("the body is not JSON".to_owned()))
+}
+
+async fn access((State(shown), Extension(caller)): Asked, request: AccessRequest) -> Response {
+    let subject = request.subject();
+    let mut response = answer(shown.probe.access(request, caller)).await;
+    if let Some(subject) = subject {
+        response.extensions_mut().insert(Subject(subject));
+    }
+    response
+}
+
+async fn snapshot(State(shown): State<Shown>, Path(group): Path<String>) -> Response {
     answer(shown.probe.snapshot(group)).await
 }
 
-async fn transfer(State(shown): State<Shown>, Path(group): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
-    if is_of_another_site(&headers) {
-        return other_site();
-    }
+async fn transfer(State(shown): State<Shown>, Path(group): Path<String>, body: Bytes) -> Response {
     let to = serde_json::from_slice::<Value>(&body)
         .ok()
         .and_then(|body| body.get("to")?.as_u64());
@@ -138,26 +303,10 @@ async fn answer(answer: Answer) -> Response {
     }
 }
 
-/// Whether a browser sends this for a page that did not come from here: those name their origin with every POST.
-fn is_of_another_site(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    match (headers.get(header::ORIGIN), text(header::HOST)) {
-        (None, _) => false,
-        (Some(_), host) => text(header::ORIGIN).and_then(|origin| origin.strip_prefix("http://")) != host,
-    }
-}
-
-fn other_site() -> Response {
-    refuse(
-        StatusCode::FORBIDDEN,
-        "web pages of other sites may not do this: use curl, or leave out the Origin header",
-    )
-}
-
 /// For paths that are there, with a method that is not.
 pub(crate) async fn wrong_method(method: Method, uri: Uri) -> Response {
     let error = format!(
-        "{method} is not served at {}: what changes nothing is asked by GET, the rest by POST",
+        "{method} is not served at {}: what changes nothing is asked by GET, the rest by POST, PUT or DELETE",
         uri.path()
     );
     refuse(StatusCode::METHOD_NOT_ALLOWED, &error)

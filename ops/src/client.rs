@@ -1,4 +1,4 @@
-//! The few bytes of HTTP that the command line speaks with a node: one GET over plain TCP, blocking.
+//! The few bytes of HTTP that the command line speaks with a node: one request over plain TCP, blocking.
 //!
 //! HTTP/1.0 on purpose: the answer ends with the connection, in one piece.
 
@@ -6,10 +6,11 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-/// A node's HTTP listener: host and port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A node's HTTP listener: host and port; and the key that is shown there.
+#[derive(Clone)]
 pub struct Endpoint {
     authority: String,
+    key: Option<String>,
 }
 
 /// Why a node gave no answer.
@@ -21,7 +22,9 @@ pub enum FetchError {
     Unreachable { at: String, source: io::Error },
     #[error("{at} does not speak HTTP: is this a node's http.listen, not another of its ports?")]
     NotHttp { at: String },
-    #[error("{at} answers {status} to {path}: {body}")]
+    #[error("the key of the admin API is no word of printable ASCII characters: lontra_…_…")]
+    Key,
+    #[error("{at} answers {status} to {path}: {why}", why = why(body))]
     Status {
         at: String,
         path: String,
@@ -47,9 +50,23 @@ impl Endpoint {
         match authority.filter(has_port).filter(is_plain) {
             Some(authority) => Ok(Endpoint {
                 authority: authority.to_owned(),
+                key: None,
             }),
             None => Err(FetchError::Url { url: url.to_owned() }),
         }
+    }
+
+    /// Shows this key of the admin API.
+    ///
+    /// # Errors
+    /// No header can hold it.
+    pub fn with_key(mut self, key: Option<String>) -> Result<Endpoint, FetchError> {
+        let is_wrong = |key: &String| key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic());
+        if key.as_ref().is_some_and(is_wrong) {
+            return Err(FetchError::Key);
+        }
+        self.key = key;
+        Ok(self)
     }
 
     pub fn authority(&self) -> &str {
@@ -61,9 +78,17 @@ impl Endpoint {
     /// # Errors
     /// Nobody answers in time, or not with 200.
     pub fn get(&self, path: &str, patience: Duration) -> Result<String, FetchError> {
+        self.ask("GET", path, "", patience)
+    }
+
+    /// The body of the answer to a request with a body of JSON. `path` is escaped already.
+    ///
+    /// # Errors
+    /// As [`Endpoint::get`]. After [`FetchError::Unreachable`] it may have been carried out.
+    pub fn ask(&self, method: &str, path: &str, body: &str, patience: Duration) -> Result<String, FetchError> {
         let at = || self.authority.clone();
         let answer = self
-            .exchange(path, patience)
+            .exchange(method, path, body, patience)
             .map_err(|source| FetchError::Unreachable { at: at(), source })?;
         let Some((status, body)) = parse(&answer) else {
             return Err(FetchError::NotHttp { at: at() });
@@ -79,7 +104,7 @@ impl Endpoint {
         }
     }
 
-    fn exchange(&self, path: &str, patience: Duration) -> io::Result<String> {
+    fn exchange(&self, method: &str, path: &str, body: &str, patience: Duration) -> io::Result<String> {
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in self.authority.to_socket_addrs()? {
             let mut stream = match TcpStream::connect_timeout(&address, patience) {
@@ -91,13 +116,39 @@ impl Endpoint {
             };
             stream.set_read_timeout(Some(patience))?;
             stream.set_write_timeout(Some(patience))?;
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.authority)?;
+            let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n", self.authority);
+            if let Some(key) = &self.key {
+                head += &format!("Authorization: Bearer {key}\r\n");
+            }
+            if !body.is_empty() {
+                head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+            }
+            stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
             let mut answer = Vec::new();
             stream.take(ANSWER_MAX).read_to_end(&mut answer)?;
             return Ok(String::from_utf8_lossy(&answer).into_owned());
         }
         Err(failed)
     }
+}
+
+/// What a node says of it, without the JSON around it.
+fn why(body: &str) -> String {
+    let error = serde_json::from_str::<serde_json::Value>(body).ok();
+    let error = error.and_then(|body| Some(body.get("error")?.as_str()?.to_owned()));
+    error.unwrap_or_else(|| body.to_owned())
+}
+
+/// A name as one segment of a path, or a value of a query. [RFC 3986 section 2.3]
+pub fn escaped(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(char::from(byte)),
+            byte => escaped += &format!("%{byte:02X}"),
+        }
+    }
+    escaped
 }
 
 /// Status code and body.
@@ -153,6 +204,26 @@ mod tests {
         let got = endpoint.get("/x", Duration::from_secs(10));
         server.join().unwrap();
         got
+    }
+
+    #[test]
+    fn names_are_escaped_and_keys_are_words() {
+        assert_eq!(escaped("a-Z.9_~"), "a-Z.9_~");
+        assert_eq!(escaped("a/b %é"), "a%2Fb%20%25%C3%A9");
+        let endpoint = || Endpoint::parse("http://a:1").unwrap();
+        assert!(endpoint().with_key(Some("lontra_a_b".to_owned())).is_ok());
+        for wrong in ["", "a b", "a\r\nX: y", "é"] {
+            assert!(endpoint().with_key(Some(wrong.to_owned())).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_node() {
+        let refused = ask("HTTP/1.1 403 Forbidden\r\n\r\n{\"error\":\"no, because\"}").unwrap_err();
+        assert!(
+            refused.to_string().ends_with("answers 403 to /x: no, because"),
+            "{refused}"
+        );
     }
 
     #[test]

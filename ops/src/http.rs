@@ -4,7 +4,7 @@
 //!     GET /health/live     200 while this process can answer at all
 //!     GET /health/ready    200 or 503, with what is missing
 //!     GET /api/v1/status   what the node says of itself
-//!     /api/v1/…            see `admin.rs`
+//!     /api/v1/…            see `admin.rs`; who may: `guard.rs`
 //!
 //! What is ready and what there is to say, only the node knows: it implements [`Probe`].
 
@@ -16,12 +16,14 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::admin::{self, Admin};
+use crate::audit::Audit;
+use crate::guard::{self, Ends};
 use crate::metrics;
 
 /// What the node tells operators about itself. Called for each request: answers at once, from memory; what takes time is
@@ -89,10 +91,12 @@ impl HttpServer {
         self,
         registry: Registry,
         probe: Arc<dyn Probe>,
+        audit: Audit,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), HttpError> {
         let listen = self.listen;
-        axum::serve(self.listener, router(registry, probe))
+        let service = router(Shown { registry, probe, audit }).into_make_service_with_connect_info::<Ends>();
+        axum::serve(self.listener, service)
             .with_graceful_shutdown(shutdown)
             .await
             .map_err(|source| HttpError::Ended { listen, source })
@@ -113,9 +117,10 @@ pub fn advice(error: &io::Error) -> &'static str {
 pub(crate) struct Shown {
     registry: Registry,
     pub(crate) probe: Arc<dyn Probe>,
+    pub(crate) audit: Audit,
 }
 
-fn router(registry: Registry, probe: Arc<dyn Probe>) -> Router {
+fn router(shown: Shown) -> Router {
     Router::new()
         .route("/metrics", get(show_metrics))
         .route("/health/live", get(async || Json(json!({ "live": true }))))
@@ -125,7 +130,8 @@ fn router(registry: Registry, probe: Arc<dyn Probe>) -> Router {
         .merge(admin::routes())
         .fallback(admin::wrong_path)
         .method_not_allowed_fallback(admin::wrong_method)
-        .with_state(Shown { registry, probe })
+        .layer(middleware::from_fn_with_state(shown.clone(), guard::guard))
+        .with_state(shown)
 }
 
 async fn show_metrics(State(shown): State<Shown>) -> Response {
@@ -160,15 +166,17 @@ async fn show_session(State(shown): State<Shown>, Path(client_id): Path<String>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{Answer, Refusal};
+    use crate::admin::{AccessRequest, Answer, Refusal};
+    use crate::guard::{Caller, Known, Role};
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
 
     #[derive(Default)]
-    struct Node(Mutex<Readiness>);
+    struct Node(Mutex<Readiness>, AtomicBool);
 
     impl Probe for Node {
         fn ready(&self) -> Readiness {
@@ -218,6 +226,24 @@ mod tests {
         fn pending(&self, _: String) -> Answer {
             ready(Err(Refusal::Unavailable("not now".to_owned())))
         }
+
+        /// Keys are the names of roles, once there are any.
+        fn known(&self, token: Option<&str>) -> Known {
+            if !self.1.load(Ordering::Relaxed) {
+                return Known::NoKeys(Role::Admin);
+            }
+            let role = Role::ALL.into_iter().find(|role| Some(role.name()) == token);
+            role.map_or(Known::Nobody, |role| {
+                Known::Caller(Caller {
+                    key: token.map(str::to_owned),
+                    role,
+                })
+            })
+        }
+
+        fn access(&self, request: AccessRequest, caller: Caller) -> Answer {
+            ready(Ok(json!({ "asked": format!("{request:?}"), "by": caller.name() })))
+        }
     }
 
     fn ready(answer: Result<Value, Refusal>) -> Answer {
@@ -232,11 +258,15 @@ mod tests {
     }
 
     async fn start() -> Running {
+        start_with(Audit::default()).await
+    }
+
+    async fn start_with(audit: Audit) -> Running {
         let server = HttpServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, node) = (server.local_addr(), Arc::new(Node::default()));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
-        let served = tokio::spawn(server.serve(metrics::registry(), node.clone(), shutdown));
+        let served = tokio::spawn(server.serve(metrics::registry(), node.clone(), audit, shutdown));
         Running {
             address,
             node,
@@ -254,7 +284,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let length = body.len();
         let request = format!(
-            "{what} HTTP/1.1\r\nhost: lontra\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+            "{what} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -328,8 +358,8 @@ mod tests {
             for (origin, code) in [
                 ("http://elsewhere", 403),
                 ("null", 403),
-                ("https://lontra", 403),
-                ("http://lontra", 200),
+                ("https://localhost", 403),
+                ("http://localhost", 200),
             ] {
                 let answer = ask(running.address, what, &format!("origin: {origin}\r\n"), r#"{"to":2}"#).await;
                 assert!(
@@ -338,6 +368,134 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Every route of the server, as a request, with the lowest role that it takes.
+    const ROUTES: &[(&str, &str, Role)] = &[
+        ("GET /api/v1/status", "", Role::Read),
+        ("GET /api/v1/cluster", "", Role::Read),
+        ("GET /api/v1/groups", "", Role::Read),
+        ("GET /api/v1/groups/meta/digest", "", Role::Read),
+        ("GET /api/v1/groups/meta/keys", "", Role::Read),
+        ("GET /api/v1/sessions/c", "", Role::Read),
+        ("GET /api/v1/sessions/c/pending", "", Role::Read),
+        ("GET /api/v1/users", "", Role::Read),
+        ("GET /api/v1/rules", "", Role::Read),
+        ("GET /api/v1/bans", "", Role::Read),
+        ("POST /api/v1/groups/meta/snapshot", "", Role::Operate),
+        ("POST /api/v1/groups/meta/leader", r#"{"to":2}"#, Role::Operate),
+        ("POST /api/v1/bans", "{}", Role::Operate),
+        ("DELETE /api/v1/bans?client=c", "", Role::Operate),
+        ("PUT /api/v1/users/al", r#"{"password":"hunter2"}"#, Role::Admin),
+        ("DELETE /api/v1/users/al", "", Role::Admin),
+        ("PUT /api/v1/rules", "{}", Role::Admin),
+        ("GET /api/v1/keys", "", Role::Admin),
+        ("POST /api/v1/keys", "{}", Role::Admin),
+        ("DELETE /api/v1/keys/k?even_last=true", "", Role::Admin),
+    ];
+
+    #[tokio::test]
+    async fn each_endpoint_takes_its_role_and_those_above_and_no_other() {
+        let running = start().await;
+        // Without keys this machine may do everything.
+        for (what, body, _) in ROUTES {
+            let answer = ask(running.address, what, "", body).await;
+            assert!(
+                !answer.contains(" 401 ") && !answer.contains(" 403 "),
+                "{what}: {answer}"
+            );
+            assert!(
+                !answer.contains(" 404 ") && !answer.contains(" 405 "),
+                "{what}: {answer}"
+            );
+        }
+        running.node.1.store(true, Ordering::Relaxed);
+        for (what, body, needed) in ROUTES {
+            for role in Role::ALL {
+                let shown = format!("authorization: Bearer {}\r\n", role.name());
+                let answer = ask(running.address, what, &shown, body).await;
+                let is_denied = answer.starts_with("HTTP/1.1 403");
+                assert_eq!(is_denied, role < *needed, "{what} as {role:?}: {answer}");
+                assert!(!answer.starts_with("HTTP/1.1 401"), "{what} as {role:?}: {answer}");
+            }
+            for shown in ["", "authorization: Bearer other\r\n", "authorization: Basic admin\r\n"] {
+                let answer = ask(running.address, what, shown, body).await;
+                assert!(answer.starts_with("HTTP/1.1 401"), "{what} with {shown}: {answer}");
+                assert!(answer.to_lowercase().contains("www-authenticate: bearer"), "{answer}");
+            }
+        }
+        for open in ["/metrics", "/health/live"] {
+            assert!(fetch(running.address, open).await.starts_with("HTTP/1.1 200"), "{open}");
+        }
+        let nowhere = fetch(running.address, "/api/v1/nowhere").await;
+        assert!(
+            nowhere.starts_with("HTTP/1.1 401"),
+            "what there is, is not told either: {nowhere}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_was_done_and_what_was_denied_is_recorded_without_secrets() {
+        let file = std::env::temp_dir().join(format!("lontra-audit-{}", std::process::id()));
+        let running = start_with(Audit::new(&file).unwrap()).await;
+        let put = "PUT /api/v1/users/al";
+        ask(running.address, put, "", r#"{"password":"hunter2","groups":["g"]}"#).await;
+        ask(
+            running.address,
+            "POST /api/v1/bans",
+            "",
+            r#"{"client":"c","seconds":5}"#,
+        )
+        .await;
+        running.node.1.store(true, Ordering::Relaxed);
+        ask(
+            running.address,
+            put,
+            "authorization: Bearer read\r\n",
+            r#"{"password":"hunter2"}"#,
+        )
+        .await;
+        ask(
+            running.address,
+            "DELETE /api/v1/users/al",
+            "authorization: Bearer admin\r\n",
+            "",
+        )
+        .await;
+        ask(
+            running.address,
+            "DELETE /api/v1/keys/k",
+            "authorization: Bearer hunter3\r\n",
+            "",
+        )
+        .await;
+        fetch(running.address, "/api/v1/status").await;
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<String> = records
+            .iter()
+            .map(|record| {
+                let part = |key: &str| record[key].as_str().unwrap_or("-").to_owned();
+                [part("who"), part("what"), part("subject"), part("outcome")].join("; ")
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "local; PUT /api/v1/users/al; password set groups=[\"g\"]; done",
+                "local; POST /api/v1/bans; client=\"c\" seconds=5; done",
+                "key:read; PUT /api/v1/users/al; -; denied",
+                "key:admin; DELETE /api/v1/users/al; -; done",
+                "nobody; DELETE /api/v1/keys/k; -; denied",
+            ]
+        );
+        assert!(!text.contains("hunter"), "{text}");
+        assert!(
+            records
+                .iter()
+                .all(|record| record["from"].as_str().unwrap().starts_with("127.0.0.1:"))
+        );
     }
 
     #[tokio::test]

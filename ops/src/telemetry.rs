@@ -81,7 +81,8 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     }
     // openraft tells every vote at info and every attempt to reach a peer that is down at warn, for each group; the
     // links tell the latter once. Whoever wants it says `openraft=info`.
-    EnvFilter::try_new(format!("openraft=error,{level}")).map_err(|source| refused(Some(source)))
+    // What administrators did is told at every level: whoever does not want it says `audit=off`.
+    EnvFilter::try_new(format!("openraft=error,audit=info,{level}")).map_err(|source| refused(Some(source)))
 }
 
 fn subscriber<W>(

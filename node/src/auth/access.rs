@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use super::acl::{Acl, Permissions};
 use super::authorized::Authorized;
+use super::cluster::ClusterAccess;
 use super::identity::Identity;
 use super::rule::Subject;
 
@@ -62,6 +63,12 @@ impl Access {
         });
         self.publish.borrow_mut().0.clear();
         self.read.borrow_mut().0.clear();
+    }
+
+    /// Whether a ban of the cluster is about this connection.
+    pub fn is_banned(&self, cluster: &ClusterAccess) -> bool {
+        let user = self.identity.user.as_deref();
+        cluster.ban_of(&self.client_id, user, self.address).is_some()
     }
 
     /// Nothing is allowed any more.
@@ -140,7 +147,7 @@ mod tests {
     fn acl(rules: &[&str]) -> Acl {
         Acl {
             rules: rules.iter().map(|rule| rule.parse().expect("a rule")).collect(),
-            file: None,
+            ..Acl::default()
         }
     }
 

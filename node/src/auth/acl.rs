@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   auth.rules ───────────▶ in their order, the first that is about client, topic and action decides
+//!   rules of the cluster ─▶ then: likewise
 //!   auth.acl_file ─ user ─▶ then: its denials, then what it allows          (as Mosquitto does)
 //!                 ─ pattern ▶ then: their denials, then what they allow
 //!   nothing ──────────────▶ denied, once there is any rule or a file
@@ -14,9 +15,12 @@
 //! - a name that a client chose makes no other filter of a rule: with `+` or `#` in it (in our own rules also `/`) it has no
 //!   part in rules with placeholders.
 
+use std::sync::Arc;
+
 use lontra_storage::topic::{matches, share_parts};
 
 use super::acl_file::{AclFile, AclLine};
+use super::cluster::ClusterAccess;
 use super::filters::{covers, overlap};
 use super::rule::{Actions, Effect, Rule, Subject, substitute};
 
@@ -24,6 +28,8 @@ use super::rule::{Actions, Effect, Rule, Subject, substitute};
 #[derive(Clone, Debug, Default)]
 pub struct Acl {
     pub rules: Vec<Rule>,
+    /// What the cluster keeps: asked after `rules`, before `file`.
+    pub cluster: Arc<ClusterAccess>,
     /// None: there is none, which is not the same as an empty one.
     pub file: Option<AclFile>,
 }
@@ -41,7 +47,7 @@ struct Permission {
 
 impl Acl {
     pub fn is_enforced(&self) -> bool {
-        !self.rules.is_empty() || self.file.is_some()
+        !self.rules.is_empty() || self.file.is_some() || !self.cluster.rules().is_empty()
     }
 
     pub fn permissions(&self, subject: &Subject<'_>) -> Permissions {
@@ -49,7 +55,13 @@ impl Acl {
             return Permissions(None);
         }
         let mut list = Vec::new();
-        for rule in self.rules.iter().filter(|rule| rule.is_about(subject)) {
+        let of_cluster = self.cluster.rules();
+        for rule in self
+            .rules
+            .iter()
+            .chain(&*of_cluster)
+            .filter(|rule| rule.is_about(subject))
+        {
             let filter = substitute(&rule.filter, subject, &['+', '#', '/']);
             list.extend(filter.map(|filter| Permission {
                 effect: rule.effect,
@@ -145,6 +157,7 @@ mod tests {
         Acl {
             rules: rules.iter().map(|rule| rule.parse().expect("a rule")).collect(),
             file: file.map(|text| AclFile::parse(text).expect("a file")),
+            ..Acl::default()
         }
     }
 

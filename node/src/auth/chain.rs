@@ -42,14 +42,17 @@ pub enum Refused {
     BadCredentials,
     /// As many are being checked as may.
     Busy,
+    /// Its client id, user or address is banned.
+    Banned,
 }
 
 impl Refused {
-    pub const ALL: [Refused; 4] = [
+    pub const ALL: [Refused; 5] = [
         Refused::NoCredentials,
         Refused::UnknownUser,
         Refused::BadCredentials,
         Refused::Busy,
+        Refused::Banned,
     ];
 
     pub fn name(self) -> &'static str {
@@ -58,6 +61,7 @@ impl Refused {
             Refused::UnknownUser => "unknown_user",
             Refused::BadCredentials => "bad_credentials",
             Refused::Busy => "busy",
+            Refused::Banned => "banned",
         }
     }
 
@@ -67,6 +71,7 @@ impl Refused {
             Refused::NoCredentials => ReasonCode::NOT_AUTHORIZED,
             Refused::UnknownUser | Refused::BadCredentials => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
             Refused::Busy => ReasonCode::SERVER_BUSY,
+            Refused::Banned => ReasonCode::BANNED,
         }
     }
 }
@@ -92,12 +97,28 @@ impl ListenerAuth {
         for method in &self.methods {
             let known = match method {
                 Method::Password => password(&auth.users, auth, &credentials, runtime).await?,
+                Method::Cluster => cluster_password(auth, &credentials, runtime).await?,
             };
             if let Some(identity) = known {
                 return Ok(identity);
             }
         }
+        self.waste_time(auth, &credentials, runtime).await?;
         Err(Refused::UnknownUser)
+    }
+
+    /// One hash is checked, in vain, for a user that no method knows: how long it takes must not tell which names exist, nor
+    /// which method knows them.
+    async fn waste_time(&self, auth: &Auth, credentials: &Credentials, runtime: &Handle) -> Result<(), Refused> {
+        let decoy = self.methods.iter().find_map(|method| match method {
+            Method::Password => auth.users.decoy().map(|user| user.record.clone()),
+            Method::Cluster => auth.acl.cluster.decoy(),
+        });
+        if let (Some(_), Some(password), Some(decoy)) = (&credentials.user_name, credentials.password.clone(), decoy) {
+            let check = auth.hashing.run(runtime, move || decoy.is_of(&password));
+            check.await.map_err(|_| Refused::Busy)?;
+        }
+        Ok(())
     }
 }
 
@@ -111,19 +132,41 @@ async fn password(
     let (Some(name), Some(password)) = (&credentials.user_name, credentials.password.clone()) else {
         return Ok(None);
     };
-    let known = users.user(name).cloned();
-    let Some(checked) = known.clone().or_else(|| users.decoy().cloned()) else {
+    let Some(user) = users.user(name).cloned() else {
         return Ok(None);
     };
+    let checked = user.clone();
     let check = auth.hashing.run(runtime, move || checked.record.is_of(&password));
-    let is_right = check.await.map_err(|_| Refused::Busy)?;
-    match (known, is_right) {
-        (None, _) => Ok(None),
-        (Some(_), false) => Err(Refused::BadCredentials),
-        (Some(user), true) => Ok(Some(Identity {
+    match check.await.map_err(|_| Refused::Busy)? {
+        false => Err(Refused::BadCredentials),
+        true => Ok(Some(Identity {
             user: Some(name.clone()),
             groups: user.groups.clone(),
             proof: Proof::Password(user),
+        })),
+    }
+}
+
+/// As [`password`], of the users that the cluster keeps.
+async fn cluster_password(
+    auth: &Auth,
+    credentials: &Credentials,
+    runtime: &Handle,
+) -> Result<Option<Identity>, Refused> {
+    let (Some(name), Some(password)) = (&credentials.user_name, credentials.password.clone()) else {
+        return Ok(None);
+    };
+    let Some((user, version)) = auth.acl.cluster.user(name) else {
+        return Ok(None);
+    };
+    let checked = user.clone();
+    let check = auth.hashing.run(runtime, move || checked.record.is_of(&password));
+    match check.await.map_err(|_| Refused::Busy)? {
+        false => Err(Refused::BadCredentials),
+        true => Ok(Some(Identity {
+            user: Some(name.clone()),
+            groups: user.groups.clone(),
+            proof: Proof::Cluster(version),
         })),
     }
 }

@@ -1,11 +1,13 @@
-//! `lontra user`: files of users and their passwords.
+//! `lontra user`: users and their passwords, in a file or, with `--node`, in the cluster.
 //!
 //! ```text
 //!   lontra user hash             the hash of a password
-//!   lontra user add FILE NAME    a user comes, or gets another password
-//!   lontra user remove FILE NAME
-//!   lontra user list FILE
+//!   lontra user add FILE NAME    a user comes, or gets another password         lontra user add --node URL NAME
+//!   lontra user remove FILE NAME                                                lontra user remove --node URL NAME
+//!   lontra user list FILE                                                       lontra user list --node URL
 //! ```
+//!
+//! There is a FILE or a node, never both and no default for either: which of them is meant is always written down.
 //!
 //! Passwords come from standard input, never as arguments, which everybody on the machine can see. A file is replaced as a
 //! whole, or not at all; other lines stay as they are, Mosquitto's hashes too.
@@ -20,20 +22,37 @@ use clap::{Args, Subcommand};
 use super::password::PasswordRecord;
 use super::password_file::{NAME_MAX, PasswordFile, PasswordFileError, is_user_name};
 use super::secret::Secret;
+use crate::operator::{self, KeyFile, OperatorError};
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Print the Argon2id hash of the password on standard input.
     Hash,
     /// Add a user, or give one another password: the one on standard input.
+    #[command(allow_missing_positional = true)]
     Add(Add),
     /// Remove a user.
+    #[command(allow_missing_positional = true)]
     Remove(Named),
     /// Print the names and groups of all users.
     List {
-        /// The file.
-        file: PathBuf,
+        /// The file; without it --node.
+        #[arg(required_unless_present = "node", conflicts_with = "node")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        cluster: InCluster,
     },
+}
+
+/// Where the users are, if not in a file.
+#[derive(Args)]
+pub struct InCluster {
+    /// The users that the cluster keeps, by the HTTP address (http.listen) of any node that runs, instead of a file.
+    #[arg(long, visible_alias = "api", value_name = "URL")]
+    node: Option<String>,
+
+    #[command(flatten)]
+    key: KeyFile,
 }
 
 #[derive(Args)]
@@ -48,10 +67,13 @@ pub struct Add {
 
 #[derive(Args)]
 pub struct Named {
-    /// The file; `add` makes it.
-    file: PathBuf,
+    /// The file, which `add` makes; without it --node.
+    #[arg(required_unless_present = "node", conflicts_with = "node")]
+    file: Option<PathBuf>,
     /// The user.
     name: String,
+    #[command(flatten)]
+    cluster: InCluster,
 }
 
 /// Why nothing has changed.
@@ -75,6 +97,10 @@ pub enum CommandError {
     BadGroup(String),
     #[error("{path} has no user `{name}`", path = path.display())]
     NoUser { path: PathBuf, name: String },
+    #[error("neither a FILE nor --node says where the users are")]
+    Nowhere,
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
 }
 
 /// What to print.
@@ -85,9 +111,34 @@ pub fn run(command: &Command) -> Result<String, CommandError> {
     let password = || password_from(&mut io::stdin().lock());
     match command {
         Command::Hash => Ok(hash(&password()?)),
-        Command::Add(add) => put(add, &password()?),
-        Command::Remove(named) => remove(named),
-        Command::List { file } => list(file),
+        Command::Add(add) => {
+            let (password, Named { name, cluster, .. }) = (password()?, &add.named);
+            match &cluster.node {
+                Some(node) => Ok(operator::put_user(
+                    node,
+                    &cluster.key,
+                    name,
+                    add.groups.as_deref(),
+                    &password,
+                )?),
+                None => put(add.named.file()?, name, add.groups.as_deref(), &password),
+            }
+        }
+        Command::Remove(named) => match &named.cluster.node {
+            Some(node) => Ok(operator::remove_user(node, &named.cluster.key, &named.name)?),
+            None => remove(named.file()?, &named.name),
+        },
+        Command::List { file, cluster } => match (&cluster.node, file) {
+            (Some(node), _) => Ok(operator::list_users(node, &cluster.key)?),
+            (None, Some(file)) => list(file),
+            (None, None) => Err(CommandError::Nowhere),
+        },
+    }
+}
+
+impl Named {
+    fn file(&self) -> Result<&Path, CommandError> {
+        self.file.as_deref().ok_or(CommandError::Nowhere)
     }
 }
 
@@ -104,10 +155,9 @@ fn password_from(input: &mut impl BufRead) -> Result<Secret, CommandError> {
     Ok(Secret::new(&line[..=end]))
 }
 
-fn put(add: &Add, password: &Secret) -> Result<String, CommandError> {
-    let Named { file, name } = &add.named;
+fn put(file: &Path, name: &str, groups: Option<&[String]>, password: &Secret) -> Result<String, CommandError> {
     if !is_user_name(name) {
-        return Err(CommandError::BadName(name.clone()));
+        return Err(CommandError::BadName(name.to_owned()));
     }
     let text = match read(file) {
         Err(CommandError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => String::new(),
@@ -115,7 +165,7 @@ fn put(add: &Add, password: &Secret) -> Result<String, CommandError> {
     };
     let users = parse(file, &text)?;
     let known = users.user(name);
-    let groups = match (&add.groups, known) {
+    let groups = match (groups, known) {
         (Some(groups), _) => groups.iter().map(|group| group.as_str().into()).collect(),
         (None, Some(user)) => user.groups.clone(),
         (None, None) => Vec::new(),
@@ -138,13 +188,12 @@ fn put(add: &Add, password: &Secret) -> Result<String, CommandError> {
     Ok(format!("{done} `{name}` in {}; {RELOAD}", file.display()))
 }
 
-fn remove(named: &Named) -> Result<String, CommandError> {
-    let Named { file, name } = named;
+fn remove(file: &Path, name: &str) -> Result<String, CommandError> {
     let text = read(file)?;
     if parse(file, &text)?.user(name).is_none() {
         return Err(CommandError::NoUser {
-            path: file.clone(),
-            name: name.clone(),
+            path: file.to_owned(),
+            name: name.to_owned(),
         });
     }
     let lines: Vec<&str> = text.lines().filter(|line| !is_of(line, name)).collect();
@@ -217,19 +266,14 @@ const RELOAD: &str = "nodes that run read it at SIGHUP";
 mod tests {
     use super::*;
 
-    fn named(dir: &Path, name: &str) -> Named {
-        Named {
-            file: dir.join("users"),
-            name: name.to_owned(),
-        }
-    }
-
     fn add(dir: &Path, name: &str, groups: Option<&[&str]>, password: &str) -> Result<String, CommandError> {
-        let add = Add {
-            named: named(dir, name),
-            groups: groups.map(|groups| groups.iter().map(|group| (*group).to_owned()).collect()),
-        };
-        put(&add, &Secret::new(password.as_bytes()))
+        let groups: Option<Vec<String>> = groups.map(|groups| groups.iter().map(|group| (*group).to_owned()).collect());
+        put(
+            &dir.join("users"),
+            name,
+            groups.as_deref(),
+            &Secret::new(password.as_bytes()),
+        )
     }
 
     #[test]
@@ -249,9 +293,9 @@ mod tests {
         assert!(alice.record.is_of(&Secret::new(*b"three")));
         assert_eq!(alice.groups.join(","), "ops", "groups stay");
         assert_eq!(list(&path).expect("a list"), "alice (ops)\nbob");
-        remove(&named(dir.path(), "alice")).expect("removed");
+        remove(&path, "alice").expect("removed");
         assert_eq!(list(&path).expect("a list"), "bob");
-        let told = remove(&named(dir.path(), "alice")).expect_err("gone").to_string();
+        let told = remove(&path, "alice").expect_err("gone").to_string();
         assert!(told.contains("no user `alice`"), "{told}");
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lontra_storage::ids::MetaIndex;
 use serde::{Deserialize, Serialize};
 
 use super::password_file::User;
@@ -12,14 +13,17 @@ use super::password_file::User;
 pub enum Method {
     /// User name and password of CONNECT, against `auth.password_file`.
     Password,
+    /// User name and password of CONNECT, against the users that the cluster keeps (`lontra user --node`).
+    Cluster,
 }
 
 impl Method {
-    pub const ALL: [Method; 1] = [Method::Password];
+    pub const ALL: [Method; 2] = [Method::Password, Method::Cluster];
 
     pub fn name(self) -> &'static str {
         match self {
             Method::Password => "password",
+            Method::Cluster => "cluster",
         }
     }
 
@@ -27,6 +31,7 @@ impl Method {
     pub fn key(self) -> &'static str {
         match self {
             Method::Password => "auth.password_file",
+            Method::Cluster => "auth.cluster_users",
         }
     }
 }
@@ -45,6 +50,8 @@ pub struct Identity {
 pub enum Proof {
     None,
     Password(Arc<User>),
+    /// The entry of meta that made the user what it is.
+    Cluster(MetaIndex),
 }
 
 impl Identity {

@@ -5,6 +5,7 @@
 //!              │ password, hashing          ├─ SUBSCRIBE per filter
 //!              └ (one per listener)         └─ each delivery, in publish_out
 //!   files ───▶ Auth: users, rules           one for the node, replaced as a whole at SIGHUP
+//!   meta ────▶ ClusterAccess: users, rules, bans       of the cluster, changed by its log
 //! ```
 //!
 //! Decisions are sans-io; hashing alone leaves the worker's thread.
@@ -19,6 +20,7 @@ pub mod acl;
 pub mod acl_file;
 pub mod authorized;
 pub mod chain;
+pub mod cluster;
 pub mod command;
 pub mod filters;
 pub mod hashing;
@@ -116,7 +118,8 @@ impl Auth {
                 .users
                 .user(name)
                 .is_some_and(|current| current.record == user.record && current.groups == user.groups),
-            (Proof::Password(_), None) => false,
+            (Proof::Cluster(version), Some(name)) => self.acl.cluster.knows(name, *version),
+            (Proof::Password(_) | Proof::Cluster(_), None) => false,
         }
     }
 }

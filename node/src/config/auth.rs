@@ -18,6 +18,10 @@ pub struct Auth {
     /// none.
     pub password_file: PathBuf,
 
+    /// Whether the users that the cluster keeps (`lontra user add --node`) may connect to listeners that name no methods, after
+    /// those of `password_file`. Default false: a listener that names `cluster` in its `authentication` asks them all the same.
+    pub cluster_users: bool,
+
     /// Access rules in a file of Mosquitto's, as it is. Read again at SIGHUP. Default empty: none.
     pub acl_file: PathBuf,
 
@@ -71,6 +75,7 @@ impl Auth {
     pub fn methods(&self) -> Vec<Method> {
         let is_configured = |method: &Method| match method {
             Method::Password => !self.password_file.as_os_str().is_empty(),
+            Method::Cluster => self.cluster_users,
         };
         Method::ALL.into_iter().filter(is_configured).collect()
     }

@@ -292,8 +292,8 @@ pub struct WebSocket {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Where operators and Prometheus connect. Default `127.0.0.1:18083`. Loopback only until authentication can be
-    /// configured.
+    /// Where operators and Prometheus connect. Default `127.0.0.1:18083`. On other addresses than
+    /// loopback `/api` is not served before the cluster has a key.
     pub listen: SocketAddr,
 }
 
@@ -341,6 +341,10 @@ pub struct Log {
 
     /// `text` for people, `json` for machines: one object per line. Default `text`.
     pub format: LogFormat,
+
+    /// Where what administrators did is kept besides the log, one JSON object per line; made with mode 0600. Default empty:
+    /// in the log only.
+    pub audit_file: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -513,6 +517,7 @@ impl Default for Log {
         Self {
             level: "info".to_owned(),
             format: LogFormat::Text,
+            audit_file: PathBuf::new(),
         }
     }
 }

@@ -314,11 +314,6 @@ fn bounds_are_refused_with_origin_key_value_and_range() {
             "websocket.origins",
             "`example.org` is not an origin",
         ),
-        (
-            "http.listen = '[::]:18083'",
-            "http.listen",
-            "cannot authenticate operators",
-        ),
         ("auth.anonymous = 'sometimes'", "auth.anonymous", "sometimes"),
         ("auth.rules = ['allow all a/#']", "auth.rules", "`all`"),
         ("http.listen = '127.0.0.1:1883'", "http.listen", "is also mqtt.listen"),

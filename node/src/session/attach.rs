@@ -13,6 +13,7 @@ use super::execute::kept_will;
 use super::operations::Operation;
 use crate::auth::Access;
 use crate::auth::access::Denied;
+use crate::auth::chain::Refused as Refusal;
 use crate::metrics::DeniedAction;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::connection::Served;
@@ -148,11 +149,19 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
 async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accepted) -> Result<Rc<Access>, ReasonCode> {
     let credentials = std::mem::take(&mut accepted.credentials);
     let auth = worker.auth();
-    let known = client
-        .config
-        .auth
-        .authenticate(&auth, credentials, &worker.runtime)
-        .await;
+    let address = client.peer.address.map(|address| address.ip());
+    let is_banned = |user: Option<&str>| auth.acl.cluster.ban_of(&accepted.client_id, user, address).is_some();
+    let mut known = match is_banned(None) {
+        // Before its password costs anything.
+        true => Err(Refusal::Banned),
+        false => {
+            let listener = &client.config.auth;
+            listener.authenticate(&auth, credentials, &worker.runtime).await
+        }
+    };
+    if known.as_ref().is_ok_and(|identity| is_banned(identity.user.as_deref())) {
+        known = Err(Refusal::Banned);
+    }
     worker.metrics.authenticated(&known);
     let identity = known.map_err(|refused| {
         tracing::debug!(
@@ -169,7 +178,6 @@ async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accep
     if !auth.still_knows(&identity) {
         return Err(ReasonCode::NOT_AUTHORIZED);
     }
-    let address = client.peer.address.map(|address| address.ip());
     let access = Access::new(identity, &accepted.client_id, address, &auth.acl);
     *client.access.borrow_mut() = Some(access.clone());
     Ok(access)

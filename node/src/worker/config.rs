@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::auth::chain::ListenerAuth;
+use crate::auth::cluster::ClusterAccess;
 use crate::auth::hashing::Hashing;
 use crate::auth::{Auth, AuthFileError};
 use crate::config::listener::Listener;
@@ -84,6 +85,12 @@ impl WorkerConfig {
             listeners: listeners.collect::<Result<_, _>>()?,
             auth: Arc::new(Auth::load(config, hashing)?),
         })
+    }
+
+    /// What the cluster keeps is one for the node, whatever is reloaded.
+    pub fn share_access(&mut self, access: &Arc<ClusterAccess>) {
+        let auth = Arc::get_mut(&mut self.auth).expect("nobody has it before it is in force");
+        auth.acl.cluster = access.clone();
     }
 }
 

@@ -8,6 +8,7 @@
 //! Fan-out crosses threads once per worker; everything below is single-threaded, and no borrow is held over an await.
 
 mod accept;
+mod access;
 pub mod config;
 mod deliver;
 
@@ -30,8 +31,7 @@ use lontra_storage::topic_tree::TopicTree;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::{ListenerConfig, WorkerConfig};
-use crate::auth::{Access, Auth};
-use crate::config::auth::Revocation;
+use crate::auth::Access;
 use crate::gateway::listen::Listening;
 use crate::gateway::peer::Peer;
 use crate::gateway::tls::handshake::Handshakes;
@@ -399,6 +399,10 @@ impl Worker {
                 }
             }
             WorkerEvent::ServingChanged => self.serving_changed(),
+            WorkerEvent::AccessChanged(changes, in_effect) => {
+                self.cluster_access_changed(&changes);
+                drop(in_effect);
+            }
         }
     }
 
@@ -454,34 +458,6 @@ impl Worker {
             Serving::Starting | Serving::Paused => {}
             Serving::Refusing if self.stopping.get() => {}
             Serving::Refusing => self.close_all(ReasonCode::SERVER_BUSY),
-        }
-    }
-
-    /// Users and rules, as the last reload has read them.
-    pub fn auth(&self) -> Arc<Auth> {
-        self.config.borrow().auth.clone()
-    }
-
-    /// What was decided under other users and rules holds no more: from the next message on, and for who is connected.
-    fn access_changed(&self) {
-        let auth = self.auth();
-        for client in self.connections.borrow().values() {
-            let Some(access) = client.access() else { continue };
-            let why = if !auth.still_knows(&access.identity) {
-                access.revoke();
-                Some("the user is gone, or shows who it is by something else")
-            } else {
-                access.look_up(&auth.acl);
-                let is_lost = |filter: &str| !access.may_subscribe(filter);
-                let ends = auth.revocation == Revocation::Disconnect
-                    && (client.subscriptions.borrow().keys().any(|filter| is_lost(filter))
-                        || client.shared.borrow().keys().any(|filter| is_lost(filter)));
-                ends.then_some("a subscription is allowed no more")
-            };
-            if why.is_some() {
-                client.connection.borrow_mut().close(ReasonCode::NOT_AUTHORIZED, why);
-                client.wake.notify_one();
-            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Checked, port, range, refuse, size, time};
+use crate::auth::identity::Method;
 use crate::config::Config;
 use crate::config::listener::{
     ClientCertificates, DEFAULT_NAMES, ListenAddress, Listener, ListenerKind, ListenerTls, SOCKET_PATH_MAX,
@@ -112,7 +113,9 @@ fn authentication(config: &Config, listener: &Listener, of: &impl Fn(&str) -> St
     let configured = config.auth.methods();
     let mut seen = Vec::new();
     for method in listener.authentication.iter().flatten() {
-        let problem = match (configured.contains(method), seen.contains(&method)) {
+        // The cluster's users are there without a file.
+        let has_something = configured.contains(method) || *method == Method::Cluster;
+        let problem = match (has_something, seen.contains(&method)) {
             (true, false) => None,
             (true, true) => Some(format!("names {} twice", method.name())),
             (false, _) => Some(format!(
