@@ -21,6 +21,7 @@ use crate::auth::hashing::Hashing;
 use crate::config::{self, Config, Machine, SharedStrategy, Source};
 use crate::gateway::listen::{self, ListenError};
 use crate::hub::Hub;
+use crate::limits::Protection;
 use crate::metrics::NodeMetrics;
 use crate::probe::NodeProbe;
 use crate::reload::Reloader;
@@ -74,7 +75,8 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
     // Ports and certificates first: what is taken by another process, or wrong, is found before anything is written.
     let http = HttpServer::bind(config.http.listen).await?;
     let hashing = Hashing::for_cores(machine.cores);
-    let worker_config = WorkerConfig::load(&config, hashing.clone())?;
+    let protection = Protection::new(&config);
+    let worker_config = WorkerConfig::load(&config, hashing.clone(), &protection)?;
     let (listeners, socket_files) = listen::listen(&config)?;
 
     let registry = lontra_ops::metrics::registry();
@@ -110,6 +112,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         cluster: cluster.clone(),
         metrics: metrics.clone(),
         hashing,
+        protection,
     };
     registry.register(cluster.ledgers()).expect("metric names are unique");
     let mut workers = Vec::new();

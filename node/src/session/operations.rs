@@ -12,6 +12,7 @@ use lontra_cluster::MetaError;
 use lontra_storage::command::Subscription;
 use lontra_storage::meta::SubscriptionOptions;
 
+use super::admit;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::connection::Served;
@@ -75,6 +76,11 @@ impl Worker {
                 subscriptions,
                 mut reasons,
             } => {
+                let subscriptions = match packet_id {
+                    Some(_) => admit::subscriptions(self, client, subscriptions, &mut reasons),
+                    // What the operator subscribes a client to is not the client's doing.
+                    None => subscriptions,
+                };
                 let outcome = self.subscribe(client, subscriptions).await;
                 match (outcome, packet_id) {
                     (Ok(()), _) => {}
