@@ -300,6 +300,18 @@ impl Cluster {
         self.inner.read_retained(request).await
     }
 
+    /// Whether a shard that this node holds retains nothing, as of `applied` or later; false where this node cannot know.
+    pub async fn retains_nothing(&self, shard: ShardId, applied: u64) -> bool {
+        match self.inner.groups.get(&shard) {
+            // The bug is to be seen by whoever reads.
+            Some(group) if !has(Bug::LocalRetainedRead) => {
+                let view = &self.inner.views[usize::from(shard.0)];
+                group.applied.reach(applied, ASK_MAX).await && view.retained().count == 0
+            }
+            _ => false,
+        }
+    }
+
     /// Waits until everything up to `offset` of a shard was handed to the node's workers; false after `limit`.
     pub async fn handed_over(&self, shard: ShardId, offset: Offset, limit: Duration) -> bool {
         self.inner.views[usize::from(shard.0)]

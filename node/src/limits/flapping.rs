@@ -221,7 +221,7 @@ mod tests {
             let subjects = [client(&n.to_string()), source.clone(), user.clone()];
             banned.extend(flapping.ended(subjects, &LIMITS, at(0)));
         }
-        assert_eq!(banned, [user.clone()], "the sixth");
+        assert_eq!(banned, std::slice::from_ref(&user), "the sixth");
         let subjects = [client("1"), source, user];
         assert_eq!(flapping.banned(subjects, at(1)), Some(Limit::BannedUser));
     }

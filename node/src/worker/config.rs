@@ -109,7 +109,6 @@ fn listener_config(
         topic_bytes: config.limits.topic_bytes_max as usize,
         filters_per_packet: config.limits.filters_per_packet_max as usize,
         user_properties: config.limits.user_properties_max as usize,
-        ..Limits::default()
     };
     let tls = match listener.kind.is_tls() {
         false => None,

@@ -876,7 +876,10 @@ const METRICS: &[(&str, &str)] = &[
     ("lontra_connections_refused_total", "a client that sends no CONNECT"),
     ("lontra_connects_total", "connected clients"),
     ("lontra_disconnects_total", "refused clients"),
-    ("lontra_flapping_bans_total", "a client that connects and goes too often"),
+    (
+        "lontra_flapping_bans_total",
+        "a client that connects and goes too often",
+    ),
     ("lontra_lease_valid", "the node that starts again"),
     ("lontra_limit_holds_total", "a storm of connections"),
     ("lontra_limit_refusals_total", "refused clients"),
