@@ -64,7 +64,7 @@ async fn a_client_above_its_rate_waits_and_the_others_do_not() {
         };
         let (elapsed, slowest) = tokio::join!(publishes(&mut loud, 200, 1), beside);
         assert!(elapsed > Duration::from_millis(2900), "{version:?}: {elapsed:?}");
-        assert!(slowest < Duration::from_millis(1500), "{version:?}: {slowest:?}");
+        assert!(slowest < Duration::from_millis(2500), "{version:?}: {slowest:?}");
         // One that was held back is served again.
         loud.ping().await;
         let mut heavy = Client::open(guarded.at(), version, "heavy").await;
