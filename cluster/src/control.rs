@@ -123,6 +123,11 @@ impl Inner {
         }
     }
 
+    /// How far this node has applied meta so that what it says holds for every connection here.
+    pub(crate) fn applied_in_effect(&self) -> MetaIndex {
+        MetaIndex(self.in_effect.until(self.meta.applied.current()))
+    }
+
     /// The report that goes with every renewal.
     pub(crate) fn report(&self) -> Report {
         let leads = self
@@ -134,7 +139,7 @@ impl Inner {
         let offsets = self.views.iter().map(|view| Offset(view.offset.current())).collect();
         Report {
             incarnation: self.lease.incarnation(),
-            applied: MetaIndex(self.meta.applied.current()),
+            applied: self.applied_in_effect(),
             leads,
             offsets,
             disk_low: self.is_disk_low(),
@@ -299,7 +304,7 @@ pub(crate) async fn follow_meta(inner: Arc<Inner>, mut events: mpsc::UnboundedRe
             next = events.try_recv().ok();
         }
         inner.barrier_changed.notify_waiters();
-        let applied = inner.meta.applied.current();
+        let applied = inner.applied_in_effect().0;
         let Some(leader) = inner
             .meta
             .leader()

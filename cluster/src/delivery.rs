@@ -13,17 +13,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lontra_storage::ids::{MetaIndex, NodeId, Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::Role;
-use lontra_storage::meta::{MetaEvent, MetaSink, MetaView};
+use lontra_storage::meta::{AccessChange, MetaEvent, MetaSink, MetaView};
 use lontra_storage::shard::{Appended, Applied, Ledger, RetainedSize, ShardSink};
 use lontra_storage::test_bugs::{Bug, has};
 use tokio::sync::{Notify, mpsc};
 
+use crate::access::InEffect;
 use crate::clock::LogClock;
 use crate::follow::{Backlog, encode_applied, encode_jumped};
 use crate::late_connects::ConnectsUnderWay;
 use crate::lease::Lease;
 use crate::link::FrameSink;
-use crate::local::Local;
+use crate::local::{Guard, Local};
 use crate::progress::Progress;
 use crate::shared::WaitingGroups;
 use crate::sweep::Ended;
@@ -208,6 +209,7 @@ pub struct MetaDelivery {
     /// Wakes the publisher of wills.
     pub wills: Arc<Notify>,
     pub(crate) connects: Arc<ConnectsUnderWay>,
+    pub in_effect: Arc<InEffect>,
 }
 
 /// What the control task acts on after apply.
@@ -223,6 +225,7 @@ impl MetaSink for MetaDelivery {
     fn applied(&self, at: MetaIndex, events: Vec<MetaEvent>) {
         let log_time = self.view.read().log_time();
         self.clock.observe(log_time);
+        let mut access = Vec::new();
         for event in events {
             match event {
                 MetaEvent::Displaced { session, epoch, owner } if owner.node == self.node => {
@@ -252,9 +255,13 @@ impl MetaSink for MetaDelivery {
                     self.ended.add(session);
                     self.upkeep.notify_one();
                 }
+                MetaEvent::AccessChanged(change) => access.push(change),
                 MetaEvent::WillDue { .. } => self.wills.notify_one(),
                 MetaEvent::Served { .. } | MetaEvent::Displaced { .. } | MetaEvent::NodeUp { .. } => {}
             }
+        }
+        if !access.is_empty() {
+            self.access_changed(at, &access);
         }
         self.applied.advance(at.0);
         let _ = self.events.send(ControlEvent::Applied);
@@ -264,7 +271,21 @@ impl MetaSink for MetaDelivery {
         // Whom it displaced meanwhile is not known: this incarnation ends before the index counts as applied.
         self.lease.end_incarnation();
         self.local.serving_changed();
+        self.access_changed(at, &[AccessChange::Rules]);
         self.applied.advance(at.0);
         let _ = self.events.send(ControlEvent::Applied);
+    }
+}
+
+impl MetaDelivery {
+    /// Apply does not wait for the workers; whoever waits for a barrier does.
+    fn access_changed(&self, at: MetaIndex, changes: &[AccessChange]) {
+        self.in_effect.begin(at.0);
+        let (in_effect, events) = (self.in_effect.clone(), self.events.clone());
+        let guard = Guard::new(move || {
+            in_effect.end(at.0);
+            let _ = events.send(ControlEvent::Applied);
+        });
+        self.local.access_changed(changes, guard);
     }
 }

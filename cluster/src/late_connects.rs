@@ -148,6 +148,7 @@ mod tests {
             ended: Arc::default(),
             wills: Arc::default(),
             connects: connects.clone(),
+            in_effect: Arc::default(),
         };
         let mut index = 0;
         let mut late = |node, incarnation, request| {

@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use lontra_storage::command::{MetaOp, encode_meta_ops};
+use lontra_storage::command::{AccessOp, MetaOp, encode_meta_ops};
 use lontra_storage::ids::{MetaIndex, NodeId, Offset, ShardId};
+use lontra_storage::message::LogTime;
 use tokio::time::Instant;
 
 use crate::Inner;
@@ -121,7 +122,7 @@ impl Inner {
 
     /// Whether, as far as this leader knows, every Up node has applied `index`.
     fn is_barrier_reached(&self, index: MetaIndex) -> bool {
-        if self.meta.applied.current() < index.0 {
+        if self.applied_in_effect() < index {
             return false;
         }
         let meta = self.meta_view.read();
@@ -260,9 +261,16 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         for _ in &operations {
             inner.metrics.node_down();
         }
-        let expiry = inner.meta_view.read().next_expiry();
-        if expiry.is_some_and(|at| at <= inner.meta.clock.now()) {
+        let (expiry, ban_end) = {
+            let meta = inner.meta_view.read();
+            (meta.next_expiry(), meta.access().next_ban_end())
+        };
+        let has_come = |at: Option<LogTime>| at.is_some_and(|at| at <= inner.meta.clock.now());
+        if has_come(expiry) {
             operations.push(MetaOp::ExpireSessions { limit: EXPIRE_LIMIT });
+        }
+        if has_come(ban_end) {
+            operations.push(MetaOp::Access(AccessOp::ExpireBans { limit: EXPIRE_LIMIT }));
         }
         if operations.is_empty() {
             logged.clear();
@@ -408,7 +416,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// A tick that comes so late says that the process was stopped, or starved.
 const STALL: Duration = Duration::from_millis(500);
 const SPREAD_INTERVAL: Duration = Duration::from_millis(700);
-/// Ends this many sessions per entry at most: an entry stays short.
+/// Ends this many sessions, or bans, per entry at most: an entry stays short.
 const EXPIRE_LIMIT: u32 = 1000;
 
 #[cfg(test)]

@@ -5,11 +5,13 @@
 //!                    ├─ publisher (durable path: this node's batches, one sender per shard)
 //!                    ├─ forward   (ephemeral path: numbered frames to nodes with a matching session)
 //!                    ├─ reader    (session queues), retained  delivery, follow ─▶ Local (node)
+//!                    ├─ access    (users, rules, bans, keys: changes, and when they are in effect)
 //!                    └─ leaders' upkeep: leader (meta), wills, shared (groups), sweep
 //! ```
 //!
 //! The promises and the interleavings that the rules prevent: ARCHITECTURE.md, invariants by name.
 
+pub mod access;
 pub mod clock;
 mod config;
 mod control;
@@ -123,6 +125,7 @@ pub(crate) struct Inner {
     ended: Arc<sweep::Ended>,
     /// Wakes the publisher of wills.
     wills: Arc<Notify>,
+    in_effect: Arc<access::InEffect>,
 }
 
 impl Inner {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lontra_storage::ids::{Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::Message;
+use lontra_storage::meta::AccessChange;
 use lontra_storage::shard::Applied;
 
 /// Where the outcome of an asynchronous operation goes: a connection of a worker, and what it called the operation.
@@ -92,6 +93,10 @@ pub trait Local: Send + Sync + 'static {
 
     /// The connection of this session and epoch is no longer its owner: it must not be served after this returns.
     fn displaced(&self, session: SessionId, epoch: SessionEpoch);
+
+    /// Who may do what has changed in the control plane's view, which shows it already. `guard` is dropped once nobody
+    /// connected here is served against it. Without connections it is in effect at once.
+    fn access_changed(&self, _: &[AccessChange], _: Guard) {}
 
     /// Whether the node may serve has changed; [`crate::lease::Lease`] tells.
     fn serving_changed(&self);

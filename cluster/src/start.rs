@@ -16,6 +16,7 @@ use lontra_storage::shard::{Shard, read_head, read_ledger, read_retained_size};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::access::InEffect;
 use crate::clock::LogClock;
 use crate::config::ClusterConfig;
 use crate::delivery::{ControlEvent, Followers, MetaDelivery, ShardDelivery, ShardView};
@@ -60,6 +61,7 @@ impl Cluster {
         let network = |group| RaftNetworkFactory::new(rafts.links(), group, config.shard_election());
 
         let connects = Arc::new(ConnectsUnderWay::default());
+        let in_effect = Arc::new(InEffect::default());
         let meta = {
             let (clock, applied) = (Arc::new(LogClock::default()), Arc::new(Progress::default()));
             let sink = MetaDelivery {
@@ -74,6 +76,7 @@ impl Cluster {
                 ended: ended.clone(),
                 wills: wills.clone(),
                 connects: connects.clone(),
+                in_effect: in_effect.clone(),
             };
             let machine = Meta::new(meta_view.clone(), Arc::new(sink));
             let stored = storage.group(GroupId::META, Box::new(machine))?;
@@ -138,6 +141,7 @@ impl Cluster {
             upkeep,
             ended,
             wills,
+            in_effect,
             limits: watch::Sender::new(config.limits),
             config,
         });

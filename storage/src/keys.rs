@@ -24,6 +24,10 @@
 //! | 20 | — | log time | meta |
 //! | 21 | shared group | Share Name, filter (members: kind 18) | meta |
 //! | 22 | session · epoch | will, when it is due | meta |
+//! | 23 | user name | password hash, groups | meta |
+//! | 24 | — | access rules, in their order | meta |
+//! | 25 | ban's target | end, reason, who set it | meta |
+//! | 26 | key id | digest and role of a key of the admin API | meta |
 
 use crate::ids::{NodeId, Offset, SessionEpoch, SessionId};
 use crate::message::LogTime;
@@ -46,6 +50,10 @@ pub const NODE_ROUTE: u8 = 19;
 pub const META_HEAD: u8 = 20;
 pub const SHARE_GROUP: u8 = 21;
 pub const WILL: u8 = 22;
+pub const USER: u8 = 23;
+pub const ACCESS_RULES: u8 = 24;
+pub const BAN: u8 = 25;
+pub const API_KEY: u8 = 26;
 
 /// `kind · number`: messages, counts, senders, nodes, sessions.
 pub fn number(kind: u8, number: u64) -> [u8; 9] {
@@ -124,6 +132,14 @@ pub fn will(session: SessionId, epoch: SessionEpoch) -> [u8; 17] {
     session_and_epoch(WILL, session, epoch)
 }
 
+/// `kind · name`: users, keys of the admin API, targets of bans.
+pub fn named(kind: u8, name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + name.len());
+    key.push(kind);
+    key.extend_from_slice(name);
+    key
+}
+
 fn session_and_epoch(kind: u8, session: SessionId, epoch: SessionEpoch) -> [u8; 17] {
     let mut key = [kind; 17];
     key[1..9].copy_from_slice(&session.0.to_be_bytes());
@@ -170,6 +186,10 @@ const KIND_NAMES: &[(u8, &str)] = &[
     (META_HEAD, "meta_head"),
     (SHARE_GROUP, "share_group"),
     (WILL, "will"),
+    (USER, "user"),
+    (ACCESS_RULES, "access_rules"),
+    (BAN, "ban"),
+    (API_KEY, "api_key"),
 ];
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::access::{AccessOp, AccessReply};
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::ids::{Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId};
 
@@ -94,6 +95,8 @@ pub enum MetaOp {
         session: SessionId,
         epoch: Option<SessionEpoch>,
     },
+    /// Users, rules, bans, keys.
+    Access(AccessOp),
 }
 
 /// Who serves a session.
@@ -137,6 +140,7 @@ pub enum MetaReply {
     Due {
         count: u32,
     },
+    Access(AccessReply),
 }
 
 /// 1: Connect without will, Detach without `publish_will`.
@@ -239,6 +243,10 @@ fn write_meta_op(writer: &mut Writer, operation: &MetaOp) {
                 w.var(epoch.0);
             });
         }
+        MetaOp::Access(operation) => {
+            writer.u8(12);
+            operation.write(writer);
+        }
     }
 }
 
@@ -322,6 +330,7 @@ fn read_meta_op(reader: &mut Reader<'_>, version: u8) -> Result<MetaOp, DecodeEr
             session: SessionId(reader.var()?),
             epoch: reader.option(|r| r.var().map(SessionEpoch))?,
         },
+        12 => MetaOp::Access(AccessOp::read(reader)?),
         _ => return Err(reader.error()),
     })
 }
@@ -341,14 +350,14 @@ pub(crate) fn read_offsets(reader: &mut Reader<'_>) -> Result<Vec<Offset>, Decod
     Ok(offsets)
 }
 
-fn write_strings(writer: &mut Writer, strings: &[Box<str>]) {
+pub(crate) fn write_strings(writer: &mut Writer, strings: &[Box<str>]) {
     writer.var(strings.len() as u64);
     for string in strings {
         writer.str(string);
     }
 }
 
-fn read_strings(reader: &mut Reader<'_>) -> Result<Vec<Box<str>>, DecodeError> {
+pub(crate) fn read_strings(reader: &mut Reader<'_>) -> Result<Vec<Box<str>>, DecodeError> {
     let mut strings = Vec::new();
     for _ in 0..reader.count()? {
         strings.push(reader.str()?.into());
@@ -458,6 +467,10 @@ pub fn encode_meta_replies(replies: &[MetaReply]) -> Bytes {
             MetaReply::Due { count } => {
                 writer.u8(7).var(*count as u64);
             }
+            MetaReply::Access(reply) => {
+                writer.u8(8);
+                reply.write(&mut writer);
+            }
         }
     }
     writer.finish()
@@ -495,6 +508,7 @@ pub fn decode_meta_replies(bytes: &Bytes) -> Result<Vec<MetaReply>, DecodeError>
                 existed: read_bools(&mut reader)?,
             },
             7 => MetaReply::Due { count: reader.var32()? },
+            8 => MetaReply::Access(AccessReply::read(&mut reader)?),
             _ => return Err(reader.error()),
         });
     }

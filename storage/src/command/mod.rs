@@ -7,16 +7,19 @@
 //! Time, randomness and routing results enter here as data, so that every replica does the same
 //! (`apply-deterministic`).
 
+mod access;
 mod meta;
 mod shard;
 
 use bytes::Bytes;
 
+pub(crate) use self::access::read_hidden;
+pub use self::access::{AccessOp, AccessReply, BanTarget, Hidden, KeyRole, Subnet};
 pub use self::meta::{
     MetaOp, MetaReply, Owner, Subscription, Will, decode_meta_ops, decode_meta_replies, encode_meta_ops,
     encode_meta_replies,
 };
-pub(crate) use self::meta::{read_offsets, write_offsets};
+pub(crate) use self::meta::{read_offsets, read_strings, write_offsets, write_strings};
 pub use self::shard::{
     Append, Assignment, BatchReply, EnqueueRetained, Left, NodeBatch, OperationResult, Origin, ShardOperation,
 };

@@ -11,6 +11,7 @@
 //! - `apply-deterministic`: ids are log indexes, time is log time.
 //! - "applied" means visible: memory is changed before the index is published, and readers match against memory.
 
+mod access;
 mod groups;
 mod members;
 mod routes;
@@ -25,6 +26,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
+pub use access::{AccessChange, AccessState, ApiKey, Ban, StoredUser};
 pub use groups::ShareGroup;
 pub use members::NodeRecord;
 pub use routes::{GroupMember, Matched, MatchedGroup, MatchedSession, SubscriptionOptions};
@@ -78,6 +80,8 @@ pub enum MetaEvent {
         node: NodeId,
         incarnation: Incarnation,
     },
+    /// Who may do what has changed: it must be in effect before this index counts as applied in effect on a node.
+    AccessChanged(AccessChange),
 }
 
 /// Hears of applied meta entries, in log order, on the group's apply task. Must not block.
@@ -125,6 +129,7 @@ pub struct MetaState {
     /// Unserved sessions that will expire, by when.
     expiring: BTreeSet<(LogTime, SessionId)>,
     wills: Wills,
+    access: AccessState,
 }
 
 /// Log time after which a session ends, `None` for never (0xFFFFFFFF). [MQTT-3.1.2-23]
@@ -205,6 +210,7 @@ impl MetaState {
             MetaOp::DueWills { limit } => self.due_wills_until_now(limit, change),
             MetaOp::WillPublished { session, epoch } => self.will_published(session, epoch, change),
             MetaOp::EndSession { session, epoch } => self.end_session_now(session, epoch, change),
+            MetaOp::Access(operation) => MetaReply::Access(self.change_access(operation, change)),
         }
     }
 }

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::access::{ApiKey, Ban, StoredUser};
 use super::sessions::Connected;
 use super::{MetaState, NodeRecord, ScheduledWill, Session, SubscriptionOptions};
-use crate::command::{Owner, Subscription, Will, read_offsets, write_offsets};
+use crate::command::{
+    BanTarget, KeyRole, Owner, Subscription, Will, read_hidden, read_offsets, read_strings, write_offsets,
+    write_strings,
+};
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::ids::{Incarnation, MetaIndex, NodeId, SessionEpoch, SessionId};
 use crate::keys;
@@ -18,6 +22,10 @@ const NODE_VERSION: u8 = 1;
 const SESSION_VERSION: u8 = 2;
 const GROUP_VERSION: u8 = 1;
 const WILL_VERSION: u8 = 1;
+const USER_VERSION: u8 = 1;
+const RULES_VERSION: u8 = 1;
+const BAN_VERSION: u8 = 1;
+const KEY_VERSION: u8 = 1;
 
 pub(super) fn put_head(batch: &mut TableBatch<'_>, log_time: LogTime) {
     batch.put(&[keys::META_HEAD], &log_time.0.to_be_bytes());
@@ -114,6 +122,56 @@ pub(super) fn delete_will(batch: &mut TableBatch<'_>, session: SessionId, epoch:
     batch.delete(&keys::will(session, epoch));
 }
 
+pub(super) fn put_user(batch: &mut TableBatch<'_>, name: &str, user: &StoredUser) {
+    let mut writer = Writer::new();
+    writer.u8(USER_VERSION).bytes(user.record.expose());
+    write_strings(&mut writer, &user.groups);
+    writer.var(user.version.0);
+    batch.put(&keys::named(keys::USER, name.as_bytes()), &writer.finish());
+}
+
+pub(super) fn delete_user(batch: &mut TableBatch<'_>, name: &str) {
+    batch.delete(&keys::named(keys::USER, name.as_bytes()));
+}
+
+/// Also where there are none: their version stays.
+pub(super) fn put_rules(batch: &mut TableBatch<'_>, rules: &[Box<str>], version: MetaIndex) {
+    let mut writer = Writer::new();
+    writer.u8(RULES_VERSION).var(version.0);
+    write_strings(&mut writer, rules);
+    batch.put(&[keys::ACCESS_RULES], &writer.finish());
+}
+
+pub(super) fn put_ban(batch: &mut TableBatch<'_>, target: &BanTarget, ban: &Ban) {
+    let mut writer = Writer::new();
+    writer.u8(BAN_VERSION).option(ban.ends_at, |w, at| {
+        w.var(at.0);
+    });
+    writer.var(ban.since.0).str(&ban.reason).str(&ban.by);
+    batch.put(&ban_key(target), &writer.finish());
+}
+
+pub(super) fn delete_ban(batch: &mut TableBatch<'_>, target: &BanTarget) {
+    batch.delete(&ban_key(target));
+}
+
+fn ban_key(target: &BanTarget) -> Vec<u8> {
+    let mut writer = Writer::new();
+    target.write(&mut writer);
+    keys::named(keys::BAN, &writer.finish())
+}
+
+pub(super) fn put_key(batch: &mut TableBatch<'_>, id: &str, key: &ApiKey) {
+    let mut writer = Writer::new();
+    writer.u8(KEY_VERSION).bytes(key.digest.expose()).u8(key.role.code());
+    writer.str(&key.label).var(key.since.0);
+    batch.put(&keys::named(keys::API_KEY, id.as_bytes()), &writer.finish());
+}
+
+pub(super) fn delete_key(batch: &mut TableBatch<'_>, id: &str) {
+    batch.delete(&keys::named(keys::API_KEY, id.as_bytes()));
+}
+
 /// Rebuilds memory from the tables.
 pub(super) fn load(tables: &Tables) -> io::Result<MetaState> {
     let mut state = MetaState::default();
@@ -156,7 +214,52 @@ pub(super) fn load(tables: &Tables) -> io::Result<MetaState> {
         let (session, epoch) = split_will_key(&key)?;
         state.wills.insert(session, epoch, read_will(&row)?);
     }
+    load_access(tables, &mut state)?;
     Ok(state)
+}
+
+fn load_access(tables: &Tables, state: &mut MetaState) -> io::Result<()> {
+    for (key, row) in scan(tables, keys::USER)? {
+        let mut reader = versioned("user", &row, USER_VERSION)?.1;
+        let user = StoredUser {
+            record: read_hidden(&mut reader)?,
+            groups: read_strings(&mut reader)?,
+            version: MetaIndex(reader.var()?),
+        };
+        state.access.link_user(name_of(&key)?, user);
+    }
+    if let Some(row) = tables.get(&[keys::ACCESS_RULES])? {
+        let mut reader = versioned("access rules", &row, RULES_VERSION)?.1;
+        let version = MetaIndex(reader.var()?);
+        state.access.link_rules(read_strings(&mut reader)?, version);
+    }
+    for (key, row) in scan(tables, keys::BAN)? {
+        let target = BanTarget::read(&mut Reader::new("ban key", &key.slice(1..)))?;
+        let mut reader = versioned("ban", &row, BAN_VERSION)?.1;
+        let ban = Ban {
+            ends_at: reader.option(|r| r.var().map(LogTime))?,
+            since: LogTime(reader.var()?),
+            reason: reader.str()?.into(),
+            by: reader.str()?.into(),
+        };
+        state.access.link_ban(target, ban);
+    }
+    for (key, row) in scan(tables, keys::API_KEY)? {
+        let mut reader = versioned("key of the admin API", &row, KEY_VERSION)?.1;
+        let api_key = ApiKey {
+            digest: read_hidden(&mut reader)?,
+            role: KeyRole::read(&mut reader)?,
+            label: reader.str()?.into(),
+            since: LogTime(reader.var()?),
+        };
+        state.access.link_key(name_of(&key)?, api_key);
+    }
+    Ok(())
+}
+
+fn name_of(key: &bytes::Bytes) -> Result<Box<str>, DecodeError> {
+    let name = std::str::from_utf8(key.get(1..).unwrap_or_default());
+    Ok(name.map_err(|_| Reader::new("name in a key", key).error())?.into())
 }
 
 fn load_subscription(state: &mut MetaState, id: SessionId, row: &bytes::Bytes) -> Result<(), DecodeError> {

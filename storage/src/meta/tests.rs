@@ -1,3 +1,4 @@
+mod access;
 mod groups;
 mod random;
 mod retained;
@@ -87,6 +88,7 @@ impl Fixture {
         let mut meta = Meta::new(view.clone(), self.sink.clone());
         meta.load(&self.tables, false).unwrap();
         let state = view.read();
+        assert_eq!(state.access, self.view.read().access, "what has no text too");
         assert_eq!(state.route_version(), self.index, "at least the applied index");
         content(&state)
     }
@@ -196,10 +198,10 @@ impl Fixture {
         std::mem::take(&mut self.sink.0.lock().unwrap())
     }
 
-    /// Rows apart from nodes and head.
+    /// Rows of sessions and what hangs on them.
     fn rows(&self) -> usize {
         let count = |start, end| self.tables.scan(&[start], &[end], usize::MAX).unwrap().len();
-        count(keys::SESSION, keys::META_HEAD) + count(keys::META_HEAD + 1, u8::MAX)
+        count(keys::SESSION, keys::META_HEAD) + count(keys::META_HEAD + 1, keys::USER)
     }
 
     fn reload(&mut self) {
@@ -248,7 +250,7 @@ fn content(state: &MetaState) -> String {
         (
             (state.log_time, &state.nodes, sessions, clients, state.durable_sessions),
             (filters, owned, &state.expiring, &state.groups, &state.wills),
-            (state.route_count(), matches),
+            (state.route_count(), matches, &state.access),
         )
     )
 }

@@ -34,7 +34,8 @@ fn next_operation(random: &mut Random, state: &MetaState, step: u64) -> MetaOp {
     // Now and then the epoch before.
     let epoch = SessionEpoch(epoch.0 - u64::from(random.below(10) == 0));
     let filter: Box<str> = (*random.pick(&FILTERS)).into();
-    match random.below(16) {
+    match random.below(18) {
+        16..=17 => MetaOp::Access(access::some_operation(|below| random.below(below))),
         0 => MetaOp::NodeUp { node, start: step },
         1 => MetaOp::NodeDown { node, incarnation },
         2..=5 => MetaOp::Connect {

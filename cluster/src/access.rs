@@ -1,0 +1,134 @@
+//! Who may do what, as the cluster keeps it: changes, and when they are in effect.
+//!
+//! ```text
+//!   change_access ─▶ meta ─▶ apply on each node ─▶ Local::access_changed ─▶ workers look again ─▶ guard dropped
+//!        ▲                                                                                            │
+//!        └── barrier: every Up node has applied it in effect, or is Down ◀── InEffect ◀───────────────┘
+//! ```
+//!
+//! Invariant `revoked-everywhere`: when a change is answered, no node serves anybody against it: a node that is cut off has
+//! lost its lease by then, and is Down.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lontra_storage::command::{AccessOp, AccessReply, BanTarget, MetaOp, MetaReply};
+
+use crate::error::MetaError;
+use crate::operations::OPERATION_MAX;
+use crate::{Cluster, Inner};
+
+/// A ban, as whoever sets it says it.
+#[derive(Clone, Debug)]
+pub struct BanRequest {
+    pub target: BanTarget,
+    /// None: for good.
+    pub seconds: Option<u32>,
+    /// For operators: what happened.
+    pub reason: Box<str>,
+    /// Who sets it: `node 3: flapping`.
+    pub by: Box<str>,
+    /// A ban of that target that lasts as long stays as it is: what a machine decides does not shorten what a person has.
+    pub only_longer: bool,
+}
+
+impl Cluster {
+    /// Changes who may do what. When this returns, it is in effect on every node that serves clients.
+    ///
+    /// # Errors
+    /// [`MetaError::Unavailable`]: nothing has changed. [`MetaError::Unknown`]: it may have, or is not known to be in effect
+    /// everywhere; asking again is safe.
+    pub async fn change_access(&self, operation: AccessOp) -> Result<AccessReply, MetaError> {
+        self.inner.change_access(operation).await
+    }
+
+    /// Bans somebody; whom it is about is let go everywhere when this returns. Tells whether that target was banned before.
+    ///
+    /// # Errors
+    /// As [`Cluster::change_access`]; [`MetaError::Stale`] if as many are banned as may be: nothing has changed.
+    pub async fn ban(&self, ban: BanRequest) -> Result<bool, MetaError> {
+        let operation = AccessOp::PutBan {
+            target: ban.target,
+            seconds: ban.seconds,
+            reason: ban.reason,
+            by: ban.by,
+            only_longer: ban.only_longer,
+        };
+        match self.change_access(operation).await? {
+            AccessReply::Done { existed } => Ok(existed),
+            _ => Err(MetaError::Stale),
+        }
+    }
+}
+
+impl Inner {
+    async fn change_access(self: &Arc<Self>, operation: AccessOp) -> Result<AccessReply, MetaError> {
+        const WHAT: &str = "access";
+        let operations = [MetaOp::Access(operation)];
+        let (index, replies) = self.change_meta(WHAT, &operations, OPERATION_MAX).await?;
+        let Some(MetaReply::Access(reply)) = replies.into_iter().next() else {
+            return Err(MetaError::Unknown { what: WHAT });
+        };
+        // Also what existed already: the entry that made it so may not be everywhere yet.
+        if let AccessReply::Done { .. } = reply {
+            self.barrier(index, OPERATION_MAX).await?;
+        }
+        Ok(reply)
+    }
+}
+
+/// Entries of meta that are applied and not in effect yet on this node.
+#[derive(Debug, Default)]
+pub struct InEffect {
+    /// Guards a few numbers: how many changes of each entry are under way.
+    under_way: Mutex<BTreeMap<u64, usize>>,
+}
+
+impl InEffect {
+    /// Called before the index counts as applied.
+    pub fn begin(&self, index: u64) {
+        *self.lock().entry(index).or_default() += 1;
+    }
+
+    pub fn end(&self, index: u64) {
+        let mut under_way = self.lock();
+        if let Some(count) = under_way.get_mut(&index) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&index);
+            }
+        }
+    }
+
+    /// How far what is `applied` is in effect.
+    pub fn until(&self, applied: u64) -> u64 {
+        let under_way = self.lock();
+        let first = under_way.keys().next();
+        first.map_or(applied, |first| applied.min(first.saturating_sub(1)))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_holds_back_itself_and_what_follows() {
+        let in_effect = InEffect::default();
+        assert_eq!(in_effect.until(7), 7);
+        in_effect.begin(5);
+        in_effect.begin(5);
+        in_effect.begin(8);
+        assert_eq!((in_effect.until(4), in_effect.until(9)), (4, 4));
+        in_effect.end(5);
+        assert_eq!(in_effect.until(9), 4);
+        in_effect.end(5);
+        assert_eq!(in_effect.until(9), 7);
+        in_effect.end(8);
+        assert_eq!(in_effect.until(9), 9);
+    }
+}
