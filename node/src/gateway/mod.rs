@@ -56,7 +56,7 @@ pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Sock
         Some(tls) => {
             if !config.learns_address_later() {
                 // A handshake costs more than anything else; there are no words for a refusal before it is done.
-                match config.guard.enter(peer.address.map(|address| address.ip()), accepted) {
+                match admit::address(&worker, &config, &peer, accepted) {
                     Ok(entered) => place = Some(entered),
                     Err(limit) => {
                         worker.metrics.limits.refused(limit, 1);

@@ -27,6 +27,18 @@ impl From<IpAddr> for Source {
     }
 }
 
+impl Source {
+    /// Of IPv6, the network's.
+    pub fn address(self) -> IpAddr {
+        self.0
+    }
+
+    /// How many bits of it name the source.
+    pub fn prefix(self) -> u8 {
+        if self.0.is_ipv4() { 32 } else { 64 }
+    }
+}
+
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {

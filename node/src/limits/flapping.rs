@@ -12,7 +12,7 @@
 //! - `bounded`: counts are kept of the most recent only; bans up to [`BANS_MAX`], and no more are made until some are over.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Limit;
@@ -40,7 +40,7 @@ impl Subject {
     }
 
     /// What a connection meets that comes all the same.
-    fn limit(&self) -> Limit {
+    pub fn limit(&self) -> Limit {
         match self {
             Subject::Client(_) => Limit::BannedClient,
             Subject::Address(_) => Limit::BannedAddress,
@@ -85,7 +85,14 @@ pub struct Flapping(Mutex<Tables>);
 #[derive(Debug)]
 struct Tables {
     counts: Recent<Subject, Count>,
-    bans: HashMap<Subject, Moment>,
+    bans: HashMap<Subject, Ban>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ban {
+    until: Moment,
+    /// The cluster was told of it and has it: it holds as long as that says so.
+    pub is_known: bool,
 }
 
 #[derive(Debug, Default)]
@@ -111,7 +118,7 @@ impl Flapping {
         limits: &FlappingLimits,
         now: Moment,
     ) -> Vec<Subject> {
-        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.tables();
         let tables = &mut *tables;
         let mut banned = Vec::new();
         for subject in subjects {
@@ -135,26 +142,39 @@ impl Flapping {
         banned
     }
 
-    /// Whether one of them is banned.
-    pub fn banned(&self, subjects: impl IntoIterator<Item = Subject>, now: Moment) -> Option<Limit> {
-        let tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if tables.bans.is_empty() {
-            return None;
+    /// The ban of a subject, if there is one.
+    pub fn banned(&self, subject: &Subject, now: Moment) -> Option<Ban> {
+        let tables = self.tables();
+        let ban = tables.bans.get(subject).copied();
+        ban.filter(|ban| ban.until > now)
+    }
+
+    /// The cluster has a ban that was made here.
+    pub fn known(&self, subject: &Subject) {
+        if let Some(ban) = self.tables().bans.get_mut(subject) {
+            ban.is_known = true;
         }
-        let mut subjects = subjects.into_iter();
-        let is_banned = |subject: &Subject| tables.bans.get(subject).is_some_and(|until| *until > now);
-        subjects.find(is_banned).map(|subject| subject.limit())
+    }
+
+    /// A ban was lifted.
+    pub fn lifted(&self, subject: &Subject) {
+        self.tables().bans.remove(subject);
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Tables {
     fn ban(&mut self, subject: &Subject, until: Moment, now: Moment) -> bool {
         if self.bans.len() >= BANS_MAX {
-            self.bans.retain(|_, until| *until > now);
+            self.bans.retain(|_, ban| ban.until > now);
         }
         let has_room = self.bans.len() < BANS_MAX;
         if has_room {
-            self.bans.insert(subject.clone(), until);
+            let is_known = false;
+            self.bans.insert(subject.clone(), Ban { until, is_known });
         }
         has_room
     }
@@ -190,12 +210,10 @@ mod tests {
         for second in 0..3 {
             assert!(flapping.ended([client("a")], &LIMITS, at(second)).is_empty());
         }
-        assert_eq!(flapping.banned([client("a")], at(3)), None);
+        let banned = |name, second| flapping.banned(&client(name), at(second)).is_some();
+        assert!(!banned("a", 3));
         assert_eq!(flapping.ended([client("a")], &LIMITS, at(3)), [client("a")]);
-        assert_eq!(flapping.banned([client("a")], at(3)), Some(Limit::BannedClient));
-        assert_eq!(flapping.banned([client("b")], at(3)), None);
-        assert_eq!(flapping.banned([client("a")], at(302)), Some(Limit::BannedClient));
-        assert_eq!(flapping.banned([client("a")], at(303)), None);
+        assert!(banned("a", 3) && !banned("b", 3) && banned("a", 302) && !banned("a", 303));
         // It begins anew.
         assert!(flapping.ended([client("a")], &LIMITS, at(303)).is_empty());
     }
@@ -222,8 +240,14 @@ mod tests {
             banned.extend(flapping.ended(subjects, &LIMITS, at(0)));
         }
         assert_eq!(banned, std::slice::from_ref(&user), "the sixth");
-        let subjects = [client("1"), source, user];
-        assert_eq!(flapping.banned(subjects, at(1)), Some(Limit::BannedUser));
+        let banned = |subject: &Subject| flapping.banned(subject, at(1));
+        assert!(banned(&source).is_none() && banned(&client("1")).is_none());
+        assert_eq!(banned(&user).map(|ban| ban.is_known), Some(false));
+        // The cluster was told, and an operator lifts it.
+        flapping.known(&user);
+        assert_eq!(banned(&user).map(|ban| ban.is_known), Some(true));
+        flapping.lifted(&user);
+        assert_eq!(banned(&user), None);
     }
 
     #[test]

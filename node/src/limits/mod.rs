@@ -25,7 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::admission::{Admission, AdmissionLimits, Place, Source, UserPlace};
+use self::admission::{Admission, AdmissionLimits, Place, UserPlace};
 use self::flapping::{Flapping, FlappingLimits, Subject};
 use self::flow::{Flow, FlowLimits, Pace, Rates, Sent};
 use self::rate::{Moment, Rate, SharedBucket};
@@ -160,17 +160,17 @@ impl Guard {
         let Some(address) = address else {
             return Ok(self.protection.admission.enter_unknown());
         };
-        let (source, moment) = (Source::from(address), self.protection.moment(now));
-        let banned = self.protection.flapping.banned([Subject::Address(source)], moment);
-        match banned {
-            Some(limit) => Err(limit),
-            None => self.protection.admission.enter(source, &self.admission, moment),
-        }
+        let moment = self.protection.moment(now);
+        self.protection.admission.enter(address.into(), &self.admission, moment)
     }
 
-    /// Whether a client id, or a user, is banned.
-    pub fn banned(&self, subject: Subject, now: Instant) -> Option<Limit> {
-        self.protection.flapping.banned([subject], self.protection.moment(now))
+    /// Who was banned here for coming and going.
+    pub fn flapping(&self) -> &Flapping {
+        &self.protection.flapping
+    }
+
+    pub fn moment(&self, now: Instant) -> Moment {
+        self.protection.moment(now)
     }
 
     /// A client that has shown that it is `user` asks for a place.

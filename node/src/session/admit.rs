@@ -1,24 +1,38 @@
 //! Limits on who comes in and who comes back, carried out: `limits` decides.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use lontra_storage::command::Subscription;
+use lontra_cluster::MetaError;
+use lontra_cluster::access::BanRequest;
+use lontra_storage::command::{BanTarget, Subnet, Subscription};
 
 use crate::auth::Access;
-use crate::limits::Limit;
+use crate::gateway::peer::Peer;
 use crate::limits::admission::Place;
 use crate::limits::flapping::Subject;
+use crate::limits::{Guard, Limit};
 use crate::protocol::codec::ReasonCode;
-use crate::worker::{Client, Worker};
+use crate::worker::{Client, ListenerConfig, Worker};
+
+/// A connection asks for a place among those of its address.
+///
+/// # Errors
+/// The limit that it meets.
+pub fn address(worker: &Worker, config: &ListenerConfig, peer: &Peer, now: Instant) -> Result<Place, Limit> {
+    let address = peer.address.map(|address| address.ip());
+    if let Some(address) = address {
+        not_banned(worker, &config.guard, &Subject::Address(address.into()))?;
+    }
+    config.guard.enter(address, now)
+}
 
 /// A connection is open; `place` is what it was given before its handshake, if it asked then. One that is not let in is
 /// told so in CONNACK.
 pub fn connection(worker: &Worker, client: &Client, place: Option<Place>) {
     let entered = match place {
         Some(place) => Ok(place),
-        None => client.config.guard.enter(address(client), Instant::now()),
+        None => address(worker, &client.config, &client.peer, Instant::now()),
     };
     match entered {
         Ok(place) => client.places.borrow_mut().0 = Some(place),
@@ -35,10 +49,7 @@ pub fn connection(worker: &Worker, client: &Client, place: Option<Place>) {
 /// The reason code of CONNACK.
 pub fn client_id(worker: &Worker, client: &Client, client_id: &str) -> Result<(), ReasonCode> {
     let subject = Subject::Client(client_id.into());
-    match client.config.guard.banned(subject, Instant::now()) {
-        Some(limit) => Err(refused(worker, client, limit)),
-        None => Ok(()),
-    }
+    not_banned(worker, &client.config.guard, &subject).map_err(|limit| refused(worker, client, limit))
 }
 
 /// Once it is known who the client is.
@@ -50,14 +61,34 @@ pub fn user(worker: &Worker, client: &Client, access: &Access, client_id: &str) 
         return Ok(());
     };
     let guard = &client.config.guard;
-    let banned = guard.banned(Subject::User(user.clone()), Instant::now());
-    let entered = match banned {
-        Some(limit) => Err(limit),
-        None => guard.enter_user(user, client_id),
-    };
+    let entered =
+        not_banned(worker, guard, &Subject::User(user.clone())).and_then(|()| guard.enter_user(user, client_id));
     let place = entered.map_err(|limit| refused(worker, client, limit))?;
     client.places.borrow_mut().1 = place;
     Ok(())
+}
+
+/// A ban that was made here holds here; once the cluster has it, for as long as that says so.
+fn not_banned(worker: &Worker, guard: &Guard, subject: &Subject) -> Result<(), Limit> {
+    match guard.flapping().banned(subject, guard.moment(Instant::now())) {
+        None => Ok(()),
+        Some(ban) if ban.is_known && !is_banned_in_cluster(worker, subject) => {
+            guard.flapping().lifted(subject);
+            Ok(())
+        }
+        Some(_) => Err(subject.limit()),
+    }
+}
+
+fn is_banned_in_cluster(worker: &Worker, subject: &Subject) -> bool {
+    let meta = worker.cluster.meta().read();
+    let (access, now) = (meta.access(), meta.log_time());
+    let ban = match subject {
+        Subject::Client(client_id) => access.ban_of(client_id, None, None, now),
+        Subject::User(user) => access.ban_of("", Some(user), None, now),
+        Subject::Address(source) => access.ban_of("", None, Some(source.address()), now),
+    };
+    ban.is_some()
 }
 
 /// A connection that was served has ended: who comes and goes too often is banned.
@@ -81,21 +112,51 @@ pub fn ended(worker: &Worker, client: &Client, reason: ReasonCode) {
     let access = client.access();
     let user = access.as_ref().and_then(|access| access.identity.user.as_deref());
     let guard = &client.config.guard;
-    for subject in guard.ended(client_id, address(client), user, Instant::now()) {
-        ban(worker, client, &subject);
+    let address = client.peer.address.map(|address| address.ip());
+    for subject in guard.ended(client_id, address, user, Instant::now()) {
+        ban(worker, client, subject);
     }
 }
 
-/// The one place where a ban for flapping becomes known: this node holds it already.
-fn ban(worker: &Worker, client: &Client, subject: &Subject) {
-    worker.metrics.limits.banned(subject);
+/// The one place where a ban for flapping becomes known: this node holds it already, and the cluster is told.
+fn ban(worker: &Worker, client: &Client, subject: Subject) {
+    let guard = &client.config.guard;
+    worker.metrics.limits.banned(&subject);
     tracing::warn!(
         subject = subject.name(),
         name = %subject,
         listener = client.config.name,
-        seconds = client.config.guard.ban_time().as_secs(),
+        seconds = guard.ban_time().as_secs(),
         "banned: it connects and goes too often"
     );
+    let (cluster, config) = (worker.cluster.clone(), client.config.clone());
+    let request = BanRequest {
+        target: match &subject {
+            Subject::Client(client_id) => BanTarget::Client(client_id.clone()),
+            Subject::User(user) => BanTarget::User(user.clone()),
+            Subject::Address(source) => {
+                let network = Subnet::around(source.address(), source.prefix());
+                BanTarget::Network(network.expect("a source has as many bits"))
+            }
+        },
+        seconds: u32::try_from(guard.ban_time().as_secs()).ok(),
+        reason: "it connected and went too often".into(),
+        by: format!("node {}", cluster.node()).into(),
+        // What an operator has said stays.
+        only_longer: true,
+    };
+    worker.runtime.spawn(async move {
+        for _ in 0..BAN_ATTEMPTS {
+            match cluster.ban(request.clone()).await {
+                Ok(_) => return config.guard.flapping().known(&subject),
+                // As many are banned as may be: it stays this node's alone.
+                Err(MetaError::Stale) => return,
+                Err(MetaError::Unavailable { .. } | MetaError::Unknown { .. }) => {
+                    tokio::time::sleep(BAN_RETRY).await;
+                }
+            }
+        }
+    });
 }
 
 /// What of a SUBSCRIBE the session has room for; the reason codes tell of the rest: 0x97.
@@ -143,6 +204,6 @@ fn refused(worker: &Worker, client: &Client, limit: Limit) -> ReasonCode {
     limit.connack_reason()
 }
 
-fn address(client: &Client) -> Option<IpAddr> {
-    client.peer.address.map(|address| address.ip())
-}
+/// With [`BAN_RETRY`] between them: after that it stays this node's alone.
+const BAN_ATTEMPTS: usize = 10;
+const BAN_RETRY: Duration = Duration::from_secs(1);
