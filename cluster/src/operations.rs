@@ -1,6 +1,6 @@
 //! What a node asks of its cluster on behalf of its connections.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -298,6 +298,18 @@ impl Cluster {
     /// The local replica cannot be read: the node stops.
     pub async fn read_retained(&self, request: RetainedRequest) -> std::io::Result<RetainedPage> {
         self.inner.read_retained(request).await
+    }
+
+    /// Whether a shard that this node holds retains nothing, as of `applied` or later; false where this node cannot know.
+    pub async fn retains_nothing(&self, shard: ShardId, applied: u64) -> bool {
+        match self.inner.groups.get(&shard) {
+            // The bug is to be seen by whoever reads.
+            Some(group) if !has(Bug::LocalRetainedRead) => {
+                let view = &self.inner.views[usize::from(shard.0)];
+                group.applied.reach(applied, ASK_MAX).await && view.retained().count == 0
+            }
+            _ => false,
+        }
     }
 
     /// Waits until everything up to `offset` of a shard was handed to the node's workers; false after `limit`.
@@ -651,7 +663,15 @@ impl Inner {
     }
 
     /// Brings what the cluster knows of `filters` in line with the counts, and waits until all nodes see additions.
+    /// `bounded`: however many a client had, an entry holds as many as others can wait for.
     async fn publish_routes(self: &Arc<Self>, filters: &[Box<str>]) -> Result<(), MetaError> {
+        for some in filters.chunks(ROUTES_PER_ENTRY) {
+            self.publish_some_routes(some).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish_some_routes(self: &Arc<Self>, filters: &[Box<str>]) -> Result<(), MetaError> {
         let visible_at = {
             let mut published = self.node_routes.order.lock().await;
             let incarnation = self.lease.incarnation();
@@ -662,15 +682,15 @@ impl Inner {
                     filters: BTreeMap::new(),
                 };
             }
-            let (mut add, mut remove) = (Vec::new(), Vec::new());
+            let (mut add, mut remove) = (BTreeSet::new(), BTreeSet::new());
             {
                 let counts = self.node_routes.counts.lock().unwrap_or_else(PoisonError::into_inner);
                 for filter in filters {
                     match (counts.contains_key(filter), published.filters.contains_key(filter)) {
-                        (true, false) if !add.contains(filter) => add.push(filter.clone()),
-                        (false, true) if !remove.contains(filter) => remove.push(filter.clone()),
-                        _ => {}
-                    }
+                        (true, false) => add.insert(filter.clone()),
+                        (false, true) => remove.insert(filter.clone()),
+                        _ => false,
+                    };
                 }
             }
             if !add.is_empty() || !remove.is_empty() {
@@ -681,8 +701,8 @@ impl Inner {
                 let operation = MetaOp::NodeRoutes {
                     node,
                     incarnation,
-                    add: add.clone(),
-                    remove,
+                    add: add.iter().cloned().collect(),
+                    remove: remove.into_iter().collect(),
                 };
                 let (index, replies) = self.change_meta("subscribe", &[operation], OPERATION_MAX).await?;
                 if replies.first() != Some(&MetaReply::Done) {
@@ -704,5 +724,7 @@ impl Inner {
     }
 }
 
+/// As many filters as a SUBSCRIBE has by default: some tens of KiB.
+const ROUTES_PER_ENTRY: usize = 1_000;
 /// Longer than a failover of the control plane takes (P10): a client that waits is better off than one that is refused.
 pub(crate) const OPERATION_MAX: Duration = Duration::from_secs(10);

@@ -172,13 +172,17 @@ impl RouteCache {
             state.match_topic(topic),
         ));
         drop(state);
-        self.entries.insert(topic.into(), matched.clone());
+        if topic.len() <= CACHED_TOPIC_MAX {
+            self.entries.insert(topic.into(), matched.clone());
+        }
         matched
     }
 }
 
 /// Topics per worker; beyond, the cache starts anew (a match costs microseconds).
 const CACHE_MAX: usize = 65_536;
+/// Bytes of a topic: with topics of 64 KiB, which a client may make up as it likes, a full cache would be 4 GiB.
+const CACHED_TOPIC_MAX: usize = 512;
 
 #[cfg(test)]
 mod tests {

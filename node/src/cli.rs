@@ -27,6 +27,7 @@ pub use self::mqtt_options::TlsArguments;
 use crate::auth::command as user;
 use crate::auth::hashing::Hashing;
 use crate::config::{Config, LogFormat, Machine, Source, show};
+use crate::limits::Protection;
 use crate::pid_file::PidFile;
 use crate::worker::WorkerConfig;
 use crate::{bench, cert, cluster_status, dev, file_limit, operator, start, stop_on_stdin_eof};
@@ -172,7 +173,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Config(ConfigCommand::Check(file)) => {
             let config = file.load()?;
             // What a listener shows to clients must be there, too, and whom it believes.
-            WorkerConfig::load(&config, Hashing::for_cores(1))?;
+            WorkerConfig::load(&config, Hashing::for_cores(1), &Protection::new(&config))?;
             say(format_args!("ok: {}", summary(&config, file.config.as_deref())));
             Ok(())
         }

@@ -22,6 +22,7 @@ pub mod dev;
 pub mod file_limit;
 pub mod gateway;
 pub mod hub;
+pub mod limits;
 pub mod metrics;
 pub mod operator;
 pub mod pid_file;

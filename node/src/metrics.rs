@@ -10,6 +10,7 @@ use crate::auth::chain::Refused;
 use crate::auth::identity::Identity;
 use crate::config::ListenerKind;
 use crate::gateway::tls::handshake::HandshakeFailure;
+use crate::limits::LimitMetrics;
 use crate::protocol::codec::ReasonCode;
 
 /// Why a message did not reach a client that matched it. A closed set: a reason for every drop.
@@ -73,8 +74,12 @@ impl DeniedAction {
 pub enum Refusal {
     /// `mqtt.connections_max` is reached, or the listener's own.
     ConnectionsMax,
-    /// It ended, or its time did, before anything that looks like a CONNECT.
+    /// It ended before anything that looks like a CONNECT.
     NoConnect,
+    /// Its time ended before anything that looks like a CONNECT.
+    ConnectTimeout,
+    /// It met a limit of `[limits]` before its TLS handshake; `lontra_limit_refusals_total` tells which.
+    Limit,
     /// The kernel gave no socket: descriptors or memory.
     AcceptFailed,
     /// It has no PROXY header where one is due, or comes from nobody who may send one.
@@ -84,9 +89,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Refusal; 5] = [
+    const ALL: [Refusal; 7] = [
         Refusal::ConnectionsMax,
         Refusal::NoConnect,
+        Refusal::ConnectTimeout,
+        Refusal::Limit,
         Refusal::AcceptFailed,
         Refusal::Proxy,
         Refusal::Tls,
@@ -96,6 +103,8 @@ impl Refusal {
         match self {
             Refusal::ConnectionsMax => "connections_max",
             Refusal::NoConnect => "no_connect",
+            Refusal::ConnectTimeout => "connect_timeout",
+            Refusal::Limit => "limit",
             Refusal::AcceptFailed => "accept_failed",
             Refusal::Proxy => "proxy",
             Refusal::Tls => "tls",
@@ -187,6 +196,7 @@ pub struct NodeMetrics {
     handshake_seconds: Histogram,
     authentications: IntCounterVec,
     denied: IntCounterVec,
+    pub limits: LimitMetrics,
 }
 
 impl NodeMetrics {
@@ -212,6 +222,7 @@ impl NodeMetrics {
             "Network connections of clients that are open, by the kind of their listener.",
         );
         let metrics = NodeMetrics {
+            limits: LimitMetrics::new(registry),
             listener_connections: IntGaugeVec::new(by_kind, &["kind"]).expect("a valid metric name"),
             handshakes: counters(
                 "lontra_tls_handshakes_total",

@@ -23,6 +23,7 @@ use crate::auth::hashing::Hashing;
 use crate::config::listener::Listener;
 use crate::config::{Config, Machine, Source};
 use crate::file_limit;
+use crate::limits::Protection;
 use crate::metrics::NodeMetrics;
 use crate::start::limits;
 use crate::worker::WorkerConfig;
@@ -38,6 +39,7 @@ pub struct Reloader {
     pub metrics: NodeMetrics,
     pub hashing: Hashing,
     pub access: Arc<ClusterAccess>,
+    pub protection: Arc<Protection>,
 }
 
 impl Reloader {
@@ -58,6 +60,7 @@ impl Reloader {
     /// Elsewhere, and not for ever: a file system that hangs must not keep the node from hearing SIGTERM.
     async fn read(&self) -> Result<(Changes, WorkerConfig), String> {
         let (source, running, hashing) = (self.source.clone(), self.running.clone(), self.hashing.clone());
+        let protection = self.protection.clone();
         let read = tokio::task::spawn_blocking(move || {
             // A pipe was read at the start: it would say nothing now, which is a valid configuration.
             let is_no_file = |path: &PathBuf| path.metadata().is_ok_and(|metadata| !metadata.is_file());
@@ -66,7 +69,7 @@ impl Reloader {
                 _ => source.load().map_err(|error| error.to_string()),
             };
             let changes = changes(&running, &read?);
-            let workers = WorkerConfig::load(&changes.config.resolved(&Machine::here()), hashing);
+            let workers = WorkerConfig::load(&changes.config.resolved(&Machine::here()), hashing, &protection);
             workers
                 .map(|workers| (changes, workers))
                 .map_err(|error| error.to_string())
@@ -201,6 +204,25 @@ const LIVE: &[&str] = &[
     "queue.policy",
     "retained.messages_max",
     "retained.bytes_max",
+    "limits.connection_rate",
+    "limits.address_connection_rate",
+    "limits.address_connections_max",
+    "limits.user_connections_max",
+    "limits.client_message_rate",
+    "limits.client_byte_rate",
+    "limits.message_rate",
+    "limits.byte_rate",
+    "limits.burst",
+    "limits.over_rate_max",
+    "limits.subscriptions_max",
+    "limits.filters_per_packet_max",
+    "limits.user_properties_max",
+    "limits.topic_bytes_max",
+    "limits.flapping_client_max",
+    "limits.flapping_address_max",
+    "limits.flapping_user_max",
+    "limits.flapping_window",
+    "limits.flapping_ban",
     "websocket.origins",
     "auth.password_file",
     "auth.cluster_users",

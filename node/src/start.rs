@@ -23,6 +23,7 @@ use crate::auth::hashing::Hashing;
 use crate::config::{self, Config, Machine, SharedStrategy, Source};
 use crate::gateway::listen::{self, ListenError};
 use crate::hub::Hub;
+use crate::limits::Protection;
 use crate::metrics::NodeMetrics;
 use crate::probe::NodeProbe;
 use crate::reload::Reloader;
@@ -82,7 +83,8 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         source,
     })?;
     let hashing = Hashing::for_cores(machine.cores);
-    let mut worker_config = WorkerConfig::load(&config, hashing.clone())?;
+    let protection = Protection::new(&config);
+    let mut worker_config = WorkerConfig::load(&config, hashing.clone(), &protection)?;
     let (listeners, socket_files) = listen::listen(&config)?;
 
     let registry = lontra_ops::metrics::registry();
@@ -121,6 +123,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         metrics: metrics.clone(),
         hashing: hashing.clone(),
         access: hub.access.clone(),
+        protection,
     };
     registry.register(cluster.ledgers()).expect("metric names are unique");
     let mut workers = Vec::new();

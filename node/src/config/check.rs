@@ -23,7 +23,7 @@ pub(super) struct Violation {
     pub problem: String,
 }
 
-type Checked = Result<(), Violation>;
+pub(super) type Checked = Result<(), Violation>;
 
 const MESSAGES_MAX: u64 = 1_000_000_000_000;
 const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -35,6 +35,7 @@ pub(super) fn check(config: &Config) -> Checked {
         mqtt,
         queue,
         retained,
+        limits,
         // Every value is allowed.
         shared: _,
         websocket,
@@ -146,6 +147,8 @@ pub(super) fn check(config: &Config) -> Checked {
         ByteSize::mib(0),
         ByteSize::gib(1024),
     )?;
+
+    limits.check()?;
 
     port("websocket.listen", websocket.listen)?;
     operator_listener("http.listen", http.listen)?;
@@ -300,11 +303,11 @@ fn is_host_and_port(address: &str) -> bool {
     }
 }
 
-fn range<T: Into<u64> + Copy>(key: impl Into<Cow<'static, str>>, value: T, low: u64, high: u64) -> Checked {
+pub(super) fn range<T: Into<u64> + Copy>(key: impl Into<Cow<'static, str>>, value: T, low: u64, high: u64) -> Checked {
     within(key, value.into(), low, high)
 }
 
-fn size(key: impl Into<Cow<'static, str>>, value: ByteSize, low: ByteSize, high: ByteSize) -> Checked {
+pub(super) fn size(key: impl Into<Cow<'static, str>>, value: ByteSize, low: ByteSize, high: ByteSize) -> Checked {
     within(key, value, low, high)
 }
 
@@ -316,7 +319,7 @@ fn size_or_derived(key: &'static str, value: ByteSize, low: ByteSize, high: Byte
     }
 }
 
-fn time(key: impl Into<Cow<'static, str>>, value: Duration, low: Duration, high: Duration) -> Checked {
+pub(super) fn time(key: impl Into<Cow<'static, str>>, value: Duration, low: Duration, high: Duration) -> Checked {
     if value < low || value > high {
         return refuse(
             key,

@@ -38,6 +38,20 @@ pub struct Listener {
     #[serde(default)]
     pub connections_max: u32,
 
+    /// Connections per second of this listener, as `limits.connection_rate`, which holds beside it. Default 0: no limit;
+    /// bounds 0 to 1000000.
+    #[serde(default)]
+    pub connection_rate: u32,
+
+    /// PUBLISH packets per second of this listener's clients together, as `limits.message_rate`. Default 0: no limit; bounds
+    /// 0 to 10000000.
+    #[serde(default)]
+    pub message_rate: u32,
+
+    /// Bytes of MQTT per second of this listener's clients together. Default 0 B: no limit; bounds 0 to 1 TiB.
+    #[serde(default)]
+    pub byte_rate: ByteSize,
+
     /// As `mqtt.packet_size_max`, for this listener. Default: that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packet_size_max: Option<ByteSize>,
@@ -210,6 +224,9 @@ impl Listener {
             kind,
             listen,
             connections_max: 0,
+            connection_rate: 0,
+            message_rate: 0,
+            byte_rate: ByteSize::default(),
             packet_size_max: None,
             connect_timeout: None,
             mountpoint: String::new(),

@@ -36,11 +36,19 @@ use super::proxy::forwarded;
 use super::socket::{HttpIo, Stream};
 use super::ws::{self, WebSocket};
 use crate::config::WebOrigin;
+use crate::limits::admission::Place;
 use crate::metrics::UpgradeRefusal;
 use crate::worker::{ListenerConfig, Worker};
 
 /// Serves a connection until it ends: requests, then MQTT if one of them asks for it.
-pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, peer: Peer, stream: Stream, accepted: Instant) {
+pub async fn serve(
+    worker: Rc<Worker>,
+    config: Arc<ListenerConfig>,
+    peer: Peer,
+    stream: Stream,
+    accepted: Instant,
+    place: Option<Place>,
+) {
     let (upgraded, peer) = (Cell::new(false), RefCell::new(peer));
     let service = service_fn(|request| {
         let outcome = handshake(&request, &config.path, &config.origins);
@@ -68,7 +76,8 @@ pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, peer: Peer, 
         true => {
             let early = [&parts.read_buf[..], &received].concat();
             let transport = WebSocket::new(stream, &early, super::received_max(&config));
-            super::run(worker.clone(), config.clone(), peer.into_inner(), transport, accepted).await;
+            let peer = peer.into_inner();
+            super::run(worker.clone(), config.clone(), peer, transport, accepted, place).await;
         }
     }
 }

@@ -28,8 +28,10 @@ use tokio::time::timeout_at;
 
 use self::peer::Peer;
 use self::socket::{Socket, Stream};
+use crate::limits::admission::Place;
 use crate::metrics::Refusal;
 use crate::protocol::codec::ReasonCode;
+use crate::session::admit;
 use crate::session::end::{self, Farewell};
 use crate::worker::{Client, ListenerConfig, Worker};
 
@@ -48,9 +50,20 @@ pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Sock
             peer.address = told.or(peer.address);
         }
     }
+    let mut place = None;
     let stream = match &config.tls {
         None => Stream::Plain(socket),
         Some(tls) => {
+            if !config.learns_address_later() {
+                // A handshake costs more than anything else; there are no words for a refusal before it is done.
+                match admit::address(&worker, &config, &peer, accepted) {
+                    Ok(entered) => place = Some(entered),
+                    Err(limit) => {
+                        worker.metrics.limits.refused(limit, 1);
+                        return worker.metrics.connection_refused(Refusal::Limit);
+                    }
+                }
+            }
             let deadline = (Instant::now() + tls.handshake_timeout).min(accepted + config.connect_timeout);
             let done = tls::handshake::accept(
                 &worker.handshakes,
@@ -75,8 +88,8 @@ pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Sock
         }
     };
     match config.kind.is_websocket() {
-        false => run(worker, config, peer, stream, accepted).await,
-        true => http::serve(worker, config, peer, stream, accepted).await,
+        false => run(worker, config, peer, stream, accepted, place).await,
+        true => http::serve(worker, config, peer, stream, accepted, place).await,
     }
 }
 
@@ -129,16 +142,19 @@ trait Transport {
     async fn close(self, reason: ReasonCode);
 }
 
-/// Serves a connection, accepted at `accepted` under `config`, until it ends, on whichever side.
+/// Serves a connection, accepted at `accepted` under `config`, until it ends, on whichever side. `place` is what it was
+/// given before its handshake.
 async fn run<T: Transport>(
     worker: Rc<Worker>,
     config: Arc<ListenerConfig>,
     peer: Peer,
     mut transport: T,
     accepted: Instant,
+    place: Option<Place>,
 ) {
     let received_max = received_max(&config);
     let client = worker.open(config, peer, accepted);
+    admit::connection(&worker, &client, place);
     let mut received = BytesMut::new();
     let mut sending = BytesMut::new();
     let mut flush_deadline = None;
@@ -185,15 +201,18 @@ async fn run<T: Transport>(
             } else {
                 // Also between CONNECT and CONNACK: a client that gives up meanwhile must not be attached later, when it may
                 // be served elsewhere.
+                let held = client.held.get();
                 let room = match connection.is_attaching() {
                     true => READ_BYTES,
+                    // `back-pressure-first`: its socket waits.
+                    false if held.is_some() => 0,
                     false if connection.wants_packets() => received_max,
                     false => 0,
                 };
                 Wait {
                     read: !ended && received.len() < room,
                     write: !sending.is_empty() || transport.has_unwritten(),
-                    deadline: connection.next_deadline(),
+                    deadline: [connection.next_deadline(), held].into_iter().flatten().min(),
                 }
             }
         };

@@ -120,6 +120,8 @@ pub struct Connection {
     overfull_since: Option<Instant>,
     outbox_wait_max: Duration,
     connect_deadline: Instant,
+    /// Whatever its CONNECT says.
+    refuse_connect: Option<ReasonCode>,
 }
 
 impl Connection {
@@ -144,6 +146,7 @@ impl Connection {
             overfull_since: None,
             outbox_wait_max,
             connect_deadline: now + connect_timeout,
+            refuse_connect: None,
         }
     }
 
@@ -205,6 +208,9 @@ impl Connection {
         match (&self.state, packet) {
             (State::AwaitConnect, Packet::Connect(mut connect)) => {
                 self.answers = Some(Answers::of(&connect));
+                if let Some(reason) = self.refuse_connect {
+                    return self.refuse(reason, None);
+                }
                 match handshake::accept(&mut connect, &self.policy, fresh_id) {
                     Ok(accepted) => {
                         self.state = State::Attaching;
@@ -528,7 +534,7 @@ impl Connection {
 
     pub fn deadline_passed(&mut self, now: Instant) {
         match self.state {
-            State::AwaitConnect if now >= self.connect_deadline => self.close(ReasonCode::PROTOCOL_ERROR, None),
+            State::AwaitConnect if now >= self.connect_deadline => self.close(ReasonCode::MAXIMUM_CONNECT_TIME, None),
             State::Connected => {
                 if self.keep_alive_deadline().is_some_and(|at| now >= at) {
                     self.close(ReasonCode::KEEP_ALIVE_TIMEOUT, None);
@@ -544,6 +550,16 @@ impl Connection {
             }
             State::AwaitConnect | State::Attaching | State::Closing(_) => {}
         }
+    }
+
+    /// The connection is not let in; its CONNECT will be answered with `reason`, in the form of its version.
+    pub fn refuse_connect(&mut self, reason: ReasonCode) {
+        self.refuse_connect = Some(reason);
+    }
+
+    /// It is not read from until then: that time does not count against the client's Keep Alive.
+    pub fn held_until(&mut self, until: Instant) {
+        self.last_received = self.last_received.max(until);
     }
 
     /// The node paused: that time does not count against the client's Keep Alive.

@@ -9,6 +9,7 @@ use lontra_storage::ids::{Offset, SessionEpoch, ShardId};
 use lontra_storage::message::Role;
 use lontra_storage::shard::{Page, PendingEntry};
 
+use super::admit;
 use super::execute::kept_will;
 use super::operations::Operation;
 use crate::auth::Access;
@@ -53,7 +54,9 @@ impl From<ReasonCode> for Refused {
 }
 
 async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Accepted>) -> Result<(), Refused> {
+    admit::client_id(worker, client, &accepted.client_id)?;
     let access = identify(worker, client, &mut accepted).await?;
+    admit::user(worker, client, &access, &accepted.client_id)?;
     wait_until_serving(worker).await?;
     if client.connection.borrow().ending().is_some() {
         // Its client gave it up, perhaps while this node stood still, and may be served elsewhere by now: carried out late,

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::admit;
 use crate::metrics::Refusal;
+use crate::protocol::codec::ReasonCode;
 use crate::protocol::connection::LOST;
 use crate::worker::{Client, Worker};
 
@@ -23,13 +25,20 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) -> Farewell {
         (connection.ending().unwrap_or(LOST), connection.served)
     };
     let filters = worker.forget(client);
+    // Its places are free before its client can see that it is gone.
+    client.places.take();
     let Some(served) = served else {
         if client.connection.borrow().version().is_none() {
-            worker.metrics.connection_refused(Refusal::NoConnect);
+            let refusal = match ending.reason {
+                ReasonCode::MAXIMUM_CONNECT_TIME => Refusal::ConnectTimeout,
+                _ => Refusal::NoConnect,
+            };
+            worker.metrics.connection_refused(refusal);
         }
         return Farewell::InOrder;
     };
     worker.metrics.disconnected(ending.reason);
+    admit::ended(worker, client, ending.reason);
     tracing::debug!(
         client = client.connection.borrow().client_id(),
         peer = %client.peer,

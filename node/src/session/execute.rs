@@ -16,6 +16,7 @@ use super::operations::Operation;
 use super::publishes::Path;
 use crate::auth::Authorized;
 use crate::config::auth::DeniedPublish;
+use crate::limits::Limit;
 use crate::metrics::{DeniedAction, NodeMetrics};
 use crate::protocol::codec::{Publish, ReasonCode, Version, Will, forwarded_properties};
 use crate::protocol::connection::{Output, Served};
@@ -173,6 +174,10 @@ fn allowed(
     subscriptions: Vec<Subscription>,
     mut reasons: Vec<ReasonCode>,
 ) -> (Vec<Subscription>, Vec<ReasonCode>) {
+    let above = reasons
+        .iter()
+        .filter(|reason| **reason == ReasonCode::TOPIC_FILTER_INVALID);
+    worker.metrics.limits.refused(Limit::Topic, above.count());
     let access = client.access();
     // One for each subscription: the others were refused before.
     let mut granted = reasons.iter_mut().filter(|reason| !reason.is_error());
@@ -277,6 +282,9 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
         Outcome::Done | Outcome::DiskLow | Outcome::RetainedFull | Outcome::Refused | Outcome::Unknown => None,
     };
     client.publishes.borrow_mut().end(token, offset);
+    if outcome == Outcome::RetainedFull {
+        worker.metrics.limits.refused(Limit::Retained, 1);
+    }
     match outcome {
         Outcome::Stored(_) | Outcome::Done => decide(worker, client, token, ReasonCode::SUCCESS),
         Outcome::DiskLow | Outcome::RetainedFull => decide(worker, client, token, ReasonCode::QUOTA_EXCEEDED),

@@ -12,6 +12,7 @@ use lontra_cluster::MetaError;
 use lontra_storage::command::Subscription;
 use lontra_storage::meta::SubscriptionOptions;
 
+use super::admit;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::connection::Served;
@@ -75,6 +76,12 @@ impl Worker {
                 subscriptions,
                 mut reasons,
             } => {
+                let subscriptions = match packet_id {
+                    Some(_) => admit::subscriptions(self, client, subscriptions, &mut reasons),
+                    // What the operator subscribes a client to is not the client's doing.
+                    None => subscriptions,
+                };
+                self.wait_for_replays(client).await;
                 let outcome = self.subscribe(client, subscriptions).await;
                 match (outcome, packet_id) {
                     (Ok(()), _) => {}
@@ -157,26 +164,19 @@ impl Worker {
                 what: "retained messages",
             });
         }
-        let replays: Vec<_> = replayed
-            .iter()
-            .map(|one| (one, self.expect_replays(client, one)))
-            .collect();
+        let replays = self.expect_replays(client, replayed);
         for subscription in &subscriptions {
             self.add_filter(client, &subscription.filter, SubscriptionOptions::of(subscription));
         }
         let result = self.tell_cluster(client, served, &fresh, subscriptions).await;
         if result.is_err() {
-            for (_, expected) in replays {
-                client.replays.cancel(expected);
-            }
+            client.replays.cancel(replays);
             for filter in &fresh {
                 self.remove_filter(client, filter);
             }
             return result;
         }
-        for (subscription, expected) in replays {
-            self.replay_retained(client, subscription, expected);
-        }
+        self.replay_retained(client, replays);
         self.tell_sys(client, told);
         Ok(())
     }

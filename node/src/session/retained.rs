@@ -10,8 +10,8 @@
 //! is newer than the first page comes live, since the filter matched before; what is not newer and came live meanwhile
 //! is left out; a page is handed on only when everything that it shows has been delivered here.
 
-use std::cell::RefCell;
-use std::collections::HashSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use lontra_storage::ids::{Offset, ShardId};
 use lontra_storage::message::{LogTime, Message};
 use lontra_storage::shard::{RetainedMessage, RetainedPage};
 use lontra_storage::topic::matches;
+use tokio::sync::Notify;
 
 use crate::metrics::Drop;
 use crate::protocol::codec::ReasonCode;
@@ -31,27 +32,34 @@ use crate::worker::{Client, Worker};
 /// The replays of one connection.
 #[derive(Default)]
 pub struct Replays {
-    running: RefCell<Vec<Rc<Replay>>>,
+    running: RefCell<HashMap<u64, Rc<Replay>>>,
+    next: Cell<u64>,
+    /// One of them is over.
+    fewer: Notify,
 }
 
-/// A replay that has not begun.
-pub struct Expected(Rc<Replay>);
+/// Replays that have not begun: by shard, in the order of their subscriptions.
+#[derive(Default)]
+pub struct Expected(BTreeMap<ShardId, ReplaysOfShard>);
+
+type ReplaysOfShard = Vec<(Rc<Subscription>, Rc<Replay>)>;
 
 /// One subscription's replay in one shard.
 struct Replay {
+    number: u64,
     shard: ShardId,
     /// Topics that came live since the filter began to match, up to the view of the first page.
     early: RefCell<HashSet<Box<str>>>,
     /// Topics that came live since the last page was asked for.
     recent: RefCell<HashSet<Box<str>>>,
     /// The first page shows everything up to here.
-    bound: std::cell::Cell<Option<Offset>>,
+    bound: Cell<Option<Offset>>,
 }
 
 impl Replays {
     /// A retained message was delivered live.
     pub fn delivered(&self, shard: ShardId, offset: Offset, topic: &str) {
-        for replay in self.running.borrow().iter().filter(|replay| replay.shard == shard) {
+        for replay in self.running.borrow().values().filter(|replay| replay.shard == shard) {
             if replay.bound.get().is_none_or(|bound| offset <= bound) {
                 insert(&replay.early, topic);
             }
@@ -64,14 +72,29 @@ impl Replays {
     }
 
     /// The subscription was not taken.
-    pub fn cancel(&self, expected: Vec<Expected>) {
-        for Expected(replay) in expected {
+    pub fn cancel(&self, expected: Expected) {
+        for (_, replay) in expected.0.into_values().flatten() {
             self.forget(&replay);
         }
     }
 
-    fn forget(&self, replay: &Rc<Replay>) {
-        self.running.borrow_mut().retain(|one| !Rc::ptr_eq(one, replay));
+    fn begin(&self, shard: ShardId) -> Rc<Replay> {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let replay = Rc::new(Replay {
+            number,
+            shard,
+            early: RefCell::default(),
+            recent: RefCell::default(),
+            bound: Cell::new(None),
+        });
+        self.running.borrow_mut().insert(number, replay.clone());
+        replay
+    }
+
+    fn forget(&self, replay: &Replay) {
+        self.running.borrow_mut().remove(&replay.number);
+        self.fewer.notify_waiters();
     }
 }
 
@@ -105,44 +128,67 @@ impl Worker {
         true
     }
 
-    /// Notes from now on what comes live that a replay for the subscription would show too: before its filter matches.
-    pub(super) fn expect_replays(&self, client: &Client, subscription: &Subscription) -> Vec<Expected> {
-        let shards = self.cluster.shards().shards_of(&subscription.filter);
-        let replays = shards.into_iter().map(|shard| {
-            let replay = Rc::new(Replay {
-                shard,
-                early: RefCell::default(),
-                recent: RefCell::default(),
-                bound: std::cell::Cell::new(None),
-            });
-            client.replays.running.borrow_mut().push(replay.clone());
-            Expected(replay)
-        });
-        replays.collect()
-    }
-
-    /// Begins to send a subscription's retained messages. [MQTT-3.8.4-4]
-    pub(super) fn replay_retained(
-        self: &Rc<Self>,
-        client: &Rc<Client>,
-        subscription: &Subscription,
-        expected: Vec<Expected>,
-    ) {
-        for Expected(replay) in expected {
-            let (worker, client, subscription) = (self.clone(), client.clone(), subscription.clone());
-            tokio::task::spawn_local(async move {
-                worker.run_replay(&client, &replay, &subscription).await;
-                client.replays.forget(&replay);
-            });
+    /// `bounded`: waits until few of the replays of earlier SUBSCRIBEs are left, or the client is gone.
+    pub(super) async fn wait_for_replays(&self, client: &Client) {
+        loop {
+            let fewer = client.replays.fewer.notified();
+            let are_few = client.replays.running.borrow().len() <= REPLAYS_MAX;
+            if are_few || !client.connection.borrow().is_connected() {
+                return;
+            }
+            fewer.await;
         }
     }
 
-    async fn run_replay(self: &Rc<Self>, client: &Rc<Client>, replay: &Replay, subscription: &Subscription) {
-        let shard = replay.shard;
+    /// Notes from now on what comes live that replays for the subscriptions would show too: before their filters match.
+    pub(super) fn expect_replays(&self, client: &Client, subscriptions: Vec<Subscription>) -> Expected {
+        let mut expected = Expected::default();
+        for subscription in subscriptions.into_iter().map(Rc::new) {
+            for shard in self.cluster.shards().shards_of(&subscription.filter) {
+                let replay = client.replays.begin(shard);
+                expected
+                    .0
+                    .entry(shard)
+                    .or_default()
+                    .push((subscription.clone(), replay));
+            }
+        }
+        expected
+    }
+
+    /// Begins to send the retained messages of subscriptions: a task for each shard, which takes one after the other.
+    /// [MQTT-3.8.4-4]
+    pub(super) fn replay_retained(self: &Rc<Self>, client: &Rc<Client>, expected: Expected) {
+        for (shard, replays) in expected.0 {
+            let (worker, client) = (self.clone(), client.clone());
+            tokio::task::spawn_local(async move { worker.run_replays(&client, shard, replays).await });
+        }
+    }
+
+    async fn run_replays(self: &Rc<Self>, client: &Rc<Client>, shard: ShardId, replays: ReplaysOfShard) {
         let cluster = self.cluster.clone();
-        let Ok(applied) = self.runtime.spawn(async move { cluster.read_index(shard).await }).await else {
-            return;
-        };
+        // One view for all of them: it is as new as the last of the subscriptions.
+        let view = self.runtime.spawn(async move {
+            let applied = cluster.read_index(shard).await;
+            (applied, cluster.retains_nothing(shard, applied).await)
+        });
+        let Ok((applied, is_empty)) = view.await else { return };
+        for (subscription, replay) in replays {
+            if !is_empty {
+                self.run_replay(client, &replay, &subscription, applied).await;
+            }
+            client.replays.forget(&replay);
+        }
+    }
+
+    async fn run_replay(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        replay: &Replay,
+        subscription: &Subscription,
+        applied: u64,
+    ) {
+        let shard = replay.shard;
         let mut after = None;
         loop {
             self.wait_for_room(client).await;
@@ -322,5 +368,7 @@ fn aged(retained: &RetainedMessage, now: LogTime) -> Option<Arc<Message>> {
 const PAGE_MESSAGES: u32 = 64;
 const PAGE_BYTES: u32 = 128 * 1024;
 const TOPICS_MAX: usize = 10_000;
+/// Beyond, a client's next SUBSCRIBE waits: as many filters of all shards are taken in a second.
+const REPLAYS_MAX: usize = 1_000;
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 const HANDED_OVER_WAIT: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
@@ -55,6 +55,7 @@ impl Listener {
 
 async fn accept(worker: Rc<Worker>, at: usize, listener: Listener, open: Arc<AtomicI64>) {
     loop {
+        wait_for_rate(&worker, at).await;
         let (socket, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             // Out of file descriptors: what is open goes on, new clients wait.
@@ -69,6 +70,7 @@ async fn accept(worker: Rc<Worker>, at: usize, listener: Listener, open: Arc<Ato
         let Some(listener) = config.listeners.get(at).cloned() else {
             continue;
         };
+        listener.guard.accepted(Instant::now());
         // Refused before it costs anything; a client tries again elsewhere.
         let is_full = |open: i64, max: i64| max > 0 && open >= max;
         if is_full(worker.metrics.open_connections(), config.connections_max)
@@ -83,6 +85,21 @@ async fn accept(worker: Rc<Worker>, at: usize, listener: Listener, open: Arc<Ato
             gateway::serve(worker, listener, socket, address).await;
             drop(counted);
         });
+    }
+}
+
+/// `back-pressure-first`: connections above a rate wait in the system's queue, and nobody is refused.
+async fn wait_for_rate(worker: &Worker, at: usize) {
+    let mut is_held = false;
+    loop {
+        let listener = worker.config.borrow().listeners.get(at).cloned();
+        let wait = listener.and_then(|listener| listener.guard.accepts_after(Instant::now()));
+        let Some((wait, limit)) = wait else { return };
+        if !std::mem::replace(&mut is_held, true) {
+            worker.metrics.limits.held(limit);
+        }
+        // Not for long at once: a reload may change the rate.
+        tokio::time::sleep(wait.min(RATE_LOOK)).await;
     }
 }
 
@@ -110,3 +127,4 @@ impl Drop for Counted {
 }
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+const RATE_LOOK: Duration = Duration::from_secs(1);

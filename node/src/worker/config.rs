@@ -13,6 +13,7 @@ use crate::auth::{Auth, AuthFileError};
 use crate::config::listener::Listener;
 use crate::config::{Config, ListenerKind, Network, WebOrigin};
 use crate::gateway::tls::load::{self, TlsFileError};
+use crate::limits::{Guard, Protection};
 use crate::protocol::codec::Limits;
 use crate::protocol::handshake::Policy;
 use crate::protocol::mountpoint::Mountpoint;
@@ -55,6 +56,7 @@ pub struct ListenerConfig {
     pub trusted_proxies: Vec<Network>,
     pub tls: Option<TlsConfig>,
     pub auth: ListenerAuth,
+    pub guard: Guard,
 }
 
 pub struct TlsConfig {
@@ -67,6 +69,11 @@ impl ListenerConfig {
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(address))
     }
+
+    /// Whether only an HTTP request tells where a client comes from.
+    pub fn learns_address_later(&self) -> bool {
+        self.kind.is_websocket() && !self.trusted_proxies.is_empty()
+    }
 }
 
 impl WorkerConfig {
@@ -74,12 +81,12 @@ impl WorkerConfig {
     ///
     /// # Errors
     /// The first file that cannot be used; nothing has changed.
-    pub fn load(config: &Config, hashing: Hashing) -> Result<Self, FileError> {
+    pub fn load(config: &Config, hashing: Hashing, protection: &Arc<Protection>) -> Result<Self, FileError> {
         let topic_rules = TopicRules::new(&config.topics);
         let listeners = config.all_listeners();
         let listeners = listeners
             .iter()
-            .map(|listener| listener_config(config, listener, &topic_rules).map(Arc::new));
+            .map(|listener| listener_config(config, listener, &topic_rules, protection).map(Arc::new));
         Ok(WorkerConfig {
             connections_max: i64::from(config.mqtt.connections_max),
             listeners: listeners.collect::<Result<_, _>>()?,
@@ -98,6 +105,7 @@ fn listener_config(
     config: &Config,
     listener: &Listener,
     topic_rules: &TopicRules,
+    protection: &Arc<Protection>,
 ) -> Result<ListenerConfig, TlsFileError> {
     let mqtt = &config.mqtt;
     let packet_bytes = listener.packet_size_max.unwrap_or(mqtt.packet_size_max).bytes() as usize;
@@ -105,7 +113,9 @@ fn listener_config(
         packet_bytes,
         control_packet_bytes: packet_bytes.min(Limits::default().control_packet_bytes),
         topic_levels: usize::from(mqtt.topic_levels_max),
-        ..Limits::default()
+        topic_bytes: config.limits.topic_bytes_max as usize,
+        filters_per_packet: config.limits.filters_per_packet_max as usize,
+        user_properties: config.limits.user_properties_max as usize,
     };
     let tls = match listener.kind.is_tls() {
         false => None,
@@ -139,5 +149,6 @@ fn listener_config(
         trusted_proxies: listener.trusted_proxies.clone(),
         tls,
         auth: config.listener_auth(listener),
+        guard: Guard::new(protection, config, listener),
     })
 }

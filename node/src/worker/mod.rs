@@ -36,9 +36,12 @@ use crate::gateway::listen::Listening;
 use crate::gateway::peer::Peer;
 use crate::gateway::tls::handshake::Handshakes;
 use crate::hub::{CreditBook, Fence, Hub, WorkerEvent, WorkerQueue};
+use crate::limits::Limit;
+use crate::limits::admission::{Place, UserPlace};
+use crate::limits::flow::{Flow, Pace};
 use crate::metrics::NodeMetrics;
 use crate::protocol::codec::topic_grammar::is_shared;
-use crate::protocol::codec::{self, Direction, ReasonCode};
+use crate::protocol::codec::{self, Direction, ReasonCode, Violation};
 use crate::protocol::connection::Connection;
 use crate::session::execute;
 use crate::session::operations::Operations;
@@ -96,6 +99,12 @@ pub struct Client {
     pub unsettled: Unsettled,
     /// Who it is and what it may do; none before it has shown it.
     pub access: RefCell<Option<Rc<Access>>>,
+    /// What it has sent, where that is limited.
+    pub flow: RefCell<Flow>,
+    /// Until when it is not read from: it is above a rate.
+    pub held: Cell<Option<Instant>>,
+    /// Its places among the connections of its address and of its user.
+    pub places: RefCell<(Option<Place>, Option<UserPlace>)>,
 }
 
 impl Client {
@@ -247,6 +256,9 @@ impl Worker {
             room: Notify::new(),
             unsettled: Unsettled::default(),
             access: RefCell::default(),
+            flow: RefCell::default(),
+            held: Cell::default(),
+            places: RefCell::default(),
         });
         self.connections.borrow_mut().insert(id, client.clone());
         client
@@ -268,6 +280,11 @@ impl Worker {
                 Ok(Some(length)) => {
                     let frame = received.split_to(length).freeze();
                     packets += 1;
+                    let is_publish = frame.first().is_some_and(|first| first >> 4 == PUBLISH);
+                    client
+                        .config
+                        .guard
+                        .charge(&mut client.flow.borrow_mut(), is_publish, length);
                     if version.is_none()
                         && let Some(version) = codec::connect_version(&frame)
                     {
@@ -276,10 +293,10 @@ impl Worker {
                     let version = version.filter(|_| connection.served.is_some());
                     match codec::decode(frame, version, Direction::ClientToServer, &client.config.limits) {
                         Ok(packet) => connection.packet(packet, Instant::now(), || self.fresh_client_id(client)),
-                        Err(violation) => connection.violation(&violation),
+                        Err(violation) => self.violation(&mut connection, &violation),
                     }
                 }
-                Err(violation) => connection.violation(&violation),
+                Err(violation) => self.violation(&mut connection, &violation),
             }
             drop(connection);
             execute::outputs(self, client);
@@ -291,8 +308,43 @@ impl Worker {
         needs_more || received.is_empty()
     }
 
+    fn violation(&self, connection: &mut Connection, violation: &Violation) {
+        if let Some(limit) = Limit::of(violation) {
+            self.metrics.limits.refused(limit, 1);
+        }
+        connection.violation(violation);
+    }
+
+    /// `back-pressure-first`: whether the client is below its rates.
+    fn keeps_pace(&self, client: &Client) -> bool {
+        let (pace, until) = client.config.guard.pace(&mut client.flow.borrow_mut());
+        client.held.set(until);
+        if let Some(until) = until {
+            client.connection.borrow_mut().held_until(until);
+        }
+        match pace {
+            Pace::Free => true,
+            Pace::Held { begins, .. } => {
+                if let Some(limit) = begins {
+                    self.metrics.limits.held(limit);
+                }
+                false
+            }
+            Pace::Hopeless => {
+                self.metrics.limits.refused(Limit::OverRate, 1);
+                let mut connection = client.connection.borrow_mut();
+                connection.close(
+                    ReasonCode::MESSAGE_RATE_TOO_HIGH,
+                    Some("the client sends more than it may"),
+                );
+                false
+            }
+        }
+    }
+
     /// `one-owner`, `lease-before-match`: looked at after the read and before every packet.
     fn may_go_on(&self, client: &Rc<Client>) -> bool {
+        client.held.set(None);
         if client.is_displaced() {
             client
                 .connection
@@ -310,9 +362,12 @@ impl Worker {
         if !connection.is_connected() {
             return true;
         }
+        drop(connection);
+        if !self.keeps_pace(client) {
+            return false;
+        }
         let lease = self.cluster.lease();
         if client.incarnation.get() != lease.incarnation() {
-            drop(connection);
             client
                 .connection
                 .borrow_mut()
@@ -537,3 +592,6 @@ impl Worker {
         self.stopping.get()
     }
 }
+
+/// The packet type of PUBLISH in the fixed header. [MQTT-2.1.2]
+const PUBLISH: u8 = 3;

@@ -876,7 +876,13 @@ const METRICS: &[(&str, &str)] = &[
     ("lontra_connections_refused_total", "a client that sends no CONNECT"),
     ("lontra_connects_total", "connected clients"),
     ("lontra_disconnects_total", "refused clients"),
+    (
+        "lontra_flapping_bans_total",
+        "a client that connects and goes too often",
+    ),
     ("lontra_lease_valid", "the node that starts again"),
+    ("lontra_limit_holds_total", "a storm of connections"),
+    ("lontra_limit_refusals_total", "refused clients"),
     ("lontra_link_bytes_total", "any load"),
     ("lontra_link_ephemeral_frames_received_total", "the ephemeral publishes"),
     ("lontra_link_ephemeral_frames_sent_total", "the ephemeral publishes"),
@@ -956,6 +962,8 @@ async fn every_exported_metric_moves() {
     let dir = tempfile::tempdir().expect("a directory");
     let settings = [
         ("LONTRA__STORAGE__CHECKPOINT_INTERVAL", "1s"),
+        ("LONTRA__LIMITS__CONNECTION_RATE", "200"),
+        ("LONTRA__LIMITS__FLAPPING_CLIENT_MAX", "20"),
         (
             "LONTRA__AUTH__RULES",
             r##"["deny publish denied", "allow publish,subscribe #", "allow subscribe $SYS/#"]"##,
@@ -974,6 +982,7 @@ async fn every_exported_metric_moves() {
         let before = cluster.all_metrics().await;
         let clients = messages_are_counted(&cluster, &before).await;
         refuse(&cluster).await;
+        meet_limits(&cluster).await;
         cluster.reload(1);
         what_waits_and_what_stays(&cluster).await;
         outage_under_load(&cluster).await;
@@ -1131,6 +1140,17 @@ async fn refuse(cluster: &Cluster) {
             Err(Gone::Closed(_)) => {}
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// More connections at once than may be accepted; a client that comes and goes.
+async fn meet_limits(cluster: &Cluster) {
+    for _ in 0..300 {
+        drop(Client::raw(cluster.mqtt(0), Version::V5, SOON).await.expect("a socket"));
+    }
+    for _ in 0..21 {
+        let client = Client::open(cluster.mqtt(0), Version::V5, "metrics-flapping").await;
+        client.disconnect().await;
     }
 }
 

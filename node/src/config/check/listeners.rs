@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Checked, port, range, refuse, size, time};
 use crate::auth::identity::Method;
 use crate::config::Config;
+use crate::config::limits::rates;
 use crate::config::listener::{
     ClientCertificates, DEFAULT_NAMES, ListenAddress, Listener, ListenerKind, ListenerTls, SOCKET_PATH_MAX,
 };
@@ -134,6 +135,13 @@ fn authentication(config: &Config, listener: &Listener, of: &impl Fn(&str) -> St
 
 fn limits(config: &Config, listener: &Listener, of: &impl Fn(&str) -> String) -> Checked {
     range(of("connections_max"), listener.connections_max, 0, 1_000_000)?;
+    range(of("connection_rate"), listener.connection_rate, 0, 1_000_000)?;
+    rates(
+        of("message_rate"),
+        listener.message_rate,
+        of("byte_rate"),
+        listener.byte_rate,
+    )?;
     if let Some(bytes) = listener.packet_size_max {
         size(of("packet_size_max"), bytes, ByteSize::kib(1), ByteSize::mib(256))?;
         if bytes > config.mqtt.outbox_bytes_max {

@@ -5,6 +5,7 @@
 //!     websocket ──┤         │                         the same client, its bytes in frames
 //!     tls, pki ───┤         │                         the same client, its bytes through openssl's TLS
 //!     cluster ────┴─────────┴── power, partition      real processes, real files, real sockets
+//!     steady                                          a healthy pair, and how it fares while others attack
 //!     script                                          conversations in bytes: one node and three answer alike
 //!     foreign, mosquitto                              clients that others wrote
 //!
@@ -35,6 +36,7 @@ pub mod power;
 pub mod random;
 pub mod register;
 pub mod script;
+pub mod steady;
 pub mod tls;
 pub mod websocket;
 pub mod wills;
