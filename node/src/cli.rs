@@ -24,7 +24,7 @@ use lontra_ops::telemetry;
 use self::mqtt_options::MqttError;
 pub use self::mqtt_options::TlsArguments;
 use crate::auth::command as user;
-use crate::auth::hashing::Hashing;
+use crate::auth::lasting::Lasting;
 use crate::config::{Config, LogFormat, Machine, Source, show};
 use crate::pid_file::PidFile;
 use crate::worker::WorkerConfig;
@@ -156,7 +156,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Config(ConfigCommand::Check(file)) => {
             let config = file.load()?;
             // What a listener shows to clients must be there, too, and whom it believes.
-            WorkerConfig::load(&config, Hashing::for_cores(1))?;
+            WorkerConfig::load(&config, &Lasting::for_cores(1))?;
             say(format_args!("ok: {}", summary(&config, file.config.as_deref())));
             Ok(())
         }

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
-use crate::auth::hashing::Hashing;
+use crate::auth::lasting::Lasting;
 use crate::config::{self, Config, Machine, SharedStrategy, Source};
 use crate::gateway::listen::{self, ListenError};
 use crate::hub::Hub;
@@ -73,8 +73,8 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
 
     // Ports and certificates first: what is taken by another process, or wrong, is found before anything is written.
     let http = HttpServer::bind(config.http.listen).await?;
-    let hashing = Hashing::for_cores(machine.cores);
-    let worker_config = WorkerConfig::load(&config, hashing.clone())?;
+    let lasting = Lasting::for_cores(machine.cores);
+    let worker_config = WorkerConfig::load(&config, &lasting)?;
     let (listeners, socket_files) = listen::listen(&config)?;
 
     let registry = lontra_ops::metrics::registry();
@@ -109,7 +109,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         workers: watch::Sender::new(Arc::new(worker_config)),
         cluster: cluster.clone(),
         metrics: metrics.clone(),
-        hashing,
+        lasting,
     };
     registry.register(cluster.ledgers()).expect("metric names are unique");
     let mut workers = Vec::new();

@@ -23,8 +23,8 @@ use super::secret::Secret;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Print the Argon2id hash of the password on standard input.
-    Hash,
+    /// Print the hash of the password on standard input: Argon2id, or what SCRAM needs.
+    Hash(Kind),
     /// Add a user, or give one another password: the one on standard input.
     Add(Add),
     /// Remove a user.
@@ -36,10 +36,21 @@ pub enum Command {
     },
 }
 
+#[derive(Args, Clone, Copy, Default)]
+pub struct Kind {
+    /// Keep what SCRAM-SHA-256 needs (MQTT 5): the password then never comes to the broker. It is good for a password in
+    /// CONNECT too.
+    #[arg(long)]
+    scram: bool,
+}
+
 #[derive(Args)]
 pub struct Add {
     #[command(flatten)]
     named: Named,
+
+    #[command(flatten)]
+    kind: Kind,
 
     /// Groups for access rules, separated by commas; without it, those that the user has.
     #[arg(long, value_delimiter = ',', value_name = "GROUP")]
@@ -84,15 +95,18 @@ pub enum CommandError {
 pub fn run(command: &Command) -> Result<String, CommandError> {
     let password = || password_from(&mut io::stdin().lock());
     match command {
-        Command::Hash => Ok(hash(&password()?)),
+        Command::Hash(kind) => Ok(hash(&password()?, *kind)),
         Command::Add(add) => put(add, &password()?),
         Command::Remove(named) => remove(named),
         Command::List { file } => list(file),
     }
 }
 
-fn hash(password: &Secret) -> String {
-    let record = PasswordRecord::make(password);
+fn hash(password: &Secret, kind: Kind) -> String {
+    let record = match kind.scram {
+        false => PasswordRecord::make(password),
+        true => PasswordRecord::make_scram(password),
+    };
     record.text().expect("what is made here has a text").to_owned()
 }
 
@@ -124,7 +138,7 @@ fn put(add: &Add, password: &Secret) -> Result<String, CommandError> {
     if let Some(bad) = groups.iter().find(|group| is_bad(group)) {
         return Err(CommandError::BadGroup(bad.to_string()));
     }
-    let mut line = format!("{name}:{}", hash(password));
+    let mut line = format!("{name}:{}", hash(password, add.kind));
     if !groups.is_empty() {
         line = format!("{line}:{}", groups.join(","));
     }
@@ -227,6 +241,7 @@ mod tests {
     fn add(dir: &Path, name: &str, groups: Option<&[&str]>, password: &str) -> Result<String, CommandError> {
         let add = Add {
             named: named(dir, name),
+            kind: Kind::default(),
             groups: groups.map(|groups| groups.iter().map(|group| (*group).to_owned()).collect()),
         };
         put(&add, &Secret::new(password.as_bytes()))

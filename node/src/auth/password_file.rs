@@ -4,6 +4,7 @@
 //!   # comment
 //!   alice:$argon2id$v=19$…:ops,readers      name, hash, and groups for access rules (none in Mosquitto's)
 //!   bob:$7$101$…$…
+//!   carol:SCRAM-SHA-256$16384:…$…:…:ops     PostgreSQL's form
 //! ```
 //!
 //! All or nothing: a line that is none refuses the file, by its number; its text, which may hold a password, is not shown.
@@ -13,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::password::{BadHash, PasswordRecord};
+use super::scram::{self, ScramRecord};
 
 /// The users of a file.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +59,7 @@ impl PasswordFile {
             if !is_user_name(name) {
                 return Err(PasswordFileError::BadName { line });
             }
-            let (hash, groups) = rest.split_once(':').unwrap_or((rest, ""));
+            let (hash, groups) = hash_and_groups(rest);
             let named = || name.to_owned();
             if let Some(first) = lines.insert(name, line) {
                 let name = named();
@@ -94,12 +96,26 @@ impl PasswordFile {
         self.users.iter().map(|(name, user)| (&**name, &**user))
     }
 
+    /// In the order of the users' names.
+    pub fn scram_records(&self) -> impl Iterator<Item = &ScramRecord> {
+        self.users.values().filter_map(|user| user.record.scram())
+    }
+
     pub fn len(&self) -> usize {
         self.users.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
+    }
+}
+
+/// What stands behind a name. SCRAM's records have two colons of their own.
+fn hash_and_groups(rest: &str) -> (&str, &str) {
+    let own = if rest.starts_with(scram::METHOD) { 2 } else { 0 };
+    match rest.match_indices(':').nth(own) {
+        Some((at, _)) => (&rest[..at], &rest[at + 1..]),
+        None => (rest, ""),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A session comes to its connection: owned, fenced, attached shard by shard, fed with pages.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lontra_cluster::lease::Serving;
 use lontra_cluster::{Attached, ConnectRequest, MetaError, PageLimits};
@@ -13,6 +13,7 @@ use super::execute::kept_will;
 use super::operations::Operation;
 use crate::auth::Access;
 use crate::auth::access::Denied;
+use crate::auth::chain::{Connecting, check_client_id};
 use crate::metrics::DeniedAction;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::connection::Served;
@@ -96,6 +97,10 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
         return Err(Refused::Unknown);
     }
     client.incarnation.set(attached.incarnation);
+    let expires = access
+        .identity
+        .expires
+        .and_then(|at| instant_of(at, SystemTime::now(), Instant::now()));
     let shards = worker.cluster.shards().shard_count();
     {
         let mut connection = client.connection.borrow_mut();
@@ -104,6 +109,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
             epoch,
             present: attached.present,
         };
+        connection.expires = expires;
         if !connection.attached(accepted, served, shards, attached.durable, access, Instant::now()) {
             // It ended while the cluster was asked.
             worker.hub.unregister(session, epoch);
@@ -148,11 +154,23 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
 async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accepted) -> Result<Rc<Access>, ReasonCode> {
     let credentials = std::mem::take(&mut accepted.credentials);
     let auth = worker.auth();
-    let known = client
-        .config
-        .auth
-        .authenticate(&auth, credentials, &worker.runtime)
-        .await;
+    let connecting = Connecting {
+        client_id: (!accepted.assigned).then_some(&*accepted.client_id),
+        address: client.peer.address.map(|address| address.ip()),
+        certificate: client.peer.certificate.as_deref(),
+        listener: &client.config.name,
+    };
+    let known = match &accepted.proven {
+        Some(proven) => {
+            check_client_id(&auth, &proven.identity, connecting.client_id).map(|()| proven.identity.clone())
+        }
+        None => {
+            let chain = &client.config.auth;
+            chain
+                .authenticate(&auth, credentials, connecting, &worker.runtime)
+                .await
+        }
+    };
     worker.metrics.authenticated(&known);
     let identity = known.map_err(|refused| {
         tracing::debug!(
@@ -173,6 +191,13 @@ async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accep
     let access = Access::new(identity, &accepted.client_id, address, &auth.acl);
     *client.access.borrow_mut() = Some(access.clone());
     Ok(access)
+}
+
+/// What the wall clock calls `at`, in seconds since 1970, as the clock that does not jump will say it. None: never, as far as
+/// it goes.
+fn instant_of(at: u64, wall: SystemTime, now: Instant) -> Option<Instant> {
+    let at = UNIX_EPOCH.checked_add(Duration::from_secs(at))?;
+    now.checked_add(at.duration_since(wall).unwrap_or_default())
 }
 
 /// Where the will goes by the rules of `[topics]`, as a PUBLISH would. `handshake` has mounted it.

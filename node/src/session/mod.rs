@@ -1,6 +1,7 @@
 //! Sessions: what a connection's outputs mean to the cluster. Decisions stand in `protocol`; here they are carried out.
 
 pub mod attach;
+pub mod authenticate;
 pub mod end;
 pub mod execute;
 pub mod operations;

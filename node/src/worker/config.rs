@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::auth::chain::ListenerAuth;
-use crate::auth::hashing::Hashing;
+use crate::auth::lasting::Lasting;
 use crate::auth::{Auth, AuthFileError};
 use crate::config::listener::Listener;
 use crate::config::{Config, ListenerKind, Network, WebOrigin};
@@ -73,7 +73,7 @@ impl WorkerConfig {
     ///
     /// # Errors
     /// The first file that cannot be used; nothing has changed.
-    pub fn load(config: &Config, hashing: Hashing) -> Result<Self, FileError> {
+    pub fn load(config: &Config, lasting: &Lasting) -> Result<Self, FileError> {
         let topic_rules = TopicRules::new(&config.topics);
         let listeners = config.all_listeners();
         let listeners = listeners
@@ -82,7 +82,7 @@ impl WorkerConfig {
         Ok(WorkerConfig {
             connections_max: i64::from(config.mqtt.connections_max),
             listeners: listeners.collect::<Result<_, _>>()?,
-            auth: Arc::new(Auth::load(config, hashing)?),
+            auth: Arc::new(Auth::load(config, lasting)?),
         })
     }
 }
@@ -100,6 +100,7 @@ fn listener_config(
         topic_levels: usize::from(mqtt.topic_levels_max),
         ..Limits::default()
     };
+    let auth = config.listener_auth(listener);
     let tls = match listener.kind.is_tls() {
         false => None,
         true => Some(TlsConfig {
@@ -121,6 +122,7 @@ fn listener_config(
             outbox_messages_max: mqtt.outbox_messages_max as usize,
             mountpoint: Mountpoint::new(&listener.mountpoint),
             topic_rules: topic_rules.clone(),
+            scram: auth.offers_scram(),
         },
         limits,
         connect_timeout: listener.connect_timeout.unwrap_or(mqtt.connect_timeout),
@@ -131,6 +133,6 @@ fn listener_config(
         proxy_protocol: listener.proxy_protocol,
         trusted_proxies: listener.trusted_proxies.clone(),
         tls,
-        auth: config.listener_auth(listener),
+        auth,
     })
 }

@@ -30,6 +30,7 @@ use lontra_storage::topic_tree::TopicTree;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::{ListenerConfig, WorkerConfig};
+use crate::auth::scram::Exchange;
 use crate::auth::{Access, Auth};
 use crate::config::auth::Revocation;
 use crate::gateway::listen::Listening;
@@ -96,6 +97,8 @@ pub struct Client {
     pub unsettled: Unsettled,
     /// Who it is and what it may do; none before it has shown it.
     pub access: RefCell<Option<Rc<Access>>>,
+    /// Its enhanced authentication, between a challenge and the answer.
+    pub exchange: RefCell<Option<Exchange>>,
 }
 
 impl Client {
@@ -247,6 +250,7 @@ impl Worker {
             room: Notify::new(),
             unsettled: Unsettled::default(),
             access: RefCell::default(),
+            exchange: RefCell::default(),
         });
         self.connections.borrow_mut().insert(id, client.clone());
         client
@@ -273,7 +277,7 @@ impl Worker {
                     {
                         connection.note_version(version);
                     }
-                    let version = version.filter(|_| connection.served.is_some());
+                    let version = version.filter(|_| connection.served.is_some() || connection.is_authenticating());
                     match codec::decode(frame, version, Direction::ClientToServer, &client.config.limits) {
                         Ok(packet) => connection.packet(packet, Instant::now(), || self.fresh_client_id(client)),
                         Err(violation) => connection.violation(&violation),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Checked, port, range, refuse, size, time};
+use crate::auth::identity::Method;
 use crate::config::Config;
 use crate::config::listener::{ClientCertificates, DEFAULT_NAMES, ListenAddress, Listener, ListenerKind, ListenerTls};
 use crate::config::units::{ByteSize, FileMode};
@@ -98,7 +99,7 @@ pub(super) fn reach(key: &str, config: &Config, listener: &Listener) -> Checked 
         return Ok(());
     }
     let problem = format!(
-        "{} is not a loopback address, and nothing says who may connect: name auth.password_file, or set \
+        "{} is not a loopback address, and nothing says who may connect: name auth.password_file or another method of [auth], or set \
          tls.client_certificates = \"required\" on a listener of kind mqtts or wss, or let everybody in with anonymous = \
          \"always\"",
         listener.listen
@@ -107,10 +108,15 @@ pub(super) fn reach(key: &str, config: &Config, listener: &Listener) -> Checked 
 }
 
 fn authentication(config: &Config, listener: &Listener, of: &impl Fn(&str) -> String) -> Checked {
-    let configured = config.auth.methods();
+    let has_certificates = listener.kind.is_tls() && listener.tls.client_certificates != ClientCertificates::Off;
     let mut seen = Vec::new();
     for method in listener.authentication.iter().flatten() {
-        let problem = match (configured.contains(method), seen.contains(&method)) {
+        if *method == Method::Certificate && !has_certificates {
+            let problem = "names certificate, but clients show none here: set tls.client_certificates on a listener of kind \
+                           mqtts or wss";
+            return refuse(of("authentication"), problem.to_owned());
+        }
+        let problem = match (config.auth.has(*method), seen.contains(&method)) {
             (true, false) => None,
             (true, true) => Some(format!("names {} twice", method.name())),
             (false, _) => Some(format!(
