@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(access.publish.borrow().0.len(), before, "long topics are not kept");
     }
 
-    /// Prints what a decision costs: `cargo test --release -p lontra --lib warm_decision -- --nocapture`.
+    /// Prints what a decision costs: `cargo test -p lontra --lib warm_decision -- --nocapture`.
     #[test]
     fn a_warm_decision_is_cheap() {
         let rules: Vec<String> = (0..200).map(|n| format!("allow publish plant/{n}/#")).collect();

@@ -14,12 +14,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::password::{BadHash, PasswordRecord};
-use super::scram::{self, ScramRecord};
+use super::scram::{self, Decoys};
 
 /// The users of a file.
 #[derive(Clone, Debug, Default)]
 pub struct PasswordFile {
     users: BTreeMap<Box<str>, Arc<User>>,
+    scram_decoys: Decoys,
 }
 
 /// One user.
@@ -48,7 +49,7 @@ impl PasswordFile {
     /// # Errors
     /// The first line that is wrong.
     pub fn parse(text: &str) -> Result<Self, PasswordFileError> {
-        let mut users = BTreeMap::new();
+        let mut users = BTreeMap::<Box<str>, Arc<User>>::new();
         let mut lines = BTreeMap::<&str, usize>::new();
         for (at, content) in text.lines().enumerate() {
             let (line, content) = (at + 1, content.trim_end());
@@ -79,7 +80,8 @@ impl PasswordFile {
             }
             users.insert(name.into(), Arc::new(User { record, groups }));
         }
-        Ok(PasswordFile { users })
+        let scram_decoys = Decoys::of(users.values().filter_map(|user| user.record.scram()));
+        Ok(PasswordFile { users, scram_decoys })
     }
 
     pub fn user(&self, name: &str) -> Option<&Arc<User>> {
@@ -96,9 +98,9 @@ impl PasswordFile {
         self.users.iter().map(|(name, user)| (&**name, &**user))
     }
 
-    /// In the order of the users' names.
-    pub fn scram_records(&self) -> impl Iterator<Item = &ScramRecord> {
-        self.users.values().filter_map(|user| user.record.scram())
+    /// As [`PasswordFile::decoy`], for SCRAM.
+    pub fn scram_decoys(&self) -> &Decoys {
+        &self.scram_decoys
     }
 
     pub fn len(&self) -> usize {

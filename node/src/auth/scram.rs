@@ -112,28 +112,49 @@ impl ScramRecord {
     pub fn text(&self) -> &str {
         &self.text
     }
+}
 
-    /// What is asked of whoever gives a name that there is not.
-    ///
-    /// The salt must be the same each time, and on each node, as a user's is, and nobody outside may be able to tell it: so it
-    /// is made of the name and of what the file of users keeps secret. A secret of each node would tell, at the second node,
-    /// which users there are.
-    fn decoy(users: &PasswordFile, name: &str) -> Self {
+/// What is asked of those who give names that there are not.
+///
+/// A salt must be the same each time, and on each node, as a user's is, and nobody outside may be able to tell it: so it is made
+/// of the name and of what the file of users keeps secret. A secret of each node would tell, at the second node, which users
+/// there are.
+#[derive(Clone, Debug)]
+pub struct Decoys {
+    secret: Secret,
+    /// As real ones have.
+    iterations: NonZeroU32,
+}
+
+impl Decoys {
+    pub fn of<'r>(records: impl Iterator<Item = &'r ScramRecord>) -> Self {
         let mut secret = digest::Context::new(&digest::SHA256);
         let mut iterations = NonZeroU32::new(ITERATIONS).expect("it is not 0");
-        for record in users.scram_records() {
+        for record in records {
             secret.update(&record.server_key);
             iterations = record.iterations;
         }
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.finish().as_ref());
-        let salt = hmac::sign(&key, name.as_bytes());
-        ScramRecord {
+        Decoys {
+            secret: Secret::new(secret.finish().as_ref()),
             iterations,
-            salt: salt.as_ref()[..SALT_BYTES].into(),
-            stored_key: [0; 32],
-            server_key: [0; 32],
+        }
+    }
+
+    fn record(&self, name: &str) -> ScramRecord {
+        let salt = sign(self.secret.expose(), name.as_bytes());
+        ScramRecord {
+            iterations: self.iterations,
+            salt: salt[..SALT_BYTES].into(),
+            stored_key: [0; digest::SHA256_OUTPUT_LEN],
+            server_key: [0; digest::SHA256_OUTPUT_LEN],
             text: "".into(),
         }
+    }
+}
+
+impl Default for Decoys {
+    fn default() -> Self {
+        Decoys::of(std::iter::empty())
     }
 }
 
@@ -179,7 +200,7 @@ pub fn begin(users: &PasswordFile, message: &[u8], nonce: &str) -> Result<(Excha
         let record = user.record.scram()?.clone();
         Some((record, (Box::from(&*prepared), user.clone())))
     });
-    let decoy = ScramRecord::decoy(users, &prepared);
+    let decoy = users.scram_decoys().record(&prepared);
     let (record, user) = match known {
         Some((record, user)) => (record, Some(user)),
         None => (decoy, None),

@@ -11,6 +11,8 @@ use crate::protocol::codec::{self, Direction, Limits};
 use crate::protocol::mountpoint::Mountpoint;
 use crate::protocol::publish_out::{Delivery, FrameCache};
 
+mod enhanced;
+
 struct Fixture {
     connection: Connection,
     now: Instant,
