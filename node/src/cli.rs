@@ -25,7 +25,7 @@ use lontra_ops::telemetry;
 use self::mqtt_options::MqttError;
 pub use self::mqtt_options::TlsArguments;
 use crate::auth::command as user;
-use crate::auth::hashing::Hashing;
+use crate::auth::lasting::Lasting;
 use crate::config::{Config, LogFormat, Machine, Source, show};
 use crate::limits::Protection;
 use crate::pid_file::PidFile;
@@ -173,7 +173,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Config(ConfigCommand::Check(file)) => {
             let config = file.load()?;
             // What a listener shows to clients must be there, too, and whom it believes.
-            WorkerConfig::load(&config, Hashing::for_cores(1), &Protection::new(&config))?;
+            WorkerConfig::load(&config, &Lasting::for_cores(1), &Protection::new(&config))?;
             say(format_args!("ok: {}", summary(&config, file.config.as_deref())));
             Ok(())
         }

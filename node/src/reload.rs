@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use toml::{Table, Value};
 
 use crate::auth::cluster::ClusterAccess;
-use crate::auth::hashing::Hashing;
+use crate::auth::lasting::Lasting;
 use crate::config::listener::Listener;
 use crate::config::{Config, Machine, Source};
 use crate::file_limit;
@@ -37,7 +37,7 @@ pub struct Reloader {
     pub workers: watch::Sender<Arc<WorkerConfig>>,
     pub cluster: Cluster,
     pub metrics: NodeMetrics,
-    pub hashing: Hashing,
+    pub lasting: Lasting,
     pub access: Arc<ClusterAccess>,
     pub protection: Arc<Protection>,
 }
@@ -59,7 +59,7 @@ impl Reloader {
 
     /// Elsewhere, and not for ever: a file system that hangs must not keep the node from hearing SIGTERM.
     async fn read(&self) -> Result<(Changes, WorkerConfig), String> {
-        let (source, running, hashing) = (self.source.clone(), self.running.clone(), self.hashing.clone());
+        let (source, running, lasting) = (self.source.clone(), self.running.clone(), self.lasting.clone());
         let protection = self.protection.clone();
         let read = tokio::task::spawn_blocking(move || {
             // A pipe was read at the start: it would say nothing now, which is a valid configuration.
@@ -69,7 +69,7 @@ impl Reloader {
                 _ => source.load().map_err(|error| error.to_string()),
             };
             let changes = changes(&running, &read?);
-            let workers = WorkerConfig::load(&changes.config.resolved(&Machine::here()), hashing, &protection);
+            let workers = WorkerConfig::load(&changes.config.resolved(&Machine::here()), &lasting, &protection);
             workers
                 .map(|workers| (changes, workers))
                 .map_err(|error| error.to_string())
@@ -175,11 +175,14 @@ fn leaves(config: &Config) -> BTreeMap<String, Value> {
     found
 }
 
-/// `LIVE` keys are `section.key`.
+/// `LIVE` keys are `section.key` or `section.section.key`.
 fn set(table: &mut Table, key: &str, value: Value) {
-    let (section, name) = key.split_once('.').expect("a section and a key");
-    let section = table.get_mut(section).and_then(Value::as_table_mut);
-    section.expect("a section").insert(name.to_owned(), value);
+    let (sections, name) = key.rsplit_once('.').expect("a section and a key");
+    let section = sections.split('.').fold(table, |level, section| {
+        let below = level.get_mut(section).and_then(Value::as_table_mut);
+        below.expect("a section")
+    });
+    section.insert(name.to_owned(), value);
 }
 
 const READ_MAX: Duration = Duration::from_secs(2);
@@ -231,6 +234,28 @@ const LIVE: &[&str] = &[
     "auth.anonymous",
     "auth.denied_publish",
     "auth.revocation",
+    "auth.certificate_user",
+    "auth.certificate_client_id",
+    "auth.client_id",
+    "auth.jwt.from",
+    "auth.jwt.secret_file",
+    "auth.jwt.public_key_file",
+    "auth.jwt.jwks_file",
+    "auth.jwt.jwks_url",
+    "auth.jwt.jwks_ca",
+    "auth.jwt.jwks_refresh",
+    "auth.jwt.issuer",
+    "auth.jwt.audience",
+    "auth.jwt.leeway",
+    "auth.jwt.user_claim",
+    "auth.jwt.groups_claim",
+    "auth.jwt.client_id_claim",
+    "auth.jwt.acl_claim",
+    "auth.http.url",
+    "auth.http.ca",
+    "auth.http.secret_file",
+    "auth.http.timeout",
+    "auth.http.requests_max",
     "storage.free_space_min",
     "storage.checkpoint_interval",
 ];

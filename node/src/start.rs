@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
-use crate::auth::hashing::Hashing;
+use crate::auth::lasting::Lasting;
 use crate::config::{self, Config, Machine, SharedStrategy, Source};
 use crate::gateway::listen::{self, ListenError};
 use crate::hub::Hub;
@@ -82,9 +82,9 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         path: config.log.audit_file.clone(),
         source,
     })?;
-    let hashing = Hashing::for_cores(machine.cores);
+    let lasting = Lasting::for_cores(machine.cores);
     let protection = Protection::new(&config);
-    let mut worker_config = WorkerConfig::load(&config, hashing.clone(), &protection)?;
+    let mut worker_config = WorkerConfig::load(&config, &lasting, &protection)?;
     let (listeners, socket_files) = listen::listen(&config)?;
 
     let registry = lontra_ops::metrics::registry();
@@ -121,7 +121,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         workers: watch::Sender::new(Arc::new(worker_config)),
         cluster: cluster.clone(),
         metrics: metrics.clone(),
-        hashing: hashing.clone(),
+        lasting: lasting.clone(),
         access: hub.access.clone(),
         protection,
     };

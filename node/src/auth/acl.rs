@@ -1,6 +1,7 @@
 //! What a client may publish and read: the rules, and what they come down to for one client.
 //!
 //! ```text
+//!   the identity's own ───▶ in their order, before all others (grants)
 //!   auth.rules ───────────▶ in their order, the first that is about client, topic and action decides
 //!   rules of the cluster ─▶ then: likewise
 //!   auth.acl_file ─ user ─▶ then: its denials, then what it allows          (as Mosquitto does)
@@ -50,15 +51,17 @@ impl Acl {
         !self.rules.is_empty() || self.file.is_some() || !self.cluster.rules().is_empty()
     }
 
-    pub fn permissions(&self, subject: &Subject<'_>) -> Permissions {
-        if !self.is_enforced() {
+    /// `own` are rules that came with the client's identity; none is not the same as an empty list.
+    pub fn permissions(&self, subject: &Subject<'_>, own: Option<&[Rule]>) -> Permissions {
+        if !self.is_enforced() && own.is_none() {
             return Permissions(None);
         }
         let mut list = Vec::new();
         let of_cluster = self.cluster.rules();
-        for rule in self
-            .rules
-            .iter()
+        for rule in own
+            .into_iter()
+            .flatten()
+            .chain(&self.rules)
             .chain(&*of_cluster)
             .filter(|rule| rule.is_about(subject))
         {
@@ -102,6 +105,11 @@ fn add(list: &mut Vec<Permission>, lines: &[AclLine], substituted: impl Fn(&str)
 }
 
 impl Permissions {
+    /// Everything is allowed.
+    pub fn all() -> Self {
+        Permissions(None)
+    }
+
     /// Everything is denied.
     pub fn none() -> Self {
         Permissions(Some(Vec::new()))
@@ -172,11 +180,11 @@ mod tests {
 
     #[test]
     fn without_rules_everything_is_allowed_and_with_any_what_is_not_allowed_is_denied() {
-        let open = acl(&[], None).permissions(&of(None, "c"));
+        let open = acl(&[], None).permissions(&of(None, "c"), None);
         assert!(open.is_open() && open.may_publish("a") && open.may_read("$SYS/a") && open.may_subscribe("#"));
-        let file = acl(&[], Some("")).permissions(&of(None, "c"));
+        let file = acl(&[], Some("")).permissions(&of(None, "c"), None);
         assert!(!file.may_publish("a") && !file.may_read("a") && !file.may_subscribe("a"));
-        let one = acl(&["allow publish a"], None).permissions(&of(None, "c"));
+        let one = acl(&["allow publish a"], None).permissions(&of(None, "c"), None);
         assert!(one.may_publish("a") && !one.may_publish("b") && !one.may_read("a"));
     }
 
@@ -187,9 +195,9 @@ mod tests {
             "allow publish,subscribe a/#",
             "deny subscribe #",
         ];
-        let bob = acl(&rules, None).permissions(&of(Some("bob"), "c"));
+        let bob = acl(&rules, None).permissions(&of(Some("bob"), "c"), None);
         assert!(!bob.may_publish("a/secret") && bob.may_read("a/secret") && bob.may_publish("a/b"));
-        let alice = acl(&rules, None).permissions(&of(Some("alice"), "c"));
+        let alice = acl(&rules, None).permissions(&of(Some("alice"), "c"), None);
         assert!(alice.may_publish("a/secret") && !alice.may_publish("b"));
     }
 
@@ -199,22 +207,37 @@ mod tests {
             &["deny user=alice publish a/x", "allow user=bob publish b"],
             Some("user alice\ntopic a/#\nuser bob\ntopic deny b\ntopic read c"),
         );
-        let alice = acl.permissions(&of(Some("alice"), "c"));
+        let alice = acl.permissions(&of(Some("alice"), "c"), None);
         assert!(alice.may_publish("a/y") && !alice.may_publish("a/x") && alice.may_read("a/x"));
-        let bob = acl.permissions(&of(Some("bob"), "c"));
+        let bob = acl.permissions(&of(Some("bob"), "c"), None);
         assert!(bob.may_publish("b") && !bob.may_read("b") && bob.may_read("c"));
+    }
+
+    #[test]
+    fn what_came_with_the_identity_comes_first_and_makes_denial_the_rule() {
+        let own: Vec<Rule> = ["deny publish a/secret", "allow publish own/%u"]
+            .map(|rule| rule.parse().expect("a rule"))
+            .into();
+        let alone = acl(&[], None).permissions(&of(Some("al"), "c"), Some(&own));
+        assert!(alone.may_publish("own/al") && !alone.may_publish("a/b") && !alone.may_read("a/b"));
+        let before = acl(&["allow publish a/#"], None).permissions(&of(Some("al"), "c"), Some(&own));
+        assert!(before.may_publish("a/b") && !before.may_publish("a/secret") && before.may_publish("own/al"));
+        let empty = acl(&[], None).permissions(&of(Some("al"), "c"), Some(&[]));
+        assert!(!empty.is_open() && !empty.may_publish("a"));
+        let wild = acl(&[], None).permissions(&of(Some("+"), "c"), Some(&own));
+        assert!(!wild.may_publish("own/x"));
     }
 
     #[test]
     fn names_with_wildcards_or_levels_do_not_widen_rules() {
         let file = acl(&[], Some("pattern readwrite d/%c/#\npattern read u/%u"));
-        let may = |user, client_id, topic: &str| file.permissions(&of(user, client_id)).may_read(topic);
+        let may = |user, client_id, topic: &str| file.permissions(&of(user, client_id), None).may_read(topic);
         assert!(may(None, "c", "d/c/x") && may(Some("al"), "c", "u/al"));
         assert!(!may(None, "+", "d/c/x") && !may(None, "#", "d/c/x") && !may(Some("+"), "c", "u/al"));
         assert!(!may(None, "c", "u/"), "without a user name");
         assert!(may(None, "c/x", "d/c/x/y"), "as Mosquitto: a slash makes levels");
         let rules = acl(&["allow subscribe d/%c/#"], None);
-        assert!(!rules.permissions(&of(None, "c/x")).may_read("d/c/x/y"));
+        assert!(!rules.permissions(&of(None, "c/x"), None).may_read("d/c/x/y"));
     }
 
     #[test]
@@ -223,7 +246,7 @@ mod tests {
             &["deny subscribe a/secret/#", "allow subscribe a/#", "allow publish b"],
             None,
         );
-        let alice = acl.permissions(&of(None, "c"));
+        let alice = acl.permissions(&of(None, "c"), None);
         for good in ["a/#", "#", "+/x", "a/secret", "a/+", "$share/g/a/b", "$share/g/a/b/#"] {
             let expected = good != "a/secret";
             assert_eq!(alice.may_subscribe(good), expected, "{good}");

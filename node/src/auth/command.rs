@@ -26,8 +26,8 @@ use crate::operator::{self, KeyFile, OperatorError};
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Print the Argon2id hash of the password on standard input.
-    Hash,
+    /// Print the hash of the password on standard input: Argon2id, or what SCRAM needs.
+    Hash(Kind),
     /// Add a user, or give one another password: the one on standard input.
     #[command(allow_missing_positional = true)]
     Add(Add),
@@ -55,10 +55,21 @@ pub struct InCluster {
     key: KeyFile,
 }
 
+#[derive(Args, Clone, Copy, Default)]
+pub struct Kind {
+    /// Keep what SCRAM-SHA-256 needs (MQTT 5): the password then never comes to the broker. It is good for a password in
+    /// CONNECT too.
+    #[arg(long)]
+    scram: bool,
+}
+
 #[derive(Args)]
 pub struct Add {
     #[command(flatten)]
     named: Named,
+
+    #[command(flatten)]
+    kind: Kind,
 
     /// Groups for access rules, separated by commas; without it, those that the user has.
     #[arg(long, value_delimiter = ',', value_name = "GROUP")]
@@ -97,6 +108,8 @@ pub enum CommandError {
     BadGroup(String),
     #[error("{path} has no user `{name}`", path = path.display())]
     NoUser { path: PathBuf, name: String },
+    #[error("--scram is for files: SCRAM-SHA-256 knows no users of the cluster")]
+    ScramOfCluster,
     #[error("neither a FILE nor --node says where the users are")]
     Nowhere,
     #[error(transparent)]
@@ -110,10 +123,11 @@ pub enum CommandError {
 pub fn run(command: &Command) -> Result<String, CommandError> {
     let password = || password_from(&mut io::stdin().lock());
     match command {
-        Command::Hash => Ok(hash(&password()?)),
+        Command::Hash(kind) => Ok(hash(&password()?, *kind)),
         Command::Add(add) => {
             let (password, Named { name, cluster, .. }) = (password()?, &add.named);
             match &cluster.node {
+                Some(_) if add.kind.scram => Err(CommandError::ScramOfCluster),
                 Some(node) => Ok(operator::put_user(
                     node,
                     &cluster.key,
@@ -121,7 +135,7 @@ pub fn run(command: &Command) -> Result<String, CommandError> {
                     add.groups.as_deref(),
                     &password,
                 )?),
-                None => put(add.named.file()?, name, add.groups.as_deref(), &password),
+                None => put(add.named.file()?, name, add.groups.as_deref(), &password, add.kind),
             }
         }
         Command::Remove(named) => match &named.cluster.node {
@@ -142,8 +156,11 @@ impl Named {
     }
 }
 
-fn hash(password: &Secret) -> String {
-    let record = PasswordRecord::make(password);
+fn hash(password: &Secret, kind: Kind) -> String {
+    let record = match kind.scram {
+        false => PasswordRecord::make(password),
+        true => PasswordRecord::make_scram(password),
+    };
     record.text().expect("what is made here has a text").to_owned()
 }
 
@@ -155,7 +172,13 @@ fn password_from(input: &mut impl BufRead) -> Result<Secret, CommandError> {
     Ok(Secret::new(&line[..=end]))
 }
 
-fn put(file: &Path, name: &str, groups: Option<&[String]>, password: &Secret) -> Result<String, CommandError> {
+fn put(
+    file: &Path,
+    name: &str,
+    groups: Option<&[String]>,
+    password: &Secret,
+    kind: Kind,
+) -> Result<String, CommandError> {
     if !is_user_name(name) {
         return Err(CommandError::BadName(name.to_owned()));
     }
@@ -174,7 +197,7 @@ fn put(file: &Path, name: &str, groups: Option<&[String]>, password: &Secret) ->
     if let Some(bad) = groups.iter().find(|group| is_bad(group)) {
         return Err(CommandError::BadGroup(bad.to_string()));
     }
-    let mut line = format!("{name}:{}", hash(password));
+    let mut line = format!("{name}:{}", hash(password, kind));
     if !groups.is_empty() {
         line = format!("{line}:{}", groups.join(","));
     }
@@ -273,6 +296,7 @@ mod tests {
             name,
             groups.as_deref(),
             &Secret::new(password.as_bytes()),
+            Kind::default(),
         )
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   $argon2id$v=19$m=…,t=…,p=…$salt$hash     PHC string: what `lontra user` writes
 //!   $6$…, $7$…                               mosquitto_password
+//!   SCRAM-SHA-256$…                          scram: what `lontra user --scram` writes
 //! ```
 //!
 //! Everything here takes milliseconds to hundreds of them: never on a worker's thread (`hashing`).
@@ -14,6 +15,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::mosquitto_password::MosquittoHash;
+use super::scram::{self, ScramRecord};
 use super::secret::Secret;
 
 /// What is kept of a password.
@@ -21,13 +23,15 @@ use super::secret::Secret;
 pub enum PasswordRecord {
     Argon2(PasswordHashString),
     Mosquitto(MosquittoHash),
+    Scram(ScramRecord),
 }
 
 /// Why a text is no password hash.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadHash {
     #[error(
-        "it is none of $argon2id$… (lontra user hash), $7$… and $6$… (mosquitto_passwd); plain passwords are not read"
+        "it is none of $argon2id$… (lontra user hash), SCRAM-SHA-256$… (lontra user hash --scram), $7$… and $6$… \
+         (mosquitto_passwd); plain passwords are not read"
     )]
     Unknown,
     #[error("its Argon2 parameters ask for more than {MEMORY_KIB_MAX} KiB, {PASSES_MAX} passes or {LANES_MAX} lanes")]
@@ -40,6 +44,9 @@ impl PasswordRecord {
     pub fn parse(text: &str) -> Result<Self, BadHash> {
         if let Some(hash) = MosquittoHash::parse(text) {
             return Ok(PasswordRecord::Mosquitto(hash));
+        }
+        if let Some(record) = ScramRecord::parse(text) {
+            return Ok(PasswordRecord::Scram(record));
         }
         let hash = PasswordHashString::new(text).map_err(|_| BadHash::Unknown)?;
         let parsed = hash.password_hash();
@@ -65,6 +72,23 @@ impl PasswordRecord {
         PasswordRecord::Argon2(hash.expect("the parameters are good").into())
     }
 
+    /// As [`PasswordRecord::make`], for SCRAM.
+    pub fn make_scram(password: &Secret) -> Self {
+        let mut salt = [0; scram::SALT_BYTES];
+        SystemRandom::new()
+            .fill(&mut salt)
+            .expect("the system gives random bytes");
+        PasswordRecord::Scram(ScramRecord::make(password, &salt))
+    }
+
+    /// What SCRAM needs.
+    pub fn scram(&self) -> Option<&ScramRecord> {
+        match self {
+            PasswordRecord::Scram(record) => Some(record),
+            PasswordRecord::Argon2(_) | PasswordRecord::Mosquitto(_) => None,
+        }
+    }
+
     /// Whether it is of this password. Blocks.
     pub fn is_of(&self, password: &Secret) -> bool {
         match self {
@@ -72,6 +96,7 @@ impl PasswordRecord {
                 .verify_password(password.expose(), &hash.password_hash())
                 .is_ok(),
             PasswordRecord::Mosquitto(hash) => hash.is_of(password.expose()),
+            PasswordRecord::Scram(record) => record.is_of(password),
         }
     }
 
@@ -80,6 +105,7 @@ impl PasswordRecord {
         match self {
             PasswordRecord::Argon2(hash) => Some(hash.as_str()),
             PasswordRecord::Mosquitto(_) => None,
+            PasswordRecord::Scram(record) => Some(record.text()),
         }
     }
 }

@@ -4,6 +4,7 @@
 //!   # comment
 //!   alice:$argon2id$v=19$…:ops,readers      name, hash, and groups for access rules (none in Mosquitto's)
 //!   bob:$7$101$…$…
+//!   carol:SCRAM-SHA-256$16384:…$…:…:ops     PostgreSQL's form
 //! ```
 //!
 //! All or nothing: a line that is none refuses the file, by its number; its text, which may hold a password, is not shown.
@@ -13,11 +14,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::password::{BadHash, PasswordRecord};
+use super::scram::{self, Decoys};
 
 /// The users of a file.
 #[derive(Clone, Debug, Default)]
 pub struct PasswordFile {
     users: BTreeMap<Box<str>, Arc<User>>,
+    scram_decoys: Decoys,
 }
 
 /// One user.
@@ -46,7 +49,7 @@ impl PasswordFile {
     /// # Errors
     /// The first line that is wrong.
     pub fn parse(text: &str) -> Result<Self, PasswordFileError> {
-        let mut users = BTreeMap::new();
+        let mut users = BTreeMap::<Box<str>, Arc<User>>::new();
         let mut lines = BTreeMap::<&str, usize>::new();
         for (at, content) in text.lines().enumerate() {
             let (line, content) = (at + 1, content.trim_end());
@@ -57,7 +60,7 @@ impl PasswordFile {
             if !is_user_name(name) {
                 return Err(PasswordFileError::BadName { line });
             }
-            let (hash, groups) = rest.split_once(':').unwrap_or((rest, ""));
+            let (hash, groups) = hash_and_groups(rest);
             let named = || name.to_owned();
             if let Some(first) = lines.insert(name, line) {
                 let name = named();
@@ -77,7 +80,8 @@ impl PasswordFile {
             }
             users.insert(name.into(), Arc::new(User { record, groups }));
         }
-        Ok(PasswordFile { users })
+        let scram_decoys = Decoys::of(users.values().filter_map(|user| user.record.scram()));
+        Ok(PasswordFile { users, scram_decoys })
     }
 
     pub fn user(&self, name: &str) -> Option<&Arc<User>> {
@@ -94,12 +98,26 @@ impl PasswordFile {
         self.users.iter().map(|(name, user)| (&**name, &**user))
     }
 
+    /// As [`PasswordFile::decoy`], for SCRAM.
+    pub fn scram_decoys(&self) -> &Decoys {
+        &self.scram_decoys
+    }
+
     pub fn len(&self) -> usize {
         self.users.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
+    }
+}
+
+/// What stands behind a name. SCRAM's records have two colons of their own.
+fn hash_and_groups(rest: &str) -> (&str, &str) {
+    let own = if rest.starts_with(scram::METHOD) { 2 } else { 0 };
+    match rest.match_indices(':').nth(own) {
+        Some((at, _)) => (&rest[..at], &rest[at + 1..]),
+        None => (rest, ""),
     }
 }
 

@@ -20,7 +20,7 @@ mod receipts;
 #[cfg(test)]
 mod tests;
 pub mod tls;
-mod transport;
+pub mod transport;
 pub mod websocket;
 
 pub use address::Address;

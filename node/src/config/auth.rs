@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
+pub use super::auth_methods::{Http, Jwt, TokenPlace};
 use super::listener::Listener;
 use crate::auth::chain::ListenerAuth;
 use crate::auth::identity::Method;
@@ -43,6 +44,45 @@ pub struct Auth {
     /// it) or `disconnect` (0x87). Default `stop`. A client whose user is gone or has another password is disconnected
     /// either way.
     pub revocation: Revocation,
+
+    /// What of a client certificate is the user name, where a listener has the method `certificate`: `cn` (the Common
+    /// Name), `dn` (the whole subject, RFC 4514), or the first Subject Alternative Name of a kind: `san-dns`, `san-email`,
+    /// `san-uri`. Default `cn`.
+    pub certificate_user: CertificateUser,
+
+    /// Whether the client id must be the name in the certificate. Default false.
+    pub certificate_client_id: bool,
+
+    /// What client ids are allowed: `any`, `user` (the user name), or `user-prefix` (the user name, or what begins with it
+    /// and `-` or `:`). Default `any`: whoever may connect may take over the session of any client id. An id that the node
+    /// has assigned is allowed.
+    pub client_id: ClientIds,
+
+    /// `[auth.jwt]`
+    pub jwt: Jwt,
+
+    /// `[auth.http]`
+    pub http: Http,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CertificateUser {
+    #[default]
+    Cn,
+    Dn,
+    SanDns,
+    SanEmail,
+    SanUri,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientIds {
+    #[default]
+    Any,
+    User,
+    UserPrefix,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,13 +111,23 @@ pub enum Revocation {
 }
 
 impl Auth {
-    /// The methods for which there is something to check against.
-    pub fn methods(&self) -> Vec<Method> {
-        let is_configured = |method: &Method| match method {
-            Method::Password => !self.password_file.as_os_str().is_empty(),
+    /// Whether there is something to check against.
+    pub fn has(&self, method: Method) -> bool {
+        match method {
+            // The listener's own authorities.
+            Method::Certificate => true,
+            Method::Jwt => self.jwt.is_configured(),
+            Method::Password | Method::ScramSha256 => !self.password_file.as_os_str().is_empty(),
             Method::Cluster => self.cluster_users,
-        };
-        Method::ALL.into_iter().filter(is_configured).collect()
+            Method::Http => self.http.is_configured(),
+        }
+    }
+
+    /// Of a listener that names none. Certificates alone are asked for by name: where they only open the door to users
+    /// with passwords, they are no names.
+    pub fn methods(&self) -> Vec<Method> {
+        let is_meant = |method: &Method| *method != Method::Certificate && self.has(*method);
+        Method::ALL.into_iter().filter(is_meant).collect()
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::units::{ByteSize, Percent, duration::show};
 use super::{Cluster, Config};
 
+mod auth;
 mod listeners;
 
 /// A value that may not be, and why.
@@ -44,8 +45,7 @@ pub(super) fn check(config: &Config) -> Checked {
         sys,
         topics,
         log,
-        // Values are checked as they are read; the files, when they are.
-        auth: _,
+        auth: who,
         listeners: _,
     } = config;
 
@@ -153,6 +153,7 @@ pub(super) fn check(config: &Config) -> Checked {
     port("websocket.listen", websocket.listen)?;
     operator_listener("http.listen", http.listen)?;
     distinct_ports(config)?;
+    auth::check(who)?;
     for (key, listener) in ["mqtt.listen", "websocket.listen"]
         .into_iter()
         .zip(&config.all_listeners())

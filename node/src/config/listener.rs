@@ -83,8 +83,9 @@ pub struct Listener {
     #[serde(default)]
     pub trusted_proxies: Vec<Network>,
 
-    /// The ways in which clients show who they are, in the order in which they are tried: `password`. Default: those that
-    /// `[auth]` has something for. `[]`: none.
+    /// The ways in which clients show who they are, in the order in which they are tried: `certificate`, `jwt`, `password`,
+    /// `http`; and `scram-sha-256`, which a client of MQTT 5 asks for. Default: those that `[auth]` has something for, but
+    /// `certificate`. `[]`: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication: Option<Vec<Method>>,
 

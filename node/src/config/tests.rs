@@ -327,6 +327,25 @@ fn bounds_are_refused_with_origin_key_value_and_range() {
             "storage.checkpoint_interval",
             "2h must be from 1s to 1h",
         ),
+        ("auth.jwt.leeway = '6m'", "auth.jwt.leeway", "6m must be from 0s to 5m"),
+        (
+            "auth.jwt.jwks_refresh = '5s'",
+            "auth.jwt.jwks_refresh",
+            "5s must be from 10s to 1d",
+        ),
+        ("auth.jwt.jwks_url = 'keys'", "auth.jwt.jwks_url", "`keys` is no URL"),
+        ("auth.jwt.user_claim = ''", "auth.jwt.user_claim", "may not be empty"),
+        ("auth.http.url = 'ftp://a/'", "auth.http.url", "`ftp://a/` is no URL"),
+        (
+            "auth.http.timeout = '1ms'",
+            "auth.http.timeout",
+            "1ms must be from 100ms to 30s",
+        ),
+        (
+            "auth.http.requests_max = 0",
+            "auth.http.requests_max",
+            "0 must be from 1 to 1000",
+        ),
         ("log.level = 'loud=very'", "log.level", "loud=very"),
     ] {
         check_refused(
@@ -587,6 +606,21 @@ fn mistakes_in_listeners_are_told_with_their_own_line() {
             &["`listeners[0].tls.sni`", "`key`"],
         ),
         // Bounds, and rules between keys.
+        (
+            format!("{LISTENER}authentication = ['certificate']"),
+            5,
+            &["`listeners[0].authentication`", "clients show none here"],
+        ),
+        (
+            format!("{LISTENER}authentication = ['scram-sha-256']"),
+            5,
+            &["`listeners[0].authentication`", "auth.password_file is missing"],
+        ),
+        (
+            format!("{LISTENER}authentication = ['jwt']"),
+            5,
+            &["`listeners[0].authentication`", "auth.jwt"],
+        ),
         (LISTENER.replace("'a'", "'A b'"), 2, &["`listeners[0].name`", "a-z"]),
         (LISTENER.replace("'a'", "'ws'"), 2, &["another listener's name"]),
         (

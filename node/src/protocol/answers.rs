@@ -7,11 +7,11 @@
 
 use std::num::NonZeroU16;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::codec::{
-    Ack, AckKind, ConnAck, Connect, Disconnect, EncodeError, ReasonCode, SubAck, UnsubAck, Version, encode_ack,
-    encode_ack_with_properties, encode_connack, encode_disconnect, encode_suback, encode_unsuback,
+    Ack, AckKind, Auth, ConnAck, Connect, Disconnect, EncodeError, ReasonCode, SubAck, UnsubAck, Version, encode_ack,
+    encode_ack_with_properties, encode_auth, encode_connack, encode_disconnect, encode_suback, encode_unsuback,
 };
 
 /// What a client said about the packets it takes.
@@ -93,6 +93,19 @@ impl Answers {
         }
         disconnect.reason_string = None;
         self.append(out, |out| encode_disconnect(self.version, &disconnect, out))
+    }
+
+    /// AUTH, with nothing but its method and data: no Reason String or User Property makes it too large. False if it is all the
+    /// same. [MQTT-3.15.2-2] [MQTT-3.15.2-3]
+    pub fn auth(&self, reason: ReasonCode, method: &str, data: Bytes, out: &mut BytesMut) -> bool {
+        let auth = Auth {
+            reason,
+            authentication_method: Some(method.to_owned()),
+            authentication_data: Some(data),
+            reason_string: None,
+            user_properties: Vec::new(),
+        };
+        self.append(out, |out| encode_auth(&auth, out))
     }
 
     fn reason_string(&self, why: Option<&'static str>) -> Option<String> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   AwaitConnect ─CONNECT─▶ Attaching ─attached─▶ Connected ─DISCONNECT, error, fence─▶ Closing
+//!        └─ with a method ─▶ Authenticating ─▲        ╰─ AUTH: again (enhanced)
 //! ```
 //!
 //! Sans-io: packets, events and `now` come in; bytes gather in `out`, everything else in `outputs`.
@@ -18,7 +19,7 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use lontra_storage::command::Subscription;
 use lontra_storage::ids::{SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::LogTime;
@@ -34,12 +35,18 @@ use super::publish_out::{Effects, Outbound, Wish};
 use super::topic_alias::AliasesIn;
 use super::topic_rules::Namer;
 use crate::auth::Access;
+use enhanced::Again;
 
 /// What the connection asks of the world.
 #[derive(Debug)]
 pub enum Output {
     /// Attach the session.
     Connect(Box<Accepted>),
+    /// Take the client's next step of its enhanced authentication; then call [`Connection::challenge`],
+    /// [`Connection::authenticated`] or [`Connection::not_authenticated`].
+    Authenticate {
+        data: Bytes,
+    },
     /// Publish; for QoS 1 and 2 then tell `inbound` the outcome of `token`.
     Publish {
         publish: Publish,
@@ -92,6 +99,8 @@ pub const LOST: Ending = Ending {
 
 enum State {
     AwaitConnect,
+    /// CONNECT named an Authentication Method; AUTH goes to and fro. [MQTT-4.12.0-2]
+    Authenticating(Box<Accepted>),
     Attaching,
     Connected,
     Closing(Ending),
@@ -107,6 +116,10 @@ pub struct Connection {
     /// As whoever authenticated it says.
     user_name: Option<Box<str>>,
     pub served: Option<Served>,
+    /// Set by whoever authenticated it: from then on it may not stay.
+    pub expires: Option<Instant>,
+    /// A connected client proves anew who it is. [MQTT-4.12.1]
+    pub(super) again: Again,
     pub inbound: Inbound,
     pub outbound: Outbound,
     pub out: BytesMut,
@@ -136,6 +149,8 @@ impl Connection {
             accepted: None,
             user_name: None,
             served: None,
+            expires: None,
+            again: Again::default(),
             out: BytesMut::new(),
             outputs: Vec::new(),
             effects: Effects::default(),
@@ -164,7 +179,7 @@ impl Connection {
     pub fn ending(&self) -> Option<Ending> {
         match self.state {
             State::Closing(ending) => Some(ending),
-            State::AwaitConnect | State::Attaching | State::Connected => None,
+            State::AwaitConnect | State::Authenticating(_) | State::Attaching | State::Connected => None,
         }
     }
 
@@ -176,7 +191,7 @@ impl Connection {
     /// waits for the cluster as may.
     pub fn wants_packets(&self) -> bool {
         match self.state {
-            State::AwaitConnect => true,
+            State::AwaitConnect | State::Authenticating(_) => true,
             State::Connected => self.inbound.has_room() && self.held.is_none(),
             State::Attaching | State::Closing(_) => false,
         }
@@ -212,6 +227,11 @@ impl Connection {
                     return self.refuse(reason, None);
                 }
                 match handshake::accept(&mut connect, &self.policy, fresh_id) {
+                    Ok(mut accepted) if accepted.enhanced.is_some() => {
+                        let data = accepted.enhanced.take().unwrap_or_default();
+                        self.state = State::Authenticating(Box::new(accepted));
+                        self.outputs.push(Output::Authenticate { data });
+                    }
                     Ok(accepted) => {
                         self.state = State::Attaching;
                         self.outputs.push(Output::Connect(Box::new(accepted)));
@@ -220,6 +240,7 @@ impl Connection {
                 }
             }
             (State::Connected, packet) => self.connected_packet(packet, now),
+            (State::Authenticating(_), packet) => self.authenticating_packet(packet),
             (State::AwaitConnect | State::Attaching | State::Closing(_), _) => {
                 self.close(ReasonCode::PROTOCOL_ERROR, None);
             }
@@ -244,7 +265,7 @@ impl Connection {
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
             Packet::PingReq => encode_pingresp(&mut self.out), // [MQTT-3.12.4-1]
             Packet::Disconnect(disconnect) => self.disconnect(&disconnect),
-            Packet::Auth(_) => self.close(ReasonCode::PROTOCOL_ERROR, Some("no authentication method is in use")),
+            Packet::Auth(auth) => self.auth_again(auth),
             Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 self.close(ReasonCode::PROTOCOL_ERROR, None)
             }
@@ -419,6 +440,7 @@ impl Connection {
             return false;
         };
         let connack = handshake::connack(&accepted, served.present, &self.policy);
+        self.again.offer(accepted.proven.is_some());
         self.user_name = access.identity.user.clone();
         self.outbound = Outbound::new(answers, accepted.outbound.clone(), shards, durable, Some(access));
         self.inbound = Inbound::new(answers, self.policy.receive_maximum);
@@ -458,7 +480,7 @@ impl Connection {
     /// A frame that the strict check refused.
     pub fn violation(&mut self, violation: &Violation) {
         match self.state {
-            State::AwaitConnect => self.refuse(violation.reason, Some(violation.what)),
+            State::AwaitConnect | State::Authenticating(_) => self.refuse(violation.reason, Some(violation.what)),
             State::Attaching | State::Connected | State::Closing(_) => {
                 self.close(violation.reason, Some(violation.what));
             }
@@ -479,7 +501,8 @@ impl Connection {
                     answers.disconnect(reason, why, &mut self.out);
                 }
             }
-            State::Attaching => return self.refuse(reason, why),
+            // [MQTT-3.14.0-1]
+            State::Authenticating(_) | State::Attaching => return self.refuse(reason, why),
             State::AwaitConnect => {}
         }
         self.state = State::Closing(Ending { reason, ..LOST });
@@ -517,10 +540,13 @@ impl Connection {
     /// When something happens by itself: keep alive, the CONNECT deadline, an outbox that stays full.
     pub fn next_deadline(&self) -> Option<Instant> {
         match self.state {
-            State::AwaitConnect => Some(self.connect_deadline),
+            State::AwaitConnect | State::Authenticating(_) => Some(self.connect_deadline),
             State::Connected => {
                 let outbox = self.overfull_since.map(|since| since + self.outbox_wait_max);
-                [self.keep_alive_deadline(), outbox].into_iter().flatten().min()
+                [self.keep_alive_deadline(), outbox, self.expires]
+                    .into_iter()
+                    .flatten()
+                    .min()
             }
             State::Attaching | State::Closing(_) => None,
         }
@@ -534,9 +560,16 @@ impl Connection {
 
     pub fn deadline_passed(&mut self, now: Instant) {
         match self.state {
-            State::AwaitConnect if now >= self.connect_deadline => self.close(ReasonCode::MAXIMUM_CONNECT_TIME, None),
+            State::AwaitConnect | State::Authenticating(_) if now >= self.connect_deadline => {
+                self.close(ReasonCode::MAXIMUM_CONNECT_TIME, None);
+            }
             State::Connected => {
-                if self.keep_alive_deadline().is_some_and(|at| now >= at) {
+                if self.expires.is_some_and(|at| now >= at) {
+                    self.close(
+                        ReasonCode::NOT_AUTHORIZED,
+                        Some("what showed who the client is has expired"),
+                    );
+                } else if self.keep_alive_deadline().is_some_and(|at| now >= at) {
                     self.close(ReasonCode::KEEP_ALIVE_TIMEOUT, None);
                 } else if self
                     .overfull_since
@@ -548,7 +581,7 @@ impl Connection {
                     );
                 }
             }
-            State::AwaitConnect | State::Attaching | State::Closing(_) => {}
+            State::AwaitConnect | State::Authenticating(_) | State::Attaching | State::Closing(_) => {}
         }
     }
 
@@ -580,6 +613,8 @@ impl Policy {
         }
     }
 }
+
+mod enhanced;
 
 #[cfg(test)]
 mod tests;

@@ -2,11 +2,15 @@
 
 use std::num::NonZeroU16;
 
+use bytes::Bytes;
+
 use super::codec::{ConnAck, ConnAckProperties, Connect, ReasonCode, Will};
 use super::mountpoint::Mountpoint;
 use super::publish_out::OutboundLimits;
 use super::topic_rules::TopicRules;
 use crate::auth::chain::Credentials;
+use crate::auth::identity::Identity;
+use crate::auth::scram::METHOD;
 use crate::auth::secret::Secret;
 use crate::sys::is_sys;
 
@@ -24,6 +28,8 @@ pub struct Policy {
     /// Of the listener.
     pub mountpoint: Mountpoint,
     pub topic_rules: TopicRules,
+    /// Whether clients may prove who they are by SCRAM-SHA-256.
+    pub scram: bool,
 }
 
 /// A CONNECT that was accepted so far.
@@ -42,6 +48,17 @@ pub struct Accepted {
     pub outbound: OutboundLimits,
     pub will: Option<Will>,
     pub credentials: Credentials,
+    /// Authentication Data of CONNECT, where it names a method; then it is not asked for credentials.
+    pub enhanced: Option<Bytes>,
+    /// Who it is, and what CONNACK tells of it, once enhanced authentication is done.
+    pub proven: Option<Proven>,
+}
+
+/// The end of an enhanced authentication.
+#[derive(Debug)]
+pub struct Proven {
+    pub identity: Identity,
+    pub data: Bytes,
 }
 
 /// Decides on a CONNECT. `fresh_id` is a client id that nobody uses.
@@ -53,10 +70,11 @@ pub fn accept(
     policy: &Policy,
     fresh_id: impl FnOnce() -> String,
 ) -> Result<Accepted, ReasonCode> {
-    if connect.properties.authentication_method.is_some() {
-        // No method is configured. [MQTT-4.12.0-1]
-        return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
-    }
+    let enhanced = match connect.properties.authentication_method.as_deref() {
+        None => None,
+        Some(METHOD) if policy.scram => Some(connect.properties.authentication_data.take().unwrap_or_default()),
+        Some(_) => return Err(ReasonCode::BAD_AUTHENTICATION_METHOD), // [MQTT-4.12.0-1]
+    };
     if connect.will.as_ref().is_some_and(|will| is_sys(&will.topic)) {
         return Err(ReasonCode::TOPIC_NAME_INVALID);
     }
@@ -106,6 +124,8 @@ pub fn accept(
             user_name: connect.user_name.take().map(Into::into),
             password: connect.password.take().map(|password| Secret::new(&password[..])),
         },
+        enhanced,
+        proven: None,
     })
 }
 
@@ -124,6 +144,9 @@ pub fn connack(accepted: &Accepted, session_present: bool, policy: &Policy) -> C
             server_keep_alive: accepted
                 .keep_alive_imposed
                 .then(|| accepted.keep_alive.map_or(0, NonZeroU16::get)),
+            // [MQTT-4.12.0-5]
+            authentication_method: accepted.proven.as_ref().map(|_| METHOD.to_owned()),
+            authentication_data: accepted.proven.as_ref().map(|proven| proven.data.clone()),
             ..ConnAckProperties::default()
         },
     }
@@ -162,6 +185,7 @@ mod tests {
             outbox_messages_max: 100,
             mountpoint: Mountpoint::default(),
             topic_rules: TopicRules::default(),
+            scram: true,
         }
     }
 

@@ -1,7 +1,7 @@
 //! A session comes to its connection: owned, fenced, attached shard by shard, fed with pages.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lontra_cluster::lease::Serving;
 use lontra_cluster::{Attached, ConnectRequest, MetaError, PageLimits};
@@ -14,7 +14,7 @@ use super::execute::kept_will;
 use super::operations::Operation;
 use crate::auth::Access;
 use crate::auth::access::Denied;
-use crate::auth::chain::Refused as Refusal;
+use crate::auth::chain::{Connecting, Refused as Refusal, check_client_id};
 use crate::metrics::DeniedAction;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::connection::Served;
@@ -100,6 +100,10 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
         return Err(Refused::Unknown);
     }
     client.incarnation.set(attached.incarnation);
+    let expires = access
+        .identity
+        .expires
+        .and_then(|at| instant_of(at, SystemTime::now(), Instant::now()));
     let shards = worker.cluster.shards().shard_count();
     {
         let mut connection = client.connection.borrow_mut();
@@ -108,6 +112,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
             epoch,
             present: attached.present,
         };
+        connection.expires = expires;
         if !connection.attached(accepted, served, shards, attached.durable, access, Instant::now()) {
             // It ended while the cluster was asked.
             worker.hub.unregister(session, epoch);
@@ -152,14 +157,25 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
 async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accepted) -> Result<Rc<Access>, ReasonCode> {
     let credentials = std::mem::take(&mut accepted.credentials);
     let auth = worker.auth();
-    let address = client.peer.address.map(|address| address.ip());
+    let connecting = Connecting {
+        client_id: (!accepted.assigned).then_some(&*accepted.client_id),
+        address: client.peer.address.map(|address| address.ip()),
+        certificate: client.peer.certificate.as_deref(),
+        listener: &client.config.name,
+    };
+    let address = connecting.address;
     let is_banned = |user: Option<&str>| auth.acl.cluster.ban_of(&accepted.client_id, user, address).is_some();
-    let mut known = match is_banned(None) {
+    let mut known = match (is_banned(None), &accepted.proven) {
         // Before its password costs anything.
-        true => Err(Refusal::Banned),
-        false => {
-            let listener = &client.config.auth;
-            listener.authenticate(&auth, credentials, &worker.runtime).await
+        (true, _) => Err(Refusal::Banned),
+        (false, Some(proven)) => {
+            check_client_id(&auth, &proven.identity, connecting.client_id).map(|()| proven.identity.clone())
+        }
+        (false, None) => {
+            let chain = &client.config.auth;
+            chain
+                .authenticate(&auth, credentials, connecting, &worker.runtime)
+                .await
         }
     };
     if known.as_ref().is_ok_and(|identity| is_banned(identity.user.as_deref())) {
@@ -184,6 +200,13 @@ async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accep
     let access = Access::new(identity, &accepted.client_id, address, &auth.acl);
     *client.access.borrow_mut() = Some(access.clone());
     Ok(access)
+}
+
+/// What the wall clock calls `at`, in seconds since 1970, as the clock that does not jump will say it. None: never, as far as
+/// it goes.
+fn instant_of(at: u64, wall: SystemTime, now: Instant) -> Option<Instant> {
+    let at = UNIX_EPOCH.checked_add(Duration::from_secs(at))?;
+    now.checked_add(at.duration_since(wall).unwrap_or_default())
 }
 
 /// Where the will goes by the rules of `[topics]`, as a PUBLISH would. `handshake` has mounted it.

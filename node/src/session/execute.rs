@@ -12,6 +12,7 @@ use lontra_storage::ids::SessionId;
 use lontra_storage::message::Message;
 
 use super::attach;
+use super::authenticate;
 use super::operations::Operation;
 use super::publishes::Path;
 use crate::auth::Authorized;
@@ -43,6 +44,7 @@ pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
         for output in outputs {
             match output {
                 Output::Connect(accepted) => attach::begin(worker, client, accepted),
+                Output::Authenticate { data } => authenticate::step(worker, client, &data),
                 Output::Publish { publish: packet, token } => publish(worker, client, packet, token),
                 Output::Subscribe {
                     packet_id,

@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod attach;
+pub mod authenticate;
 pub mod end;
 pub mod execute;
 pub mod operations;

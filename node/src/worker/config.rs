@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 
 use crate::auth::chain::ListenerAuth;
 use crate::auth::cluster::ClusterAccess;
-use crate::auth::hashing::Hashing;
+use crate::auth::lasting::Lasting;
 use crate::auth::{Auth, AuthFileError};
 use crate::config::listener::Listener;
 use crate::config::{Config, ListenerKind, Network, WebOrigin};
@@ -81,7 +81,7 @@ impl WorkerConfig {
     ///
     /// # Errors
     /// The first file that cannot be used; nothing has changed.
-    pub fn load(config: &Config, hashing: Hashing, protection: &Arc<Protection>) -> Result<Self, FileError> {
+    pub fn load(config: &Config, lasting: &Lasting, protection: &Arc<Protection>) -> Result<Self, FileError> {
         let topic_rules = TopicRules::new(&config.topics);
         let listeners = config.all_listeners();
         let listeners = listeners
@@ -90,7 +90,7 @@ impl WorkerConfig {
         Ok(WorkerConfig {
             connections_max: i64::from(config.mqtt.connections_max),
             listeners: listeners.collect::<Result<_, _>>()?,
-            auth: Arc::new(Auth::load(config, hashing)?),
+            auth: Arc::new(Auth::load(config, lasting)?),
         })
     }
 
@@ -117,6 +117,7 @@ fn listener_config(
         filters_per_packet: config.limits.filters_per_packet_max as usize,
         user_properties: config.limits.user_properties_max as usize,
     };
+    let auth = config.listener_auth(listener);
     let tls = match listener.kind.is_tls() {
         false => None,
         true => Some(TlsConfig {
@@ -138,6 +139,7 @@ fn listener_config(
             outbox_messages_max: mqtt.outbox_messages_max as usize,
             mountpoint: Mountpoint::new(&listener.mountpoint),
             topic_rules: topic_rules.clone(),
+            scram: auth.offers_scram(),
         },
         limits,
         connect_timeout: listener.connect_timeout.unwrap_or(mqtt.connect_timeout),
@@ -148,7 +150,7 @@ fn listener_config(
         proxy_protocol: listener.proxy_protocol,
         trusted_proxies: listener.trusted_proxies.clone(),
         tls,
-        auth: config.listener_auth(listener),
+        auth,
         guard: Guard::new(protection, config, listener),
     })
 }

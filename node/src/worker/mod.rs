@@ -32,6 +32,7 @@ use tokio::sync::{Notify, watch};
 
 pub use self::config::{ListenerConfig, WorkerConfig};
 use crate::auth::Access;
+use crate::auth::scram::Exchange;
 use crate::gateway::listen::Listening;
 use crate::gateway::peer::Peer;
 use crate::gateway::tls::handshake::Handshakes;
@@ -105,6 +106,8 @@ pub struct Client {
     pub held: Cell<Option<Instant>>,
     /// Its places among the connections of its address and of its user.
     pub places: RefCell<(Option<Place>, Option<UserPlace>)>,
+    /// Its enhanced authentication, between a challenge and the answer.
+    pub exchange: RefCell<Option<Exchange>>,
 }
 
 impl Client {
@@ -259,6 +262,7 @@ impl Worker {
             flow: RefCell::default(),
             held: Cell::default(),
             places: RefCell::default(),
+            exchange: RefCell::default(),
         });
         self.connections.borrow_mut().insert(id, client.clone());
         client
@@ -290,7 +294,7 @@ impl Worker {
                     {
                         connection.note_version(version);
                     }
-                    let version = version.filter(|_| connection.served.is_some());
+                    let version = version.filter(|_| connection.served.is_some() || connection.is_authenticating());
                     match codec::decode(frame, version, Direction::ClientToServer, &client.config.limits) {
                         Ok(packet) => connection.packet(packet, Instant::now(), || self.fresh_client_id(client)),
                         Err(violation) => self.violation(&mut connection, &violation),

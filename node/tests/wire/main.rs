@@ -21,6 +21,8 @@ mod slow_wills;
 mod wire_admin;
 mod wire_auth;
 mod wire_auth_acl;
+mod wire_auth_methods;
+mod wire_auth_scram;
 mod wire_bad_input;
 mod wire_basics;
 mod wire_bench;

@@ -102,7 +102,7 @@ pub(super) fn reach(key: &str, config: &Config, listener: &Listener) -> Checked 
         return Ok(());
     }
     let problem = format!(
-        "{} is not a loopback address, and nothing says who may connect: name auth.password_file, or set \
+        "{} is not a loopback address, and nothing says who may connect: name auth.password_file or another method of [auth], or set \
          tls.client_certificates = \"required\" on a listener of kind mqtts or wss, or let everybody in with anonymous = \
          \"always\"",
         listener.listen
@@ -111,11 +111,16 @@ pub(super) fn reach(key: &str, config: &Config, listener: &Listener) -> Checked 
 }
 
 fn authentication(config: &Config, listener: &Listener, of: &impl Fn(&str) -> String) -> Checked {
-    let configured = config.auth.methods();
+    let has_certificates = listener.kind.is_tls() && listener.tls.client_certificates != ClientCertificates::Off;
     let mut seen = Vec::new();
     for method in listener.authentication.iter().flatten() {
+        if *method == Method::Certificate && !has_certificates {
+            let problem = "names certificate, but clients show none here: set tls.client_certificates on a listener of kind \
+                           mqtts or wss";
+            return refuse(of("authentication"), problem.to_owned());
+        }
         // The cluster's users are there without a file.
-        let has_something = configured.contains(method) || *method == Method::Cluster;
+        let has_something = config.auth.has(*method) || *method == Method::Cluster;
         let problem = match (has_something, seen.contains(&method)) {
             (true, false) => None,
             (true, true) => Some(format!("names {} twice", method.name())),

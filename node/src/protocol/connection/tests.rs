@@ -11,6 +11,8 @@ use crate::protocol::codec::{self, Direction, Limits};
 use crate::protocol::mountpoint::Mountpoint;
 use crate::protocol::publish_out::{Delivery, FrameCache};
 
+mod enhanced;
+
 struct Fixture {
     connection: Connection,
     now: Instant,
@@ -27,6 +29,7 @@ fn policy() -> Policy {
         outbox_messages_max: 10,
         mountpoint: Mountpoint::default(),
         topic_rules: Default::default(),
+        scram: true,
     }
 }
 

@@ -263,6 +263,13 @@ pub fn disconnect_with_code(code: u8) -> Vec<u8> {
     frame(0xe0, &[code])
 }
 
+/// AUTH of 5.0.
+pub fn auth(code: u8, properties: &[Property]) -> Vec<u8> {
+    let mut body = vec![code];
+    put_properties(&mut body, Version::V5, properties);
+    frame(0xf0, &body)
+}
+
 /// DISCONNECT of 5.0 that changes the Session Expiry Interval.
 pub fn disconnect_with_expiry(seconds: u32) -> Vec<u8> {
     let mut body = vec![0x00];
@@ -312,12 +319,19 @@ pub enum Packet {
         code: u8,
         properties: Vec<Property>,
     },
+    Auth {
+        code: u8,
+        properties: Vec<Property>,
+    },
 }
 
 impl Packet {
-    /// The value of property `id` of a CONNACK or DISCONNECT.
+    /// The value of property `id` of a CONNACK, DISCONNECT or AUTH.
     pub fn property(&self, id: u8) -> Option<&Value> {
-        let (Packet::Connack { properties, .. } | Packet::Disconnect { properties, .. }) = self else {
+        let (Packet::Connack { properties, .. }
+        | Packet::Disconnect { properties, .. }
+        | Packet::Auth { properties, .. }) = self
+        else {
             return None;
         };
         properties
@@ -433,7 +447,14 @@ impl Body<'_> {
                 codes: self.codes(version, version == Version::V5)?,
             },
             13 => Packet::Pingresp,
-            14 if version == Version::V5 => self.disconnect()?,
+            14 if version == Version::V5 => {
+                let (code, properties) = self.code_and_properties()?;
+                Packet::Disconnect { code, properties }
+            }
+            15 if version == Version::V5 => {
+                let (code, properties) = self.code_and_properties()?;
+                Packet::Auth { code, properties }
+            }
             kind => return Err(format!("packet type {kind} from a server")),
         })
     }
@@ -504,14 +525,14 @@ impl Body<'_> {
         }
     }
 
-    fn disconnect(&mut self) -> Result<Packet, String> {
+    fn code_and_properties(&mut self) -> Result<(u8, Vec<Property>), String> {
         let code = if self.left.is_empty() { 0 } else { self.byte()? };
         let properties = if self.left.is_empty() {
             Vec::new()
         } else {
             self.properties(Version::V5)?
         };
-        Ok(Packet::Disconnect { code, properties })
+        Ok((code, properties))
     }
 
     fn properties(&mut self, version: Version) -> Result<Vec<Property>, String> {

@@ -24,6 +24,7 @@ pub mod cluster;
 pub mod codec;
 pub mod exactly_once;
 pub mod foreign;
+pub mod http_server;
 pub mod ledger;
 pub mod load;
 pub mod members;
