@@ -198,6 +198,7 @@ const LIVE: &[&str] = &[
     "queue.policy",
     "retained.messages_max",
     "retained.bytes_max",
+    "topics.delayed_messages_max",
     "websocket.origins",
     "auth.password_file",
     "auth.acl_file",

@@ -313,6 +313,7 @@ pub(crate) fn limits(config: &Config) -> ClusterLimits {
         checkpoint_interval: config.storage.checkpoint_interval,
         retained_messages_max: limit(config.retained.messages_max),
         retained_bytes_max: limit(config.retained.bytes_max.bytes()),
+        delayed_messages_max: limit(config.topics.delayed_messages_max),
         free_space_min: f64::from(config.storage.free_space_min.0) / 100.0,
     }
 }

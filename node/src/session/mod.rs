@@ -1,7 +1,9 @@
 //! Sessions: what a connection's outputs mean to the cluster. Decisions stand in `protocol`; here they are carried out.
 
 pub mod attach;
+mod delay;
 pub mod end;
+mod exclusive;
 pub mod execute;
 pub mod operations;
 pub mod publishes;

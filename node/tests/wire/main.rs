@@ -35,6 +35,8 @@ mod wire_conformance_properties;
 mod wire_conformance_publish;
 mod wire_conformance_subscribe;
 mod wire_conformance_versions;
+mod wire_delayed;
+mod wire_exclusive;
 mod wire_listeners;
 mod wire_qos2;
 mod wire_readme;

@@ -18,7 +18,7 @@ pub use self::meta::{
 };
 pub(crate) use self::meta::{read_offsets, write_offsets};
 pub use self::shard::{
-    Append, Assignment, BatchReply, EnqueueRetained, Left, NodeBatch, OperationResult, Origin, ShardOperation,
+    Append, Assignment, BatchReply, Delay, EnqueueRetained, Left, NodeBatch, OperationResult, Origin, ShardOperation,
 };
 pub(crate) use self::shard::{read_applied, write_applied};
 
