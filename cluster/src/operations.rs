@@ -86,6 +86,8 @@ pub struct GroupStatus {
     pub leader: Option<NodeId>,
     pub term: u64,
     pub applied: u64,
+    /// Messages that wait in a shard for their time.
+    pub delayed: u64,
 }
 
 /// Filters with connected ephemeral subscribers on this node, and whether the cluster knows.
@@ -624,6 +626,10 @@ impl Cluster {
                 leader: group.leader(),
                 term: group.term(),
                 applied: group.applied.current(),
+                delayed: group
+                    .id
+                    .as_shard()
+                    .map_or(0, |shard| self.inner.views[usize::from(shard.0)].delayed().count),
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 //! gives it back or ends; also when the holder's node dies.
 
 use crate::support::client::Client;
-use crate::support::cluster::{Cluster, shared};
+use crate::support::cluster::{Cluster, http_get, shared};
 use crate::support::codec::{self, Connect, Packet, Publish, VERSIONS, Version};
 use crate::support::{START, eventually};
 
@@ -88,6 +88,14 @@ async fn lives_of_a_claim(version: Version, durable: bool) {
     if durable {
         assert_eq!(answer, [refused]);
         publisher.publish(&topic, "while away", 1).await;
+        let path = format!("/api/v1/sessions/{name}");
+        let (_, body) = http_get(&cluster.nodes[2].http, &path).await.expect("an answer");
+        let session: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(
+            session["exclusive"],
+            serde_json::json!([format!("{tag}/+")]),
+            "{session}"
+        );
         let mut holder = connect(cluster.mqtt(2), version, &name, true).await;
         assert_eq!(holder.message().await.text(), "while away");
         assert_eq!(ask(&mut other, &[(&filter, 1)]).await, [refused]);
