@@ -47,6 +47,8 @@ pub struct Limits {
     /// Retained messages of the whole cluster beyond which no more are taken; spread over the shards.
     pub retained_messages_max: Option<u64>,
     pub retained_bytes_max: Option<u64>,
+    /// Delayed messages of the whole cluster beyond which no more are taken; spread over the shards.
+    pub delayed_messages_max: Option<u64>,
     /// Publishes are refused while the data directory's file system has less free than this share, 0 to 1.
     pub free_space_min: f64,
 }

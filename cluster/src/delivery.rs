@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lontra_storage::ids::{MetaIndex, NodeId, Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::Role;
 use lontra_storage::meta::{AccessChange, MetaEvent, MetaSink, MetaView};
-use lontra_storage::shard::{Appended, Applied, Ledger, RetainedSize, ShardSink};
+use lontra_storage::shard::{Appended, Applied, DelayedSize, Ledger, RetainedSize, ShardSink};
 use lontra_storage::test_bugs::{Bug, has};
 use tokio::sync::{Notify, mpsc};
 
@@ -37,6 +37,9 @@ pub struct ShardView {
     /// How much the shard retains: messages, bytes.
     retained_count: AtomicU64,
     retained_bytes: AtomicU64,
+    /// How much waits in it for its time; of a shard that this node holds.
+    delayed_count: AtomicU64,
+    delayed_bytes: AtomicU64,
     /// Of a shard that this node holds. Never held over an await.
     ledger: Mutex<Ledger>,
 }
@@ -45,6 +48,18 @@ impl ShardView {
     pub fn note_retained(&self, size: RetainedSize) {
         self.retained_count.store(size.count, Ordering::Relaxed);
         self.retained_bytes.store(size.bytes, Ordering::Relaxed);
+    }
+
+    pub fn note_delayed(&self, size: DelayedSize) {
+        self.delayed_count.store(size.count, Ordering::Relaxed);
+        self.delayed_bytes.store(size.bytes, Ordering::Relaxed);
+    }
+
+    pub fn delayed(&self) -> DelayedSize {
+        DelayedSize {
+            count: self.delayed_count.load(Ordering::Relaxed),
+            bytes: self.delayed_bytes.load(Ordering::Relaxed),
+        }
     }
 
     pub fn note_ledger(&self, ledger: Ledger) {
@@ -77,6 +92,7 @@ impl ShardSink for ShardDelivery {
     fn applied(&self, applied: Applied) {
         self.view.clock.observe(applied.now);
         self.view.note_retained(applied.retained);
+        self.view.note_delayed(applied.delayed);
         self.view.note_ledger(applied.ledger);
         if !applied.waiting.is_empty() {
             self.waiting.add(applied.shard, &applied.waiting);
@@ -100,8 +116,17 @@ impl ShardSink for ShardDelivery {
         self.applied.advance(index);
     }
 
-    fn jumped(&self, shard: ShardId, upto: Offset, at: u64, retained: RetainedSize, ledger: Ledger) {
+    fn jumped(
+        &self,
+        shard: ShardId,
+        upto: Offset,
+        at: u64,
+        retained: RetainedSize,
+        delayed: DelayedSize,
+        ledger: Ledger,
+    ) {
         self.view.note_retained(retained);
+        self.view.note_delayed(delayed);
         self.view.note_ledger(ledger);
         self.view.offset.advance(upto.0);
         self.followers.jumped();

@@ -13,7 +13,7 @@ use lontra_storage::encoding::{DecodeError, Reader, Writer};
 use lontra_storage::ids::{Offset, ShardId};
 use lontra_storage::machine::EntryPosition;
 use lontra_storage::message::{LogTime, Message, Recipient};
-use lontra_storage::shard::{Appended, Applied, Ledger, RetainedSize};
+use lontra_storage::shard::{Appended, Applied, DelayedSize, Ledger, RetainedSize};
 
 use crate::Inner;
 use crate::requests::FOLLOW;
@@ -144,7 +144,8 @@ fn decode(bytes: &Bytes) -> Result<Followed, DecodeError> {
         appended,
         waiting: Vec::new(),
         retained,
-        // Those that hold the shard tell it.
+        // Those that hold the shard tell these.
+        delayed: DelayedSize::default(),
         ledger: Ledger::default(),
     }))
 }
@@ -241,6 +242,7 @@ mod tests {
             appended,
             waiting: vec![],
             retained: RetainedSize::default(),
+            delayed: DelayedSize::default(),
             ledger: Ledger::default(),
         })
     }

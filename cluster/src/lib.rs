@@ -6,7 +6,7 @@
 //!                    ├─ forward   (ephemeral path: numbered frames to nodes with a matching session)
 //!                    ├─ reader    (session queues), retained  delivery, follow ─▶ Local (node)
 //!                    ├─ access    (users, rules, bans, keys: changes, and when they are in effect)
-//!                    └─ leaders' upkeep: leader (meta), wills, shared (groups), sweep
+//!                    └─ leaders' upkeep: leader (meta), wills, delayed, shared (groups), sweep
 //! ```
 //!
 //! The promises and the interleavings that the rules prevent: ARCHITECTURE.md, invariants by name.
@@ -15,6 +15,7 @@ pub mod access;
 pub mod clock;
 mod config;
 mod control;
+mod delayed;
 mod delivery;
 mod error;
 mod follow;
@@ -60,7 +61,7 @@ use tokio::task::JoinSet;
 pub use config::{ClusterConfig, Limits};
 pub use error::{ClusterError, MetaError};
 pub use metrics::ClusterMetrics;
-pub use operations::{Attached, ConnectRequest, DurablePublish, GroupStatus};
+pub use operations::{Attached, ConnectRequest, DelayedPublish, DurablePublish, GroupStatus};
 pub use reader::PageLimits;
 pub use requests::RetainedRequest;
 pub use retained::Owed;
@@ -260,6 +261,7 @@ impl Inner {
         }
         self.metrics.leaders(leads);
         self.metrics.retained(self.retained_size());
+        self.metrics.delayed(self.delayed_size());
         if let Ok(space) = self.storage.free_space() {
             self.metrics.disk(space.available, space.total);
         }

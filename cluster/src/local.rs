@@ -29,6 +29,8 @@ pub enum Outcome {
     DiskLow,
     /// Refused before anything was sent: as much is retained as may be.
     RetainedFull,
+    /// The shard refused it: as many messages are delayed as may be.
+    DelayedFull,
     /// The shard refused it: another connection owns the session. Nothing was stored.
     Refused,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lontra_storage::ids::{GroupId, NodeId, ShardId};
-use lontra_storage::shard::RetainedSize;
+use lontra_storage::shard::{DelayedSize, RetainedSize};
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
@@ -32,6 +32,9 @@ pub struct ClusterMetrics {
     queue_dropped: IntCounterVec,
     retained_messages: IntGauge,
     retained_bytes: IntGauge,
+    delayed_messages: IntGauge,
+    delayed_bytes: IntGauge,
+    delayed_released: IntCounter,
     disk_free_bytes: IntGauge,
     disk_free_ratio: Gauge,
 }
@@ -116,6 +119,19 @@ impl ClusterMetrics {
                 "lontra_retained_bytes",
                 "Topics, payloads and properties of all retained messages of the cluster.",
             ),
+            delayed_messages: gauge(
+                "lontra_delayed_messages",
+                "Messages to $delayed/ that wait for their time, in the shards that this node leads.",
+            ),
+            delayed_bytes: gauge(
+                "lontra_delayed_bytes",
+                "Topics, payloads and properties of the messages that wait for their time, in the shards that this node \
+                 leads.",
+            ),
+            delayed_released: counter(
+                "lontra_delayed_released_total",
+                "Messages to $delayed/ that this node, leading their shard, published when their time had come.",
+            ),
             disk_free_bytes: gauge(
                 "lontra_storage_free_bytes",
                 "Bytes that are free on the file system of the data directory.",
@@ -132,7 +148,7 @@ impl ClusterMetrics {
     }
 
     fn register(&self, registry: &Registry) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 22] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 25] = [
             Box::new(self.ephemeral_sent.clone()),
             Box::new(self.ephemeral_received.clone()),
             Box::new(self.leaders.clone()),
@@ -153,6 +169,9 @@ impl ClusterMetrics {
             Box::new(self.queue_dropped.clone()),
             Box::new(self.retained_messages.clone()),
             Box::new(self.retained_bytes.clone()),
+            Box::new(self.delayed_messages.clone()),
+            Box::new(self.delayed_bytes.clone()),
+            Box::new(self.delayed_released.clone()),
             Box::new(self.disk_free_bytes.clone()),
             Box::new(self.disk_free_ratio.clone()),
         ];
@@ -239,6 +258,15 @@ impl ClusterMetrics {
     pub fn retained(&self, size: RetainedSize) {
         self.retained_messages.set(size.count as i64);
         self.retained_bytes.set(size.bytes as i64);
+    }
+
+    pub fn delayed(&self, size: DelayedSize) {
+        self.delayed_messages.set(size.count as i64);
+        self.delayed_bytes.set(size.bytes as i64);
+    }
+
+    pub fn delayed_released(&self) {
+        self.delayed_released.inc();
     }
 
     pub fn disk(&self, available: u64, total: u64) {

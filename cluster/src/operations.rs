@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lontra_storage::command::{Left, MetaOp, MetaReply, Origin, ShardOperation, Subscription, Will};
+use lontra_storage::command::{Delay, Left, MetaOp, MetaReply, Origin, ShardOperation, Subscription, Will};
 use lontra_storage::ids::{GroupId, Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::{LogTime, Message, Recipient};
 use lontra_storage::meta::{MetaView, Session, SubscriptionOptions};
@@ -50,6 +50,17 @@ pub struct DurablePublish {
     pub ticket: Ticket,
 }
 
+/// A publish that is delivered later, to whoever is subscribed then.
+pub struct DelayedPublish {
+    /// An encoded message, as it is to be published.
+    pub message: Bytes,
+    /// In log time of the topic's shard.
+    pub seconds: u32,
+    /// `Plain` or `Received`.
+    pub origin: Origin,
+    pub ticket: Ticket,
+}
+
 /// The session that a connection now serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
@@ -75,6 +86,8 @@ pub struct GroupStatus {
     pub leader: Option<NodeId>,
     pub term: u64,
     pub applied: u64,
+    /// Messages that wait in a shard for their time.
+    pub delayed: u64,
 }
 
 /// Filters with connected ephemeral subscribers on this node, and whether the cluster knows.
@@ -230,9 +243,9 @@ impl Cluster {
         self.inner.detach(operation).await
     }
 
-    /// Subscribes a durable session, or any session to shared groups. When this returns, every Up node matches publishes
-    /// against it (P4). Answers which filters were subscribed before, and which are owed retained messages:
-    /// [`Cluster::enqueue_retained`].
+    /// Subscribes a durable session, or any session to shared groups; of an ephemeral one it claims what is exclusive. When
+    /// this returns, every Up node matches publishes against it (P4). Answers which are owed retained messages
+    /// ([`Cluster::enqueue_retained`]), and the positions of those that another session holds exclusively.
     ///
     /// # Errors
     /// Not the owner any more, or the control plane did not answer.
@@ -241,7 +254,7 @@ impl Cluster {
         session: SessionId,
         epoch: SessionEpoch,
         subscriptions: Vec<Subscription>,
-    ) -> Result<(Vec<bool>, Vec<Owed>), MetaError> {
+    ) -> Result<(Vec<u32>, Vec<Owed>), MetaError> {
         let filters: Vec<Box<str>> = subscriptions.iter().map(|one| one.filter.clone()).collect();
         let operation = MetaOp::Subscribe {
             session,
@@ -256,7 +269,7 @@ impl Cluster {
             return Ok((Vec::new(), Vec::new()));
         }
         let (index, replies) = self.inner.change_meta("subscribe", &[operation], OPERATION_MAX).await?;
-        let Some(MetaReply::Subscribed { existed }) = replies.into_iter().next() else {
+        let Some(MetaReply::Subscribed { refused, .. }) = replies.into_iter().next() else {
             return Err(MetaError::Stale);
         };
         self.inner.barrier(index, OPERATION_MAX).await?;
@@ -268,7 +281,7 @@ impl Cluster {
             .map(owed)
             .unwrap_or_default();
         owed.retain(|one| filters.contains(&one.filter));
-        Ok((existed, owed))
+        Ok((refused, owed))
     }
 
     /// Moves retained messages into the queue of a durable session, in the background.
@@ -473,6 +486,24 @@ impl Cluster {
         );
     }
 
+    /// Stores a publish until its time has come. Its outcome is told to the ticket, on the result of apply.
+    pub fn publish_delayed(&self, shard: ShardId, publish: DelayedPublish) {
+        if self.inner.lease.is_disk_low(shard) {
+            self.inner.local.completed(vec![(publish.ticket, Outcome::DiskLow)]);
+            return;
+        }
+        let shards = u64::from(self.inner.shards.shard_count());
+        let max = self.inner.limits.borrow().delayed_messages_max;
+        let delay = Delay {
+            message: publish.message,
+            seconds: publish.seconds,
+            count_max: max.map(|max| max.div_ceil(shards)),
+            origin: publish.origin,
+        };
+        let ticket = publish.ticket;
+        self.inner.send(shard, ShardRequest::Delay { delay, ticket });
+    }
+
     /// An entry leaves the session's queue: acknowledged, or dropped by its owner. The outcome frees the Packet
     /// Identifier.
     pub fn settle(&self, shard: ShardId, session: SessionId, offset: Offset, how: Left, ticket: Ticket) {
@@ -607,6 +638,10 @@ impl Cluster {
                 leader: group.leader(),
                 term: group.term(),
                 applied: group.applied.current(),
+                delayed: group
+                    .id
+                    .as_shard()
+                    .map_or(0, |shard| self.inner.views[usize::from(shard.0)].delayed().count),
             })
             .collect()
     }

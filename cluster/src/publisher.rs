@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use lontra_storage::command::{Append, BatchReply, Left, NodeBatch, OperationResult, Origin, ShardOperation};
+use lontra_storage::command::{Append, BatchReply, Delay, Left, NodeBatch, OperationResult, Origin, ShardOperation};
 use lontra_storage::ids::{Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::Recipient;
 use lontra_storage::test_bugs::{Bug, has};
@@ -37,6 +37,11 @@ use crate::metrics::ClusterMetrics;
 /// Something for a shard.
 pub enum ShardRequest {
     Publish(Publish),
+    /// A publish that waits in its shard for its time.
+    Delay {
+        delay: Delay,
+        ticket: Ticket,
+    },
     /// A message leaves a session's queue.
     Settle {
         session: SessionId,
@@ -501,6 +506,15 @@ fn tell(request: ShardRequest, told: Told, outcomes: &mut Vec<(Ticket, Outcome)>
                 }
             }
         }
+        ShardRequest::Delay { ticket, .. } => {
+            let outcome = match told {
+                Told::Applied(_, Some(OperationResult::Refused)) => Outcome::Refused,
+                Told::Applied(_, Some(OperationResult::Full)) => Outcome::DelayedFull,
+                Told::Applied(upto, _) => Outcome::Stored(upto),
+                Told::Unknown => Outcome::Unknown,
+            };
+            outcomes.push((ticket, outcome));
+        }
         ShardRequest::Settle { ticket, .. } | ShardRequest::Release { ticket, .. } => {
             let outcome = match told {
                 Told::Applied(..) => Outcome::Done,
@@ -554,6 +568,11 @@ impl Content {
                     recipients,
                     origin: publish.origin,
                 }));
+                self.operations.len() - 1
+            }
+            ShardRequest::Delay { delay, .. } => {
+                self.bytes += delay.message.len();
+                self.operations.push(ShardOperation::Delay(delay.clone()));
                 self.operations.len() - 1
             }
             ShardRequest::Settle { session, offset, .. } | ShardRequest::Release { session, offset, .. } => {
@@ -613,6 +632,7 @@ fn is_retained(request: &ShardRequest) -> bool {
 fn is_urgent(request: &ShardRequest) -> bool {
     match request {
         ShardRequest::Publish(_)
+        | ShardRequest::Delay { .. }
         | ShardRequest::Release { .. }
         | ShardRequest::ReleaseReceived { .. }
         | ShardRequest::Upkeep { .. }

@@ -197,6 +197,7 @@ mod tests {
             retain_as_published,
             retain_handling: 0,
             identifier: Some(identifier),
+            exclusive: false,
         }
     }
 

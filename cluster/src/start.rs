@@ -12,7 +12,7 @@ use lontra_storage::message::{Message, Recipient};
 use lontra_storage::meta::{Meta, MetaView};
 use lontra_storage::{GroupState, Storage};
 
-use lontra_storage::shard::{Shard, read_head, read_ledger, read_retained_size};
+use lontra_storage::shard::{Shard, read_delayed_size, read_head, read_ledger, read_retained_size};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -32,7 +32,7 @@ use crate::publisher::{Propose, ShardSender};
 use crate::serve_peers::ServePeers;
 use crate::shard_map::ShardMap;
 use crate::shared::WaitingGroups;
-use crate::{Cluster, Inner, control, follow, leader, shared, sweep, wills};
+use crate::{Cluster, Inner, control, delayed, follow, leader, shared, sweep, wills};
 
 impl Cluster {
     /// Starts every group that this node holds, links with the peers, and asks to be admitted. Returns before it is:
@@ -197,6 +197,7 @@ async fn start_shard(
     view.offset.advance(offset.0);
     view.clock.observe(log_time);
     view.note_retained(read_retained_size(&stored.2)?);
+    view.note_delayed(read_delayed_size(&stored.2)?);
     view.note_ledger(read_ledger(&stored.2)?);
     applied.advance(stored.2.applied_index()?);
     let parts = GroupParts {
@@ -285,6 +286,7 @@ fn start_tasks(inner: &Arc<Inner>, events: mpsc::UnboundedReceiver<ControlEvent>
     tasks.spawn(leader::spread(inner.clone()));
     tasks.spawn(sweep::run(inner.clone()));
     tasks.spawn(wills::run(inner.clone()));
+    tasks.spawn(delayed::run(inner.clone()));
     tasks.spawn(shared::run(inner.clone()));
     tasks.spawn(checkpoint(inner.clone()));
     for shard in inner.shards.shards().filter(|shard| !inner.groups.contains_key(shard)) {

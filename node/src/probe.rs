@@ -55,6 +55,7 @@ impl Probe for NodeProbe {
                     "leader": group.leader,
                     "term": group.term,
                     "applied": group.applied,
+                    "delayed": group.delayed,
                 })
             })
             .collect();
@@ -93,6 +94,7 @@ impl Probe for NodeProbe {
     fn session(&self, client_id: &str) -> Option<Value> {
         let meta = self.cluster.meta().read();
         let (id, session) = meta.session_of(client_id)?;
+        let exclusive = session.subscriptions.iter().filter(|(_, options)| options.exclusive);
         Some(json!({
             "client_id": &*session.client_id,
             "session": id.0,
@@ -104,6 +106,7 @@ impl Probe for NodeProbe {
             "expiry_seconds": session.expiry,
             "expires_in_ms": session.expires_at.map(|at| at.0.saturating_sub(self.cluster.meta_time().0)),
             "subscriptions": session.subscriptions.keys().map(|filter| &**filter).collect::<Vec<_>>(),
+            "exclusive": exclusive.map(|(filter, _)| &**filter).collect::<Vec<_>>(),
         }))
     }
 }

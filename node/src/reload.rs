@@ -226,6 +226,7 @@ const LIVE: &[&str] = &[
     "limits.flapping_user_max",
     "limits.flapping_window",
     "limits.flapping_ban",
+    "topics.delayed_messages_max",
     "websocket.origins",
     "auth.password_file",
     "auth.cluster_users",

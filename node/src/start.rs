@@ -143,7 +143,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
     }
 
     let mut failed = storage.failed();
-    let probe = Arc::new(NodeProbe::new(cluster.clone(), failed.clone(), hashing));
+    let probe = Arc::new(NodeProbe::new(cluster.clone(), failed.clone(), lasting.hashing));
     let mut http_stop = stopped.clone();
     let shutdown = async move {
         let _ = http_stop.wait_for(|stop| *stop).await;
@@ -332,6 +332,7 @@ pub(crate) fn limits(config: &Config) -> ClusterLimits {
         checkpoint_interval: config.storage.checkpoint_interval,
         retained_messages_max: limit(config.retained.messages_max),
         retained_bytes_max: limit(config.retained.bytes_max.bytes()),
+        delayed_messages_max: limit(config.topics.delayed_messages_max),
         free_space_min: f64::from(config.storage.free_space_min.0) / 100.0,
     }
 }

@@ -34,6 +34,10 @@ id!(
     Offset(u64)
 );
 id!(
+    /// A delayed message in its shard, from 1. Never reused.
+    DelayedId(u64)
+);
+id!(
     /// A session for its whole life: the meta index that created it, times [`SessionId::PER_ENTRY`]. Never reused.
     SessionId(u64)
 );

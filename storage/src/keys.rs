@@ -17,6 +17,7 @@
 //! | 10 | session | the highest epoch that published QoS 2 | shard |
 //! | 11 | session · epoch | log time: its will was appended | shard |
 //! | 12 | session · filter | how far the replay of retained messages has come | shard |
+//! | 13 | log time · id | encoded message: it is delayed until then | shard |
 //! | 16 | node | up, incarnation, start | meta |
 //! | 17 | session | client id, epoch, owner, expiry, … | meta |
 //! | 18 | session · filter | subscription options | meta |
@@ -29,7 +30,7 @@
 //! | 25 | ban's target | end, reason, who set it | meta |
 //! | 26 | key id | digest and role of a key of the admin API | meta |
 
-use crate::ids::{NodeId, Offset, SessionEpoch, SessionId};
+use crate::ids::{DelayedId, NodeId, Offset, SessionEpoch, SessionId};
 use crate::message::LogTime;
 
 pub const MESSAGE: u8 = 1;
@@ -43,6 +44,7 @@ pub const RECEIVED: u8 = 9;
 pub const RECEIVED_EPOCH: u8 = 10;
 pub const SHARD_WILL: u8 = 11;
 pub const REPLAY: u8 = 12;
+pub const DELAYED: u8 = 13;
 pub const NODE: u8 = 16;
 pub const SESSION: u8 = 17;
 pub const SUBSCRIPTION: u8 = 18;
@@ -127,6 +129,14 @@ pub fn replay(session: SessionId, filter: &str) -> Vec<u8> {
     number_and_text(REPLAY, session.0, filter)
 }
 
+/// A message that is delayed until `due`.
+pub fn delayed(due: LogTime, id: DelayedId) -> [u8; 17] {
+    let mut key = [DELAYED; 17];
+    key[1..9].copy_from_slice(&due.0.to_be_bytes());
+    key[9..].copy_from_slice(&id.0.to_be_bytes());
+    key
+}
+
 /// The scheduled will of one connection of a session.
 pub fn will(session: SessionId, epoch: SessionEpoch) -> [u8; 17] {
     session_and_epoch(WILL, session, epoch)
@@ -179,6 +189,7 @@ const KIND_NAMES: &[(u8, &str)] = &[
     (RECEIVED_EPOCH, "received_epoch"),
     (SHARD_WILL, "shard_will"),
     (REPLAY, "replay"),
+    (DELAYED, "delayed"),
     (NODE, "node"),
     (SESSION, "session"),
     (SUBSCRIPTION, "subscription"),

@@ -179,6 +179,12 @@ pub(super) fn check(config: &Config) -> Checked {
         time("sys.interval", sys.interval, shortest, longest)?;
     }
     topics.check()?;
+    range(
+        "topics.delayed_messages_max",
+        topics.delayed_messages_max,
+        0,
+        MESSAGES_MAX,
+    )?;
     size_or_derived(
         "storage.cache_bytes",
         storage.cache_bytes,

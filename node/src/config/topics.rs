@@ -1,4 +1,4 @@
-//! `[topics]`: what is made of the topics that clients name. How it works: `protocol/topic_rules.rs`.
+//! `[topics]`: what is made of the topics that clients name, and how much may wait for its time. How it works: `protocol/topic_rules.rs`.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::check::Violation;
-use crate::protocol::codec::topic_grammar::{check_topic_filter, is_shared};
+use crate::protocol::codec::topic_grammar::{check_topic_filter, is_exclusive, is_shared};
 use crate::sys::is_sys;
 
 /// `[topics]`: rules in three lists, of each the first that fits. Default: none. Equal on all nodes: what a client gets must not
@@ -22,6 +22,10 @@ pub struct Topics {
 
     /// What may be published where. At most 1000.
     pub policy: Vec<Policy>,
+
+    /// Messages to `$delayed/` that may wait for their time in the whole cluster, spread over the shards. A publish beyond is
+    /// refused with 0x97. Default 0: no limit but the disk watermark.
+    pub delayed_messages_max: u64,
 }
 
 /// One of `topics.rewrite`.
@@ -153,6 +157,9 @@ impl Topics {
             if rule.retain_handling > 2 {
                 return refuse(".retain_handling", format!("{} is not 0, 1 or 2", rule.retain_handling));
             }
+            if is_exclusive(&rule.filter) {
+                return refuse(".filter", "exclusive is what a client asks for itself".to_owned());
+            }
             if rule.no_local && is_shared(&rule.filter) {
                 return refuse(".no_local", "not for a shared subscription".to_owned()); // [MQTT-3.8.3-4]
             }
@@ -162,8 +169,8 @@ impl Topics {
             if let Err(problem) = filter(&rule.filter) {
                 return refuse(".filter", problem);
             }
-            if is_shared(&rule.filter) {
-                return refuse(".filter", "not for a shared subscription".to_owned());
+            if is_shared(&rule.filter) || is_exclusive(&rule.filter) {
+                return refuse(".filter", "not for a shared or exclusive subscription".to_owned());
             }
             if rule.qos_max > 2 {
                 return refuse(".qos_max", format!("{} is not 0, 1 or 2", rule.qos_max));
@@ -252,6 +259,11 @@ mod tests {
                 r#"subscribe = [{ filter = "a", retain_handling = 3 }]"#,
                 "topics.subscribe[0].retain_handling",
             ),
+            (
+                r#"subscribe = [{ filter = "$exclusive/a" }]"#,
+                "topics.subscribe[0].filter",
+            ),
+            (r#"policy = [{ filter = "$exclusive/a" }]"#, "topics.policy[0].filter"),
             (r#"policy = [{ filter = "" }]"#, "topics.policy[0].filter"),
             (r##"policy = [{ filter = "$SYS/#" }]"##, "topics.policy[0].filter"),
             (r#"policy = [{ filter = "$share/g/a" }]"#, "topics.policy[0].filter"),

@@ -25,10 +25,11 @@ use lontra_storage::ids::{SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::LogTime;
 
 use super::answers::Answers;
-use super::codec::topic_grammar::{canonical, check_topic_filter};
+use super::codec::topic_grammar::{canonical, check_topic_filter, is_exclusive};
 use super::codec::{
     Disconnect, Packet, Publish, ReasonCode, Subscribe, Unsubscribe, Version, Violation, encode_pingresp,
 };
+use super::delayed;
 use super::handshake::{self, Accepted, Policy};
 use super::publish_in::{Inbound, Received};
 use super::publish_out::{Effects, Outbound, Wish};
@@ -277,6 +278,15 @@ impl Connection {
             Ok(publish) => publish,
             Err(reason) => return self.refuse_publish(reason, "no such topic alias"),
         };
+        let publish = match delayed::split(publish.topic()) {
+            None => publish,
+            Some(Ok((seconds, topic))) => {
+                let topic = topic.into();
+                publish.delayed(seconds, topic)
+            }
+            // As it is: it is refused in the order of acknowledgements.
+            Some(Err(_)) => return self.resolved_publish(publish, now),
+        };
         let rewritten = match self.policy.topic_rules.topic(publish.topic(), self.namer()) {
             Ok(rewritten) => rewritten,
             Err(reason) => return self.refuse_publish(reason, "what the topic is rewritten to is none"),
@@ -323,6 +333,7 @@ impl Connection {
     fn subscribe(&mut self, subscribe: Subscribe) {
         let (mut subscriptions, mut reasons) = (Vec::new(), Vec::new());
         for filter in subscribe.filters {
+            let exclusive = is_exclusive(&filter.filter);
             let mounted = filter.valid.and_then(|()| self.in_cluster(filter.filter));
             reasons.push(match &mounted {
                 Err(reason) => *reason,
@@ -336,6 +347,7 @@ impl Connection {
                     retain_as_published: filter.retain_as_published,
                     retain_handling: filter.retain_handling,
                     identifier: subscribe.subscription_identifier,
+                    exclusive,
                 });
             }
         }

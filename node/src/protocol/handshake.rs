@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 
 use super::codec::{ConnAck, ConnAckProperties, Connect, ReasonCode, Will};
+use super::delayed::is_delayed;
 use super::mountpoint::Mountpoint;
 use super::publish_out::OutboundLimits;
 use super::topic_rules::TopicRules;
@@ -75,7 +76,9 @@ pub fn accept(
         Some(METHOD) if policy.scram => Some(connect.properties.authentication_data.take().unwrap_or_default()),
         Some(_) => return Err(ReasonCode::BAD_AUTHENTICATION_METHOD), // [MQTT-4.12.0-1]
     };
-    if connect.will.as_ref().is_some_and(|will| is_sys(&will.topic)) {
+    // A will has a delay of its own: Will Delay Interval.
+    let is_no_topic = |topic: &str| is_sys(topic) || is_delayed(topic);
+    if connect.will.as_ref().is_some_and(|will| is_no_topic(&will.topic)) {
         return Err(ReasonCode::TOPIC_NAME_INVALID);
     }
     if let Some(will) = &mut connect.will

@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod codec;
 pub mod connection;
+pub mod delayed;
 pub mod handshake;
 pub mod mountpoint;
 pub mod publish_in;

@@ -21,7 +21,8 @@ use lontra_storage::topic::matches;
 use regex::Regex;
 
 use super::codec::ReasonCode;
-use super::codec::topic_grammar::{check_topic_filter, check_topic_name, split_shared};
+use super::codec::topic_grammar::{check_topic_filter, check_topic_name, is_exclusive, split_shared};
+use super::delayed::is_delayed;
 use crate::config::topics::{RetainPolicy, RewriteOn, Topics};
 use crate::sys::is_sys;
 
@@ -85,6 +86,7 @@ impl TopicRules {
             retain_as_published: rule.retain_as_published,
             retain_handling: rule.retain_handling,
             identifier: None,
+            exclusive: false,
         });
         let policies = topics.policy.iter().map(|rule| Policy {
             filter: rule.filter.as_str().into(),
@@ -107,6 +109,9 @@ impl TopicRules {
             return Ok(None);
         };
         check_topic_name(&rewritten).map_err(|violation| violation.reason)?;
+        if is_delayed(&rewritten) {
+            return Err(ReasonCode::TOPIC_NAME_INVALID);
+        }
         Ok(Some(rewritten.into()))
     }
 
@@ -125,6 +130,9 @@ impl TopicRules {
             None => rewritten,
         };
         check_topic_filter(&rewritten).map_err(|violation| violation.reason)?;
+        if is_exclusive(&rewritten) {
+            return Err(ReasonCode::TOPIC_FILTER_INVALID);
+        }
         Ok(Cow::Owned(rewritten))
     }
 
@@ -237,6 +245,8 @@ mod tests {
                 { on = "publish", from = '^wild$', to = 'a/#' },
                 { on = "subscribe", from = '^wild$', to = 'a#' },
                 { on = "all", from = '^gone$', to = '' },
+                { on = "publish", from = '^later$', to = '$$delayed/5/a' },
+                { on = "subscribe", from = '^mine$', to = '$$exclusive/a' },
             ]
             "##,
         );
@@ -244,6 +254,8 @@ mod tests {
         assert_eq!(rules.filter("wild", NAMER), Err(ReasonCode::TOPIC_FILTER_INVALID));
         assert_eq!(rules.topic("gone", NAMER), Err(ReasonCode::TOPIC_NAME_INVALID));
         assert!(rules.filter("gone", NAMER).is_err());
+        assert_eq!(rules.topic("later", NAMER), Err(ReasonCode::TOPIC_NAME_INVALID));
+        assert_eq!(rules.filter("mine", NAMER), Err(ReasonCode::TOPIC_FILTER_INVALID));
     }
 
     #[test]

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use lontra_cluster::DurablePublish;
 use lontra_cluster::local::{Outcome, Ticket};
 use lontra_storage::command::{Origin, Subscription};
-use lontra_storage::ids::SessionId;
+use lontra_storage::ids::{SessionId, ShardId};
 use lontra_storage::message::Message;
 
 use super::attach;
 use super::authenticate;
+use super::delay::delay;
 use super::operations::Operation;
 use super::publishes::Path;
 use crate::auth::Authorized;
@@ -21,6 +22,7 @@ use crate::limits::Limit;
 use crate::metrics::{DeniedAction, NodeMetrics};
 use crate::protocol::codec::{Publish, ReasonCode, Version, Will, forwarded_properties};
 use crate::protocol::connection::{Output, Served};
+use crate::protocol::delayed::is_delayed;
 use crate::protocol::publish_out::{Effects, Wish};
 use crate::protocol::topic_rules::Verdict;
 use crate::sys::is_sys;
@@ -111,7 +113,7 @@ fn count(metrics: &NodeMetrics, effects: &mut Effects) {
     }
 }
 
-fn ticket(worker: &Worker, client: &Client, token: u64) -> Ticket {
+pub(super) fn ticket(worker: &Worker, client: &Client, token: u64) -> Ticket {
     Ticket {
         worker: worker.id,
         connection: client.id,
@@ -124,7 +126,16 @@ fn publish(worker: &Rc<Worker>, client: &Rc<Client>, packet: Publish, token: Opt
     let Some(served) = client.connection.borrow().served else {
         return;
     };
-    if is_sys(packet.topic()) {
+    if is_delayed(packet.topic()) && token.is_none() {
+        // Of QoS 0 its client hears no other way that it will never come.
+        worker.metrics.publish_refused(ReasonCode::TOPIC_NAME_INVALID);
+        let why = Some("a topic below $delayed/ that is none");
+        return client
+            .connection
+            .borrow_mut()
+            .close(ReasonCode::TOPIC_NAME_INVALID, why);
+    }
+    if is_sys(packet.topic()) || is_delayed(packet.topic()) {
         let token = token.unwrap_or(UNACKNOWLEDGED);
         return decide(worker, client, token, ReasonCode::TOPIC_NAME_INVALID);
     }
@@ -150,7 +161,10 @@ fn authorize(worker: &Rc<Worker>, client: &Rc<Client>, mut message: Message, pac
     let access = client.access();
     let authorized = access.and_then(|access| access.authorize(message, |message| &message.topic).ok());
     match authorized {
-        Some(message) => route(worker, client, message, packet, token),
+        Some(message) => match packet.delay() {
+            Some(seconds) => delay(worker, client, &message, &packet, seconds, token),
+            None => route(worker, client, message, packet, token),
+        },
         None => denied(worker, client, token),
     }
 }
@@ -221,19 +235,8 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>,
             return publishes.stall(packet, token);
         }
         publishes.begin(token, &matched, Path::Durable, qos, lease);
-        let origin = match packet.packet_id().filter(|_| qos == 2) {
-            None => Origin::Plain,
-            Some(packet_id) => {
-                publishes.received(packet_id, matched.shard);
-                let epoch = client.connection.borrow().served.map(|served| served.epoch);
-                Origin::Received {
-                    session: message.publisher,
-                    epoch: epoch.unwrap_or_default(),
-                    packet_id: packet_id.get(),
-                }
-            }
-        };
         drop(publishes);
+        let origin = origin_of(client, &packet, message.publisher, matched.shard);
         let publish = DurablePublish {
             message: message.encode(),
             retain: message.retain,
@@ -266,6 +269,20 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>,
         .publish_ephemeral(Arc::new(message.into_inner()), &nodes, given, Some(ticket));
 }
 
+/// How a repeat of a publish to `shard` is recognised.
+pub(super) fn origin_of(client: &Client, packet: &Publish, publisher: SessionId, shard: ShardId) -> Origin {
+    let Some(packet_id) = packet.packet_id().filter(|_| packet.qos() as u8 == 2) else {
+        return Origin::Plain;
+    };
+    client.publishes.borrow_mut().received(packet_id, shard);
+    let epoch = client.connection.borrow().served.map(|served| served.epoch);
+    Origin::Received {
+        session: publisher,
+        epoch: epoch.unwrap_or_default(),
+        packet_id: packet_id.get(),
+    }
+}
+
 /// The outcome of something that this connection started.
 pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: Outcome) {
     if token & OUTBOUND != 0 {
@@ -281,7 +298,12 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
     }
     let offset = match outcome {
         Outcome::Stored(offset) => Some(offset),
-        Outcome::Done | Outcome::DiskLow | Outcome::RetainedFull | Outcome::Refused | Outcome::Unknown => None,
+        Outcome::Done
+        | Outcome::DiskLow
+        | Outcome::RetainedFull
+        | Outcome::DelayedFull
+        | Outcome::Refused
+        | Outcome::Unknown => None,
     };
     client.publishes.borrow_mut().end(token, offset);
     if outcome == Outcome::RetainedFull {
@@ -289,7 +311,9 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
     }
     match outcome {
         Outcome::Stored(_) | Outcome::Done => decide(worker, client, token, ReasonCode::SUCCESS),
-        Outcome::DiskLow | Outcome::RetainedFull => decide(worker, client, token, ReasonCode::QUOTA_EXCEEDED),
+        Outcome::DiskLow | Outcome::RetainedFull | Outcome::DelayedFull => {
+            decide(worker, client, token, ReasonCode::QUOTA_EXCEEDED)
+        }
         // `one-owner`: the session is another connection's.
         Outcome::Refused => client
             .connection

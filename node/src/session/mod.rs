@@ -3,7 +3,9 @@
 pub mod admit;
 pub mod attach;
 pub mod authenticate;
+mod delay;
 pub mod end;
+mod exclusive;
 pub mod execute;
 pub mod operations;
 pub mod publishes;

@@ -13,6 +13,7 @@ use lontra_storage::command::Subscription;
 use lontra_storage::meta::SubscriptionOptions;
 
 use super::admit;
+use super::exclusive;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::connection::Served;
@@ -82,7 +83,7 @@ impl Worker {
                     None => subscriptions,
                 };
                 self.wait_for_replays(client).await;
-                let outcome = self.subscribe(client, subscriptions).await;
+                let outcome = self.subscribe(client, subscriptions, &mut reasons).await;
                 match (outcome, packet_id) {
                     (Ok(()), _) => {}
                     (Err(MetaError::Stale), _) => {
@@ -132,10 +133,12 @@ impl Worker {
         }
     }
 
+    /// `reasons`: as of [`Operation::Subscribe`]; what another session holds exclusively is refused there.
     async fn subscribe(
         self: &Rc<Self>,
         client: &Rc<Client>,
-        subscriptions: Vec<Subscription>,
+        mut subscriptions: Vec<Subscription>,
+        reasons: &mut [ReasonCode],
     ) -> Result<(), MetaError> {
         if subscriptions.is_empty() {
             return Ok(());
@@ -143,6 +146,32 @@ impl Worker {
         let Some(served) = client.connection.borrow().served else {
             return Err(MetaError::Stale);
         };
+        let claims = exclusive::claims(&subscriptions, client.is_durable(), |filter| client.holds(filter));
+        if claims.is_empty() {
+            return self.subscribe_granted(client, served, subscriptions).await;
+        }
+        let asked = claims.iter().map(|position| subscriptions[*position].clone()).collect();
+        let (refused, _) = self.cluster.subscribe(served.session, served.epoch, asked).await?;
+        let refused = refused.iter().filter_map(|at| claims.get(*at as usize).copied());
+        let refused: Vec<usize> = refused.collect();
+        exclusive::refuse(&mut subscriptions, reasons, &refused);
+        let granted = self.subscribe_granted(client, served, subscriptions).await;
+        granted.map_err(|error| match error {
+            // What was claimed stands.
+            MetaError::Unavailable { what } => MetaError::Unknown { what },
+            error => error,
+        })
+    }
+
+    async fn subscribe_granted(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        served: Served,
+        subscriptions: Vec<Subscription>,
+    ) -> Result<(), MetaError> {
+        if subscriptions.is_empty() {
+            return Ok(());
+        }
         let is_fresh = |one: &Subscription| !client.has_filter(&one.filter);
         let fresh: Vec<Box<str>> = subscriptions
             .iter()
@@ -225,21 +254,25 @@ impl Worker {
             }
             return Ok(existed);
         }
-        let shared: Vec<Box<str>> = filters.iter().filter(|filter| is_shared(filter)).cloned().collect();
-        if !shared.is_empty() {
-            self.cluster.unsubscribe(served.session, served.epoch, shared).await?;
-        }
-        // Nothing is delivered for it from here on; the other nodes stop sending when they hear of it.
-        let existed: Vec<bool> = filters
+        let in_meta = filters
             .iter()
-            .map(|filter| self.remove_filter(client, filter))
-            .collect();
-        let gone = filters
-            .into_iter()
-            .zip(&existed)
-            .filter(|(filter, existed)| **existed && !is_shared(filter))
-            .map(|(filter, _)| filter);
-        self.cluster.remove_routes(gone.collect());
+            .filter(|filter| is_shared(filter) || client.holds(filter));
+        let in_meta: Vec<Box<str>> = in_meta.cloned().collect();
+        // Nothing is delivered for it from here on, before another may hold what was exclusive; the other nodes stop
+        // sending when they hear of it.
+        let own = |filter: &Box<str>| !is_shared(filter) && self.remove_filter(client, filter);
+        let mut existed: Vec<bool> = filters.iter().map(own).collect();
+        let gone = filters.iter().zip(&existed).filter(|(_, existed)| **existed);
+        self.cluster
+            .remove_routes(gone.map(|(filter, _)| filter.clone()).collect());
+        if !in_meta.is_empty() {
+            self.cluster.unsubscribe(served.session, served.epoch, in_meta).await?;
+        }
+        for (filter, existed) in filters.iter().zip(&mut existed) {
+            if is_shared(filter) {
+                *existed = self.remove_filter(client, filter);
+            }
+        }
         Ok(existed)
     }
 }

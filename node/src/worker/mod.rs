@@ -115,6 +115,12 @@ impl Client {
         self.subscriptions.borrow().contains_key(filter) || self.shared.borrow().contains_key(filter)
     }
 
+    /// Whether it holds the exclusive subscription to `filter`.
+    pub fn holds(&self, filter: &str) -> bool {
+        let subscriptions = self.subscriptions.borrow();
+        subscriptions.get(filter).is_some_and(|options| options.exclusive)
+    }
+
     pub fn is_durable(&self) -> bool {
         self.connection.borrow().outbound.is_durable()
     }

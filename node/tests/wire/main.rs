@@ -37,6 +37,8 @@ mod wire_conformance_properties;
 mod wire_conformance_publish;
 mod wire_conformance_subscribe;
 mod wire_conformance_versions;
+mod wire_delayed;
+mod wire_exclusive;
 mod wire_limits;
 mod wire_listeners;
 mod wire_qos2;

@@ -875,6 +875,9 @@ const METRICS: &[(&str, &str)] = &[
     ("lontra_connections_accepted_total", "connected clients"),
     ("lontra_connections_refused_total", "a client that sends no CONNECT"),
     ("lontra_connects_total", "connected clients"),
+    ("lontra_delayed_bytes", "a delayed message"),
+    ("lontra_delayed_messages", "a delayed message"),
+    ("lontra_delayed_released_total", "a delayed message"),
     ("lontra_disconnects_total", "refused clients"),
     (
         "lontra_flapping_bans_total",
@@ -1154,7 +1157,7 @@ async fn meet_limits(cluster: &Cluster) {
     }
 }
 
-/// A retained message; a will; a group whose member is away; a message that expires in the queue of an absent session.
+/// A retained and a delayed message; a will; a group whose member is away; a message that expires in the queue of an absent session.
 async fn what_waits_and_what_stays(cluster: &Cluster) {
     let mut publisher = Client::open(cluster.mqtt(0), Version::V5, "metrics-w").await;
     let retained = Publish {
@@ -1167,6 +1170,8 @@ async fn what_waits_and_what_stays(cluster: &Cluster) {
         publisher.packet_within(SOON).await,
         Ok(Packet::Puback { code: 0 | 0x10, .. })
     ));
+
+    publisher.publish("$delayed/2/metrics/later", "x", 1).await;
 
     let away = Connect::persistent(Version::V5, "metrics-away");
     let (mut client, _) = Client::connect(cluster.mqtt(1), &away).await;

@@ -18,6 +18,8 @@ pub struct Subscription {
     /// to [MQTT-3.3.1-11]
     pub retain_handling: u8,
     pub identifier: Option<u32>,
+    /// `$exclusive/{filter}`: no other session holds an exclusive subscription to `filter` meanwhile.
+    pub exclusive: bool,
 }
 
 /// What a connection leaves to be published if it ends without DISCONNECT 0x00. [MQTT-3.1.2-8]
@@ -58,7 +60,9 @@ pub enum MetaOp {
         sent: Option<Vec<Offset>>,
         publish_will: bool,
     },
-    /// Subscriptions of a durable session, or shared ones of any; replaces those with an equal filter. [MQTT-3.8.4-3]
+    /// Subscriptions of a durable session, or shared and exclusive ones of any; replaces those with an equal filter.
+    /// [MQTT-3.8.4-3] Of an ephemeral session an exclusive one is only claimed here, and one that is neither gives back
+    /// what was claimed: its messages come by `NodeRoutes`.
     Subscribe {
         session: SessionId,
         epoch: SessionEpoch,
@@ -132,9 +136,11 @@ pub enum MetaReply {
     Expired {
         count: u32,
     },
-    /// Subscribe: whether each filter had been subscribed before. [MQTT-3.3.1-10]
+    /// Subscribe: whether each filter had been subscribed before [MQTT-3.3.1-10], and the positions of those that are
+    /// another session's exclusively: with them nothing was done.
     Subscribed {
         existed: Vec<bool>,
+        refused: Vec<u32>,
     },
     /// DueWills.
     Due {
@@ -143,13 +149,25 @@ pub enum MetaReply {
     Access(AccessReply),
 }
 
-/// 1: Connect without will, Detach without `publish_will`.
-const META_OP_VERSION: u8 = 2;
+/// 1: Connect without will, Detach without `publish_will`. 2: no exclusive subscriptions.
+const META_OP_VERSION: u8 = 3;
+
+/// The oldest version that can say it: a node of the release before reads what it knows.
+fn version_of(operations: &[MetaOp]) -> u8 {
+    let is_exclusive = |operation: &MetaOp| match operation {
+        MetaOp::Subscribe { subscriptions, .. } => subscriptions.iter().any(|one| one.exclusive),
+        _ => false,
+    };
+    match operations.iter().any(is_exclusive) {
+        true => META_OP_VERSION,
+        false => 2,
+    }
+}
 
 /// One meta bundle: the operations of one proposer, answered in order.
 pub fn encode_meta_ops(operations: &[MetaOp]) -> Bytes {
     let mut writer = Writer::with_capacity(128);
-    writer.u8(META_OP_VERSION).var(operations.len() as u64);
+    writer.u8(version_of(operations)).var(operations.len() as u64);
     for operation in operations {
         write_meta_op(&mut writer, operation);
     }
@@ -296,7 +314,11 @@ fn read_meta_op(reader: &mut Reader<'_>, version: u8) -> Result<MetaOp, DecodeEr
             let (session, epoch) = (SessionId(reader.var()?), SessionEpoch(reader.var()?));
             let mut subscriptions = Vec::new();
             for _ in 0..reader.count()? {
-                subscriptions.push(Subscription::read(reader)?);
+                let subscription = Subscription::read(reader)?;
+                if subscription.exclusive && version < 3 {
+                    return Err(reader.error());
+                }
+                subscriptions.push(subscription);
             }
             MetaOp::Subscribe {
                 session,
@@ -398,11 +420,12 @@ impl Will {
 }
 
 impl Subscription {
-    /// The filter, the options in one byte (QoS in bits 0–1, No Local 2, Retain As Published 3, Retain Handling 4–5),
-    /// the identifier or 0.
+    /// The filter, the options in one byte (QoS in bits 0–1, No Local 2, Retain As Published 3, Retain Handling 4–5,
+    /// exclusive 6), the identifier or 0.
     pub fn write(&self, writer: &mut Writer) {
         let flags =
             self.qos | (self.no_local as u8) << 2 | (self.retain_as_published as u8) << 3 | self.retain_handling << 4;
+        let flags = flags | (self.exclusive as u8) << 6;
         writer
             .str(&self.filter)
             .u8(flags)
@@ -422,6 +445,7 @@ impl Subscription {
             retain_as_published: flags & 8 != 0,
             retain_handling: flags >> 4 & 3,
             identifier,
+            exclusive: flags & 64 != 0,
         })
     }
 }
@@ -460,9 +484,17 @@ pub fn encode_meta_replies(replies: &[MetaReply]) -> Bytes {
             MetaReply::Expired { count } => {
                 writer.u8(5).var(*count as u64);
             }
-            MetaReply::Subscribed { existed } => {
+            MetaReply::Subscribed { existed, refused } if refused.is_empty() => {
                 writer.u8(6);
                 write_bools(&mut writer, existed);
+            }
+            MetaReply::Subscribed { existed, refused } => {
+                writer.u8(9);
+                write_bools(&mut writer, existed);
+                writer.var(refused.len() as u64);
+                for position in refused {
+                    writer.var(u64::from(*position));
+                }
             }
             MetaReply::Due { count } => {
                 writer.u8(7).var(*count as u64);
@@ -506,9 +538,18 @@ pub fn decode_meta_replies(bytes: &Bytes) -> Result<Vec<MetaReply>, DecodeError>
             5 => MetaReply::Expired { count: reader.var32()? },
             6 => MetaReply::Subscribed {
                 existed: read_bools(&mut reader)?,
+                refused: Vec::new(),
             },
             7 => MetaReply::Due { count: reader.var32()? },
             8 => MetaReply::Access(AccessReply::read(&mut reader)?),
+            9 => {
+                let existed = read_bools(&mut reader)?;
+                let mut refused = Vec::new();
+                for _ in 0..reader.count()? {
+                    refused.push(reader.var32()?);
+                }
+                MetaReply::Subscribed { existed, refused }
+            }
             _ => return Err(reader.error()),
         });
     }

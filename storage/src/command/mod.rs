@@ -21,7 +21,7 @@ pub use self::meta::{
 };
 pub(crate) use self::meta::{read_offsets, read_strings, write_offsets, write_strings};
 pub use self::shard::{
-    Append, Assignment, BatchReply, EnqueueRetained, Left, NodeBatch, OperationResult, Origin, ShardOperation,
+    Append, Assignment, BatchReply, Delay, EnqueueRetained, Left, NodeBatch, OperationResult, Origin, ShardOperation,
 };
 pub(crate) use self::shard::{read_applied, write_applied};
 

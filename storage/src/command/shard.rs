@@ -7,7 +7,7 @@ mod tests;
 use ::bytes::Bytes;
 
 pub(crate) use self::bytes::{read_applied, write_applied};
-use crate::ids::{Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId};
+use crate::ids::{DelayedId, Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId};
 use crate::message::{LogTime, Recipient};
 
 /// Operations of one node for one shard. Messages and sequence are fixed once it was sent (`batch-sequence`).
@@ -81,6 +81,23 @@ pub enum ShardOperation {
         node: NodeId,
         incarnation: Incarnation,
     },
+    /// A message is stored until its time has come.
+    Delay(Delay),
+    /// Nothing but the time of its entry, so that log time is as durable as what waits for it.
+    Tick,
+}
+
+/// See [`ShardOperation::Delay`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delay {
+    /// An encoded [`crate::message::Message`], as it is to be appended.
+    pub message: Bytes,
+    /// From the entry's log time on.
+    pub seconds: u32,
+    /// Refused if as many wait in the shard.
+    pub count_max: Option<u64>,
+    /// As of an [`Append`]: `Plain` or `Received`.
+    pub origin: Origin,
 }
 
 /// How a message left a queue. The values are those of the encoding.
@@ -161,6 +178,8 @@ pub enum Origin {
         epoch: SessionEpoch,
         not_after: LogTime,
     },
+    /// A delayed message whose time has come: refused unless it still waits in the shard under this key.
+    Delayed { due: LogTime, id: DelayedId },
 }
 
 /// See [`ShardOperation::EnqueueRetained`].
@@ -210,8 +229,11 @@ pub enum BatchReply {
 /// News of one operation of an applied batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperationResult {
-    /// A QoS 2 publish of an epoch that is over, or a will that came too late: not stored.
+    /// A QoS 2 publish of an epoch that is over, a will that came too late, or a delayed message that does not wait any
+    /// more or is not due: not stored.
     Refused,
     /// EnqueueRetained, ExpireRetained, Sweep: there is more.
     More,
+    /// Delay: as many wait as may. Not stored.
+    Full,
 }

@@ -9,9 +9,11 @@
 //! Invariants
 //! - `one-owner`: a session has one current epoch; operations that name another are void.
 //! - `apply-deterministic`: ids are log indexes, time is log time.
+//! - `one-holder`: a filter has one exclusive subscription at most.
 //! - "applied" means visible: memory is changed before the index is published, and readers match against memory.
 
 mod access;
+mod exclusive;
 mod groups;
 mod members;
 mod routes;
@@ -122,6 +124,8 @@ pub struct MetaState {
     clients: HashMap<Box<str>, SessionId>,
     routes: TopicTree<Route>,
     groups: BTreeMap<SessionId, ShareGroup>,
+    /// Who holds the exclusive subscription to a filter.
+    exclusive: HashMap<Box<str>, SessionId>,
     /// Filters with connected ephemeral subscribers, by node: the rows behind `Route::nodes`.
     node_filters: BTreeMap<NodeId, BTreeSet<Box<str>>>,
     /// Sessions by the node that serves them.

@@ -15,6 +15,8 @@ pub struct SubscriptionOptions {
     pub retain_as_published: bool,
     pub retain_handling: u8,
     pub identifier: Option<u32>,
+    /// See [`Subscription::exclusive`].
+    pub exclusive: bool,
 }
 
 impl SubscriptionOptions {
@@ -25,6 +27,7 @@ impl SubscriptionOptions {
             retain_as_published: subscription.retain_as_published,
             retain_handling: subscription.retain_handling,
             identifier: subscription.identifier,
+            exclusive: subscription.exclusive,
         }
     }
 
@@ -37,6 +40,7 @@ impl SubscriptionOptions {
             retain_as_published: self.retain_as_published,
             retain_handling: self.retain_handling,
             identifier: self.identifier,
+            exclusive: self.exclusive,
         }
     }
 }

@@ -269,6 +269,7 @@ fn load_subscription(state: &mut MetaState, id: SessionId, row: &bytes::Bytes) -
     let Some(session) = state.sessions.get_mut(&id) else {
         return Ok(());
     };
+    let is_durable = session.durable;
     session.subscriptions.insert(filter.clone(), options);
     if !reader.is_at_end() {
         session.retained_owed.insert(filter.clone(), MetaIndex(reader.var()?));
@@ -277,7 +278,12 @@ fn load_subscription(state: &mut MetaState, id: SessionId, row: &bytes::Bytes) -
         Some((name, filter)) if !state.link_member(name, filter, id, options) => Err(reader.error()),
         Some(_) => Ok(()),
         None => {
-            state.link_subscription(id, filter, options);
+            if options.exclusive {
+                state.hold(filter, id);
+            }
+            if is_durable {
+                state.link_subscription(id, filter, options);
+            }
             Ok(())
         }
     }

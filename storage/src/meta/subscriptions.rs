@@ -33,11 +33,15 @@ impl MetaState {
         if !change.has_ids(groups.count()) {
             return MetaReply::Stale;
         }
-        let existed = subscriptions
-            .iter()
-            .map(|subscription| self.subscribe_one(id, subscription, change))
-            .collect();
-        MetaReply::Subscribed { existed }
+        let (mut existed, mut refused) = (Vec::with_capacity(subscriptions.len()), Vec::new());
+        for (position, subscription) in (0..).zip(&subscriptions) {
+            let is_refused = subscription.exclusive && self.is_held_by_another(&subscription.filter, id);
+            if is_refused {
+                refused.push(position);
+            }
+            existed.push(!is_refused && self.subscribe_one(id, subscription, change));
+        }
+        MetaReply::Subscribed { existed, refused }
     }
 
     /// Whether the filter had been subscribed before.
@@ -46,6 +50,14 @@ impl MetaState {
         let Some(session) = self.sessions.get_mut(&id) else {
             return false;
         };
+        if !session.durable && !options.exclusive && share_parts(filter).is_none() {
+            let existed = session.subscriptions.remove(filter).is_some();
+            if existed {
+                self.remove_subscription(id, filter, change);
+            }
+            return existed;
+        }
+        let is_durable = session.durable;
         let existed = session.subscriptions.insert(filter.clone(), options).is_some();
         let mut owed = None;
         match share_parts(filter) {
@@ -53,7 +65,13 @@ impl MetaState {
             None => {
                 session.owe_retained(filter, options, existed, MetaIndex(change.at.index));
                 owed = session.retained_owed.get(filter).copied();
-                self.link_subscription(id, filter, options);
+                match options.exclusive {
+                    true => self.hold(filter, id),
+                    false => self.let_go(filter, id),
+                }
+                if is_durable {
+                    self.link_subscription(id, filter, options);
+                }
             }
         }
         rows::put_subscription(change.batch, id, subscription, owed);
@@ -90,7 +108,10 @@ impl MetaState {
     pub(super) fn remove_subscription(&mut self, session: SessionId, filter: &str, change: &mut Change<'_, '_>) {
         match share_parts(filter) {
             Some((name, filter)) => self.leave_group(name, filter, session, change),
-            None => self.unlink_subscription(session, filter),
+            None => {
+                self.let_go(filter, session);
+                self.unlink_subscription(session, filter);
+            }
         }
         rows::delete_subscription(change.batch, session, filter);
         self.routes_changed(change);

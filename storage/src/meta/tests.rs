@@ -1,4 +1,5 @@
 mod access;
+mod exclusive;
 mod groups;
 mod random;
 mod retained;
@@ -219,6 +220,21 @@ fn subscription(filter: &str, qos: u8, retain_handling: u8) -> Subscription {
         retain_as_published: false,
         retain_handling,
         identifier: None,
+        exclusive: false,
+    }
+}
+
+fn exclusive(filter: &str) -> Subscription {
+    Subscription {
+        exclusive: true,
+        ..subscription(filter, 1, 0)
+    }
+}
+
+fn subscribed(existed: bool) -> MetaReply {
+    MetaReply::Subscribed {
+        existed: vec![existed],
+        refused: vec![],
     }
 }
 
@@ -241,6 +257,7 @@ fn content(state: &MetaState) -> String {
         .filter(|(_, filters)| !filters.is_empty())
         .collect();
     let owned: Vec<_> = state.owned.iter().filter(|(_, owned)| !owned.is_empty()).collect();
+    let exclusive: BTreeMap<_, _> = state.exclusive.iter().collect();
     let matches = TOPICS.map(|topic| Matched {
         route_version: 0,
         ..state.match_topic(topic)
@@ -250,7 +267,7 @@ fn content(state: &MetaState) -> String {
         (
             (state.log_time, &state.nodes, sessions, clients, state.durable_sessions),
             (filters, owned, &state.expiring, &state.groups, &state.wills),
-            (state.route_count(), matches, &state.access),
+            (state.route_count(), matches, exclusive, &state.access),
         )
     )
 }
@@ -264,7 +281,7 @@ fn check_indexes(state: &MetaState) {
         .filter(|session| session.owner.is_some())
         .count();
     assert_eq!(state.connected_count(), connected);
-    let mut memberships = 0;
+    let (mut memberships, mut exclusives) = (0, 0);
     for (id, session) in &state.sessions {
         assert!(
             session.will.is_none() || session.owner.is_some(),
@@ -278,9 +295,15 @@ fn check_indexes(state: &MetaState) {
                 let (_, group) = state.group_of(name, filter).expect("a subscription has its group");
                 assert_eq!(group.members.get(id), Some(options));
                 memberships += 1;
+            } else if options.exclusive {
+                assert_eq!(state.exclusive_holder(filter), Some(*id), "one-holder");
+                exclusives += 1;
+            } else {
+                assert!(session.durable, "an ephemeral one is its node's");
             }
         }
     }
+    assert_eq!(state.exclusive.len(), exclusives, "held by a subscription");
     let members: Vec<usize> = state.share_groups().map(|(_, group)| group.members.len()).collect();
     assert_eq!(members.iter().sum::<usize>(), memberships);
     assert!(

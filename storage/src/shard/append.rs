@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Shard;
 use super::effects::Appended;
 use super::repeats::{self, Seen};
 use super::retained::{self, Retained};
 use super::rows::Rows;
+use super::{Shard, delayed};
 use crate::command::{Append, OperationResult, Origin};
 use crate::ids::{MetaIndex, Offset};
 use crate::message::{LogTime, Message, Recipient, Role};
@@ -38,20 +38,7 @@ impl Shard {
         route_version: MetaIndex,
         rows: &mut Rows<'_, '_>,
     ) -> io::Result<Option<OperationResult>> {
-        let seen = match append.origin {
-            Origin::Plain => Seen::New,
-            Origin::Received {
-                session,
-                epoch,
-                packet_id,
-            } => repeats::receive(rows, session, epoch, packet_id, Offset(self.head.last_offset.0 + 1))?,
-            Origin::Will {
-                session,
-                epoch,
-                not_after,
-            } => repeats::will(rows, session, epoch, self.head.log_time, not_after)?,
-        };
-        match seen {
+        match self.seen(append.origin, rows)? {
             Seen::New => {}
             Seen::Repeat => return Ok(None),
             Seen::Refused => return Ok(Some(OperationResult::Refused)),
@@ -73,6 +60,24 @@ impl Shard {
             retained::put(rows, &mut self.head.retained, &message, &row)?;
         }
         Ok(None)
+    }
+
+    /// Whether what comes has come before, and is to be stored.
+    pub(super) fn seen(&mut self, origin: Origin, rows: &mut Rows<'_, '_>) -> io::Result<Seen> {
+        match origin {
+            Origin::Plain => Ok(Seen::New),
+            Origin::Received {
+                session,
+                epoch,
+                packet_id,
+            } => repeats::receive(rows, session, epoch, packet_id, Offset(self.head.last_offset.0 + 1)),
+            Origin::Will {
+                session,
+                epoch,
+                not_after,
+            } => repeats::will(rows, session, epoch, self.head.log_time, not_after),
+            Origin::Delayed { due, id } => delayed::release(rows, &mut self.head, due, id),
+        }
     }
 
     /// A message takes the next offset, and enters the queues of `recipients`.

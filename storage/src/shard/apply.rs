@@ -62,6 +62,8 @@ impl Shard {
                 let set = &sets[append.recipients as usize];
                 return self.append(append, set, route_version, rows);
             }
+            ShardOperation::Delay(delay) => return self.delay(delay, rows),
+            ShardOperation::Tick => {}
             ShardOperation::Ack { session, how, offsets } => {
                 for offset in offsets {
                     if has(Bug::ShareRedeliverAcked) && self.is_members(session, offset, rows)? {

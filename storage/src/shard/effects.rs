@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::delayed::DelayedSize;
 use super::ledger::Ledger;
 use super::retained::RetainedSize;
 use crate::ids::{Offset, SessionId, ShardId};
@@ -17,7 +18,15 @@ pub trait ShardSink: Send + Sync + 'static {
 
     /// The view jumped to `upto` and log index `at` (a snapshot was installed): what lies between was never handed to
     /// `applied`.
-    fn jumped(&self, shard: ShardId, upto: Offset, at: u64, retained: RetainedSize, ledger: Ledger);
+    fn jumped(
+        &self,
+        shard: ShardId,
+        upto: Offset,
+        at: u64,
+        retained: RetainedSize,
+        delayed: DelayedSize,
+        ledger: Ledger,
+    );
 }
 
 /// The effects of one entry.
@@ -33,6 +42,7 @@ pub struct Applied {
     /// Shared groups in whose queues messages wait now that did not before.
     pub waiting: Vec<SessionId>,
     pub retained: RetainedSize,
+    pub delayed: DelayedSize,
     pub ledger: Ledger,
 }
 

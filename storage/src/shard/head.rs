@@ -4,6 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::delayed::DelayedHead;
 use super::ledger::Ledger;
 use super::retained::RetainedSize;
 use crate::encoding::{Reader, Writer};
@@ -21,6 +22,7 @@ pub(super) struct Head {
     pub route_floor: MetaIndex,
     pub retained: RetainedSize,
     pub ledger: Ledger,
+    pub delayed: DelayedHead,
 }
 
 impl Head {
@@ -32,6 +34,7 @@ impl Head {
             .var(self.route_floor.0);
         writer.var(self.retained.count).var(self.retained.bytes);
         self.ledger.write(&mut writer);
+        self.delayed.write(&mut writer);
         writer.finish()
     }
 
@@ -49,6 +52,7 @@ impl Head {
                 bytes: reader.var()?,
             },
             ledger: Ledger::read(&mut reader)?,
+            delayed: DelayedHead::read(&mut reader)?,
         })
     }
 }

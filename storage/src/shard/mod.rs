@@ -2,7 +2,7 @@
 //!
 //!     entry ─▶ bundles ─▶ NodeBatch: sequence, route ─▶ Append: offset, message, pending rows ─▶ effects ─▶ ShardSink
 //!                                                    ├▶ Ack:    pending row and, with the last, message go
-//!                                                    └▶ the file of its table: retained, repeats, shared, sweep
+//!                                                    └▶ the file of its table: retained, repeats, shared, delayed, sweep
 //!
 //! Apply is pure: tables, memory and command in; rows, replies and effects out. Delivery is somebody else's.
 //!
@@ -10,10 +10,12 @@
 //! - `batch-sequence`: each node's batches are applied once and in sequence, whatever was retried ([`senders`]).
 //! - `order-per-topic`: offsets grow with the log; a message's pending rows carry its offset.
 //! - `settle-once`: a pending entry leaves once; its message goes with the last of them.
+//! - `release-once`: a delayed message is appended by the entry that takes it out of those that wait.
 //! - `apply-deterministic`: nothing here looks at a clock or at another group.
 
 mod append;
 mod apply;
+mod delayed;
 mod effects;
 mod head;
 mod ledger;
@@ -31,6 +33,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use delayed::{Delayed, DelayedSize, read_delayed, read_delayed_size};
 pub use effects::{Appended, Applied, ShardSink};
 pub use head::{read_head, read_ledger, read_retained_size};
 pub use ledger::Ledger;
@@ -82,6 +85,7 @@ impl Shard {
             appended: Vec::new(),
             waiting: Vec::new(),
             retained: self.head.retained,
+            delayed: self.head.delayed.size,
             ledger: self.head.ledger,
         }
     }
@@ -94,9 +98,15 @@ impl Machine for Shard {
         self.head = Head::read(tables)?;
         if reset {
             let at = tables.applied_index()?;
-            let (retained, ledger) = (self.head.retained, self.head.ledger);
+            let Head {
+                last_offset,
+                retained,
+                delayed,
+                ledger,
+                ..
+            } = self.head;
             self.sink
-                .jumped(self.shard, self.head.last_offset, at, retained, ledger);
+                .jumped(self.shard, last_offset, at, retained, delayed.size, ledger);
         }
         Ok(())
     }
@@ -124,6 +134,7 @@ impl Machine for Shard {
         if let Some(effects) = &mut self.effects {
             effects.upto = self.head.last_offset;
             effects.retained = self.head.retained;
+            effects.delayed = self.head.delayed.size;
             effects.ledger = self.head.ledger;
             effects.waiting.sort_unstable();
             effects.waiting.dedup();

@@ -10,6 +10,7 @@
 use std::io;
 
 use super::rows::Rows;
+use crate::command::Origin;
 use crate::encoding::{Reader, Writer};
 use crate::ids::{Offset, SessionEpoch, SessionId};
 use crate::keys;
@@ -42,6 +43,14 @@ pub(super) fn receive(
     value.var(offset.0);
     rows.put(&key, value.finish());
     Ok(Seen::New)
+}
+
+/// Whether it is a QoS 2 PUBLISH that was received before.
+pub(super) fn is_received(rows: &Rows<'_, '_>, origin: Origin) -> io::Result<bool> {
+    match origin {
+        Origin::Received { session, packet_id, .. } => Ok(rows.get(&keys::received(session, packet_id))?.is_some()),
+        Origin::Plain | Origin::Will { .. } | Origin::Delayed { .. } => Ok(false),
+    }
 }
 
 /// PUBREL came. Of an epoch that is over it changes nothing: the current one releases by itself.

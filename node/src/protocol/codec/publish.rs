@@ -30,6 +30,8 @@ pub struct Publish {
     qos: QoS,
     /// What the Topic Alias stands for, where the frame has no name.
     resolved: Option<Arc<str>>,
+    /// Seconds after which it is published, where its name said so.
+    delay: Option<u32>,
 }
 
 impl Publish {
@@ -67,6 +69,19 @@ impl Publish {
             resolved: Some(topic),
             ..self
         }
+    }
+
+    /// The same, to be published to `topic` after `seconds`.
+    pub fn delayed(self, seconds: u32, topic: Arc<str>) -> Publish {
+        Publish {
+            delay: Some(seconds),
+            ..self.with_topic(topic)
+        }
+    }
+
+    /// Seconds after which it is published; none: now.
+    pub fn delay(&self) -> Option<u32> {
+        self.delay
     }
 
     /// `Some` exactly when the QoS is above 0.
@@ -168,6 +183,7 @@ impl PartialEq for Publish {
         self.frame[0] == other.frame[0]
             && self.packet_id == other.packet_id
             && self.resolved == other.resolved
+            && self.delay == other.delay
             && self.frame[self.topic_at as usize..] == other.frame[other.topic_at as usize..]
     }
 }
@@ -219,6 +235,7 @@ pub(super) fn decode(
         packet_id,
         qos,
         resolved: None,
+        delay: None,
         frame,
     })
 }

@@ -33,6 +33,18 @@ pub fn check_topic_name(name: &str) -> Result<(), Violation> {
 /// Version-free: 3.x has no shared subscriptions in its standard, but the broker offers them there too.
 pub fn check_topic_filter(filter: &str) -> Result<(), Violation> {
     check_length(filter, ReasonCode::TOPIC_FILTER_INVALID)?;
+    if let Some(filter) = filter.strip_prefix(EXCLUSIVE_PREFIX) {
+        if filter.is_empty() {
+            return Err(bad_filter("MQTT-4.7.3-1", "$exclusive/ without a topic filter"));
+        }
+        if is_shared(filter) || is_exclusive(filter) {
+            return Err(bad_filter(
+                "MQTT-4.8.2-2",
+                "an exclusive subscription is to a topic filter alone",
+            ));
+        }
+        return check_levels(filter);
+    }
     if let Some(filter) = filter.strip_prefix(QUEUE_PREFIX) {
         if filter.is_empty() {
             return Err(bad_filter("MQTT-4.8.2-2", "$queue/ without a topic filter"));
@@ -65,12 +77,20 @@ pub fn is_shared(filter: &str) -> bool {
     filter.starts_with(SHARE_PREFIX) || filter.starts_with(QUEUE_PREFIX)
 }
 
+/// Whether this is an exclusive subscription, `$exclusive/{filter}`, before or after its grammar was checked.
+pub fn is_exclusive(filter: &str) -> bool {
+    filter.starts_with(EXCLUSIVE_PREFIX)
+}
+
 /// A filter as the cluster knows it: `$queue/{filter}`, the shared subscription without a name that other brokers have, is
-/// `$share/$queue/{filter}`.
+/// `$share/$queue/{filter}`; of `$exclusive/{filter}` what is subscribed to.
 pub fn canonical(filter: String) -> String {
     match filter.strip_prefix(QUEUE_PREFIX) {
         Some(within) => format!("{SHARE_PREFIX}{QUEUE}/{within}"),
-        None => filter,
+        None => match filter.strip_prefix(EXCLUSIVE_PREFIX) {
+            Some(within) => within.to_owned(),
+            None => filter,
+        },
     }
 }
 
@@ -126,5 +146,6 @@ fn bad_filter(statement: &'static str, what: &'static str) -> Violation {
 }
 
 const SHARE_PREFIX: &str = "$share/";
+const EXCLUSIVE_PREFIX: &str = "$exclusive/";
 const QUEUE_PREFIX: &str = "$queue/";
 const QUEUE: &str = "$queue";

@@ -327,8 +327,20 @@ fn subscription_options_and_identifiers_are_kept() {
         retain_as_published: true,
         retain_handling: 2,
         identifier: Some(7),
+        exclusive: false,
     };
     assert_eq!(subscriptions, [expected]);
+}
+
+#[test]
+fn an_exclusive_filter_is_what_stands_behind_it() {
+    let mut fixture = Fixture::connected(5);
+    fixture.send(&subscribe(5, "", &[("$exclusive/a/+", 1), ("a/+", 0)]));
+    let Some(Output::Subscribe { subscriptions, .. }) = fixture.connection.outputs.pop() else {
+        panic!("subscribe")
+    };
+    let asked: Vec<(&str, bool)> = subscriptions.iter().map(|one| (&*one.filter, one.exclusive)).collect();
+    assert_eq!(asked, [("a/+", true), ("a/+", false)]);
 }
 
 #[test]
@@ -341,6 +353,11 @@ fn wrong_subscriptions_end_the_connection() {
         ("", "$share//a", 0, filter),
         ("", "$share/+/a", 0, filter),
         ("", "$share/g/", 0, filter),
+        ("", "$exclusive/", 0, filter),
+        ("", "$exclusive/a#", 0, filter),
+        ("", "$exclusive/$share/g/a", 0, filter),
+        ("", "$exclusive/$queue/a", 0, filter),
+        ("", "$exclusive/$exclusive/a", 0, filter),
     ] {
         let mut fixture = Fixture::connected(5);
         fixture.send(&subscribe(5, properties, &[(topic, options)]));

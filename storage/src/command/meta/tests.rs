@@ -40,6 +40,7 @@ fn meta_operations_survive_encoding() {
                 retain_as_published: true,
                 retain_handling: 2,
                 identifier: Some(5),
+                exclusive: false,
             }],
         },
         MetaOp::Unsubscribe {
@@ -109,6 +110,11 @@ fn meta_operations_survive_encoding() {
         MetaReply::Expired { count: 3 },
         MetaReply::Subscribed {
             existed: vec![false, true],
+            refused: vec![],
+        },
+        MetaReply::Subscribed {
+            existed: vec![false, true, false],
+            refused: vec![0, 2],
         },
         MetaReply::Due { count: 4 },
     ];
@@ -149,12 +155,42 @@ fn operations_of_version_1_are_read() {
                 retain_as_published: true,
                 retain_handling: 0,
                 identifier: Some(5),
+                exclusive: false,
             }],
         },
     ];
     assert_eq!(decode_meta_ops(&bytes).unwrap(), expected);
     assert!(
-        decode_meta_ops(&Bytes::from_static(b"\x03\x00")).is_err(),
+        decode_meta_ops(&Bytes::from_static(b"\x04\x00")).is_err(),
         "a later version"
     );
+}
+
+/// Version 3 only where it must be; what version 2 could not say is not read as such.
+#[test]
+fn an_exclusive_subscription_is_of_version_3() {
+    let subscribe = |exclusive| {
+        vec![MetaOp::Subscribe {
+            session: SessionId(1),
+            epoch: SessionEpoch(2),
+            subscriptions: vec![Subscription {
+                filter: "a".into(),
+                qos: 2,
+                no_local: false,
+                retain_as_published: true,
+                retain_handling: 1,
+                identifier: None,
+                exclusive,
+            }],
+        }]
+    };
+    let check = |exclusive, golden: &'static [u8]| {
+        let bytes = encode_meta_ops(&subscribe(exclusive));
+        assert_eq!(bytes[..], *golden, "golden: readable-forever");
+        assert_eq!(decode_meta_ops(&bytes).unwrap(), subscribe(exclusive));
+    };
+    check(false, b"\x02\x01\x04\x01\x02\x01\x01a\x1a\x00");
+    check(true, b"\x03\x01\x04\x01\x02\x01\x01a\x5a\x00");
+    let older = Bytes::from_static(b"\x02\x01\x04\x01\x02\x01\x01a\x5a\x00");
+    assert!(decode_meta_ops(&older).is_err());
 }

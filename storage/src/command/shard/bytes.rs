@@ -3,11 +3,11 @@
 use ::bytes::Bytes;
 
 use super::{
-    Append, Assignment, BatchReply, EnqueueRetained, Left, NodeBatch, OperationResult, Origin, ShardOperation,
+    Append, Assignment, BatchReply, Delay, EnqueueRetained, Left, NodeBatch, OperationResult, Origin, ShardOperation,
 };
 use crate::command::{read_offsets, write_offsets};
 use crate::encoding::{DecodeError, Reader, Writer};
-use crate::ids::{Incarnation, MetaIndex, Offset, SessionEpoch, SessionId};
+use crate::ids::{DelayedId, Incarnation, MetaIndex, Offset, SessionEpoch, SessionId};
 use crate::message::{LogTime, Recipient};
 
 const BATCH_VERSION: u8 = 1;
@@ -140,6 +140,17 @@ impl ShardOperation {
             ShardOperation::Fence { node, incarnation } => {
                 writer.u8(11).var(*node).var(incarnation.0);
             }
+            ShardOperation::Delay(delay) => {
+                writer.u8(13).var(u64::from(delay.seconds));
+                writer.option(delay.count_max, |w, max| {
+                    w.var(max);
+                });
+                delay.origin.write(writer);
+                writer.bytes(&delay.message);
+            }
+            ShardOperation::Tick => {
+                writer.u8(14);
+            }
         }
     }
 
@@ -211,6 +222,13 @@ impl ShardOperation {
                 node: reader.var()?,
                 incarnation: Incarnation(reader.var()?),
             },
+            13 => ShardOperation::Delay(Delay {
+                seconds: reader.var32()?,
+                count_max: reader.option(|r| r.var())?,
+                origin: Origin::read(reader)?,
+                message: reader.bytes()?,
+            }),
+            14 => ShardOperation::Tick,
             _ => return Err(reader.error()),
         })
     }
@@ -219,7 +237,22 @@ impl ShardOperation {
 impl Append {
     fn write(&self, writer: &mut Writer) {
         writer.u8(0).var(self.recipients as u64);
-        match self.origin {
+        self.origin.write(writer);
+        writer.bytes(&self.message);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Append, DecodeError> {
+        Ok(Append {
+            recipients: reader.var32()?,
+            origin: Origin::read(reader)?,
+            message: reader.bytes()?,
+        })
+    }
+}
+
+impl Origin {
+    fn write(self, writer: &mut Writer) {
+        match self {
             Origin::Plain => {
                 writer.u8(0);
             }
@@ -237,13 +270,14 @@ impl Append {
             } => {
                 writer.u8(2).var(session.0).var(epoch.0).var(not_after.0);
             }
+            Origin::Delayed { due, id } => {
+                writer.u8(3).var(due.0).var(id.0);
+            }
         }
-        writer.bytes(&self.message);
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Append, DecodeError> {
-        let recipients = reader.var32()?;
-        let origin = match reader.u8()? {
+    fn read(reader: &mut Reader<'_>) -> Result<Origin, DecodeError> {
+        Ok(match reader.u8()? {
             0 => Origin::Plain,
             1 => Origin::Received {
                 session: SessionId(reader.var()?),
@@ -255,12 +289,11 @@ impl Append {
                 epoch: SessionEpoch(reader.var()?),
                 not_after: LogTime(reader.var()?),
             },
+            3 => Origin::Delayed {
+                due: LogTime(reader.var()?),
+                id: DelayedId(reader.var()?),
+            },
             _ => return Err(reader.error()),
-        };
-        Ok(Append {
-            message: reader.bytes()?,
-            recipients,
-            origin,
         })
     }
 }
@@ -319,6 +352,7 @@ pub(crate) fn write_applied(writer: &mut Writer, upto: Offset, results: &[(u32, 
         writer.var(*position as u64).u8(match result {
             OperationResult::Refused => 0,
             OperationResult::More => 1,
+            OperationResult::Full => 2,
         });
     }
 }
@@ -331,6 +365,7 @@ pub(crate) fn read_applied(reader: &mut Reader<'_>) -> Result<(Offset, Vec<(u32,
         let result = match reader.u8()? {
             0 => OperationResult::Refused,
             1 => OperationResult::More,
+            2 => OperationResult::Full,
             _ => return Err(reader.error()),
         };
         results.push((position, result));

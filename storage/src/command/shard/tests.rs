@@ -55,6 +55,24 @@ fn the_bytes_of_every_operation_are_golden() {
         not_after: LogTime(1000),
     };
     check(append(will), b"\x00\x00\x02\x05\x03\xe8\x07\x01m");
+    let delayed = Origin::Delayed {
+        due: LogTime(1000),
+        id: DelayedId(300),
+    };
+    check(append(delayed), b"\x00\x00\x03\xe8\x07\xac\x02\x01m");
+    let mut delay = Delay {
+        message: Bytes::from_static(b"m"),
+        seconds: 300,
+        count_max: Some(200),
+        origin: received,
+    };
+    check(
+        ShardOperation::Delay(delay.clone()),
+        b"\x0d\xac\x02\x01\xc8\x01\x01\x05\x03\xff\xff\x03\x01m",
+    );
+    (delay.count_max, delay.origin) = (None, Origin::Plain);
+    check(ShardOperation::Delay(delay), b"\x0d\xac\x02\x00\x00\x01m");
+    check(ShardOperation::Tick, b"\x0e");
     let ack = |how| ShardOperation::Ack {
         session,
         how,
@@ -180,8 +198,12 @@ fn the_bytes_of_every_reply_are_golden() {
         results,
     };
     check(applied(200, vec![]), b"\x00\xc8\x01\x00");
-    let results = vec![(0, OperationResult::Refused), (300, OperationResult::More)];
-    check(applied(1, results), b"\x00\x01\x02\x00\x00\xac\x02\x01");
+    let results = vec![
+        (0, OperationResult::Refused),
+        (300, OperationResult::More),
+        (301, OperationResult::Full),
+    ];
+    check(applied(1, results), b"\x00\x01\x03\x00\x00\xac\x02\x01\xad\x02\x02");
     check(
         BatchReply::Gap { expected: u64::MAX },
         b"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
@@ -197,7 +219,8 @@ fn what_a_later_version_says_is_refused() {
     check(b"\x02\x02\x09\x01\x00\x00\x00");
     // An operation, an origin, a role that nobody knows.
     check(&[HEADER, b"\x0c"].concat());
-    check(&[HEADER, b"\x00\x00\x03\x01m"].concat());
+    check(&[HEADER, b"\x0f"].concat());
+    check(&[HEADER, b"\x00\x00\x04\x01m"].concat());
     check(b"\x01\x02\x09\x01\x00\x01\x01\x05\x1e\x00\x00");
     // A Packet Identifier of more than 16 bits.
     check(&[HEADER, b"\x04\x05\x03\x80\x80\x04"].concat());

@@ -26,7 +26,7 @@ fn a_group_lives_from_its_first_subscription_to_its_last() {
     let (durable, epoch, ..) = fixture.connect("durable", false, 60, one);
     let (ephemeral, first, ..) = fixture.connect("ephemeral", true, 0, two);
     let shared = |qos| vec![subscription("$share/g/a/+", qos, 0)];
-    let fresh = MetaReply::Subscribed { existed: vec![false] };
+    let fresh = subscribed(false);
     assert_eq!(fixture.subscribe_with(durable, epoch, shared(1)), fresh);
     assert_eq!(fixture.subscribe_with(ephemeral, first, shared(2)), fresh);
     let group = group_of(&fixture, "g", "a/+").unwrap();

@@ -61,7 +61,10 @@ fn next_operation(random: &mut Random, state: &MetaState, step: u64) -> MetaOp {
         8..=10 => MetaOp::Subscribe {
             session,
             epoch,
-            subscriptions: vec![subscription(&filter, random.below(3) as u8, random.below(3) as u8)],
+            subscriptions: vec![Subscription {
+                exclusive: share_parts(&filter).is_none() && random.below(3) == 0,
+                ..subscription(&filter, random.below(3) as u8, random.below(3) as u8)
+            }],
         },
         11 => MetaOp::Unsubscribe {
             session,

@@ -15,7 +15,7 @@ fn retain_handling_says_what_a_subscription_is_owed() {
         let first = fixture.index + 1;
         for (n, retain_handling) in handling.iter().enumerate() {
             let reply = fixture.subscribe_with(session, epoch, vec![subscription("a", qos, *retain_handling)]);
-            assert_eq!(reply, MetaReply::Subscribed { existed: vec![n > 0] });
+            assert_eq!(reply, subscribed(n > 0));
         }
         let expected = expected.map(|n| MetaIndex(first + n as u64));
         assert_eq!(owed(&fixture, session, "a"), expected, "QoS {qos}, {handling:?}");
@@ -97,7 +97,8 @@ fn one_subscribe_names_a_filter_twice() {
     assert_eq!(
         fixture.subscribe_with(session, epoch, twice),
         MetaReply::Subscribed {
-            existed: vec![false, false, true]
+            existed: vec![false, false, true],
+            refused: vec![],
         }
     );
     assert_eq!(owed(&fixture, session, "a"), Some(MetaIndex(fixture.index)));

@@ -1,5 +1,6 @@
 //! Entries go in, replies, rows and effects come out; every entry through the bytes that a log would hold.
 
+mod delayed;
 mod ledger;
 mod model;
 mod queue;
@@ -15,7 +16,8 @@ use std::sync::atomic::AtomicU32;
 
 use super::*;
 use crate::command::{
-    Append, Assignment, BatchReply, EnqueueRetained, Left, OperationResult, Origin, ShardOperation, encode_envelope,
+    Append, Assignment, BatchReply, Delay, EnqueueRetained, Left, OperationResult, Origin, ShardOperation,
+    encode_envelope,
 };
 use crate::engine::{StateBatch, StateEngine};
 use crate::ids::{GroupId, Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId};
@@ -33,7 +35,7 @@ impl ShardSink for Recorder {
     fn applied(&self, applied: Applied) {
         self.applied.lock().unwrap().push(applied);
     }
-    fn jumped(&self, _: ShardId, _: Offset, _: u64, _: RetainedSize, ledger: Ledger) {
+    fn jumped(&self, _: ShardId, _: Offset, _: u64, _: RetainedSize, _: DelayedSize, ledger: Ledger) {
         *self.jumped_to.lock().unwrap() = Some(ledger);
     }
 }

@@ -7,6 +7,8 @@ const GROUPS: [u64; 2] = [50, 51];
 const TOPICS: [&str; 7] = ["a", "a/b", "a/b/c", "a/c", "b", "b/a", "$x"];
 const FILTERS: [&str; 6] = ["#", "a/#", "+/b", "a/b", "+", "b/+"];
 
+const ALL: (LogTime, LogTime) = (LogTime(0), LogTime(u64::MAX));
+
 /// Says what nodes could say, about what is there.
 struct Speaker {
     random: Random,
@@ -134,7 +136,30 @@ impl Speaker {
                 session,
                 offsets: offsets(&self.some_of(fixture, session.0)),
             },
-            14 => match self.random.below(4) {
+            14 => match self.random.below(9) {
+                1 | 2 => ShardOperation::Delay(Delay {
+                    message: self.message().encode(),
+                    seconds: self.random.below(9) as u32,
+                    count_max: (self.random.below(3) == 0).then_some(3),
+                    origin: match self.random.below(2) {
+                        0 => Origin::Plain,
+                        _ => Origin::Received {
+                            session,
+                            epoch,
+                            packet_id: self.random.below(3) as u16,
+                        },
+                    },
+                }),
+                3 | 4 => {
+                    let waiting = read_delayed(&fixture.tables, ALL, 3, usize::MAX).unwrap();
+                    match waiting.is_empty() {
+                        true => ShardOperation::Tick,
+                        false => {
+                            let one = self.random.one_of(&waiting);
+                            append_of(one.origin(), one.message.clone())
+                        }
+                    }
+                }
                 0 => ShardOperation::Fence {
                     node: 9,
                     incarnation: Incarnation(self.random.below(9)),
@@ -213,6 +238,9 @@ fn check_rows(fixture: &Fixture) {
     }
     assert_eq!((of_kind(keys::RETAINED_EXPIRY).count(), bytes), (due, retained.bytes));
     assert_eq!(fixture.effects().retained, retained);
+    let delayed = read_delayed_size(&fixture.tables).unwrap();
+    assert_eq!(of_kind(keys::DELAYED).count() as u64, delayed.count);
+    assert_eq!(fixture.effects().delayed, delayed);
 }
 
 /// `apply-deterministic`: what a replica has in memory is what it would read from its tables.
