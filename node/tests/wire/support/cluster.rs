@@ -627,7 +627,9 @@ pub fn free_ports(size: usize) -> u16 {
     // nextest runs some tests at a time: what one has found free the other must not take.
     let slot: usize = std::env::var("NEXTEST_TEST_GLOBAL_SLOT").map_or(0, |slot| slot.parse().unwrap_or(0));
     for _ in 0..1_000 {
-        let base = 12_000 + 600 * (4 * random.below(8) + slot % 4) as u16 + 8 * NEXT.fetch_add(1, Ordering::Relaxed).rem_euclid(12);
+        let base = 12_000
+            + 600 * (4 * random.below(8) + slot % 4) as u16
+            + 8 * NEXT.fetch_add(1, Ordering::Relaxed).rem_euclid(12);
         let ports = [0, 100, 200, 300, 400, 500]
             .into_iter()
             .flat_map(|block| (0..size as u16).map(move |i| base + block + i));
