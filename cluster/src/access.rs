@@ -114,7 +114,79 @@ impl InEffect {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use lontra_storage::ids::{MetaIndex, Offset, SessionEpoch, SessionId, ShardId};
+    use lontra_storage::message::Message;
+    use lontra_storage::meta::{AccessChange, MetaEvent, MetaSink};
+    use lontra_storage::shard::Applied;
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::delivery::{ControlEvent, MetaDelivery};
+    use crate::local::{Audience, Credit, Guard, Local, Offer, Outcome, Ticket};
+
+    /// Workers that have not looked again yet.
+    #[derive(Default)]
+    struct Slow(Mutex<Vec<(Vec<AccessChange>, Guard)>>);
+
+    impl Local for Slow {
+        fn applied(&self, _: Arc<Applied>) {}
+        fn jumped(&self, _: ShardId, _: Offset) {}
+        fn ephemeral(&self, _: Arc<Message>, _: Audience, _: Guard) {}
+        fn offer(&self, _: &Offer) -> Vec<Credit> {
+            Vec::new()
+        }
+        fn offer_over(&self, _: ShardId, _: SessionId, _: &[(SessionId, u32)]) {}
+        fn completed(&self, _: Vec<(Ticket, Outcome)>) {}
+        fn displaced(&self, _: SessionId, _: SessionEpoch) {}
+        fn access_changed(&self, changes: &[AccessChange], guard: Guard) {
+            self.0.lock().expect("no panic").push((changes.to_vec(), guard));
+        }
+        fn serving_changed(&self) {}
+    }
+
+    #[test]
+    fn a_change_is_applied_at_once_and_in_effect_once_the_workers_have_looked_again() {
+        let (workers, in_effect) = (Arc::new(Slow::default()), Arc::new(InEffect::default()));
+        let (events, mut told) = mpsc::unbounded_channel();
+        let sink = MetaDelivery {
+            node: 1,
+            local: workers.clone(),
+            lease: Arc::default(),
+            view: Default::default(),
+            clock: Arc::default(),
+            applied: Arc::default(),
+            events,
+            upkeep: Arc::default(),
+            ended: Arc::default(),
+            wills: Arc::default(),
+            connects: Arc::default(),
+            in_effect: in_effect.clone(),
+        };
+        let until = |sink: &MetaDelivery| sink.in_effect.until(sink.applied.current());
+        sink.applied(MetaIndex(3), Vec::new());
+        assert_eq!(until(&sink), 3);
+        let change = AccessChange::User("al".into());
+        sink.applied(MetaIndex(4), vec![MetaEvent::AccessChanged(change.clone())]);
+        sink.applied(MetaIndex(5), Vec::new());
+        assert_eq!((sink.applied.current(), until(&sink)), (5, 3));
+        while told.try_recv().is_ok() {}
+        let (changes, guard) = workers.0.lock().expect("no panic").remove(0);
+        assert_eq!(changes, [change]);
+        let another_worker = guard.clone();
+        drop(guard);
+        assert_eq!(until(&sink), 3, "one of two");
+        drop(another_worker);
+        assert_eq!(until(&sink), 5);
+        assert_eq!(told.try_recv(), Ok(ControlEvent::Applied), "the leader is told at once");
+        sink.jumped(MetaIndex(9));
+        assert_eq!((sink.applied.current(), until(&sink)), (9, 8));
+        let (changes, guard) = workers.0.lock().expect("no panic").remove(0);
+        assert_eq!(changes, [AccessChange::Rules]);
+        drop(guard);
+        assert_eq!(until(&sink), 9);
+    }
 
     #[test]
     fn what_is_under_way_holds_back_itself_and_what_follows() {

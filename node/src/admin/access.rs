@@ -27,6 +27,16 @@ type Answered = Result<Value, Refusal>;
 
 /// What the cluster says or does.
 pub async fn answer(cluster: Cluster, hashing: Hashing, request: AccessRequest, caller: Caller) -> Answered {
+    let is_change = !matches!(
+        request,
+        AccessRequest::Users | AccessRequest::Rules | AccessRequest::Bans | AccessRequest::Keys
+    );
+    if is_change && !cluster.lease().is_valid() {
+        // The key that was shown may be none any more: this node would not know.
+        return Err(Refusal::Unavailable(
+            "this node has no lease now: nothing has changed; ask again, or another node".to_owned(),
+        ));
+    }
     match request {
         AccessRequest::Users => Ok(users(&cluster)),
         AccessRequest::PutUser { name, body } => put_user(&cluster, &hashing, name, body).await,
@@ -156,12 +166,12 @@ fn rules_of(body: &Value) -> Result<AccessOp, Refusal> {
         ));
     };
     // Kept as this version writes them: no two texts for one rule.
-    let parse = |text: &Box<str>| match text.parse::<Rule>() {
+    let rules = rules.iter().map(|text| match text.parse::<Rule>() {
         Ok(rule) => Ok(rule.to_string().into()),
         Err(error) => Err(bad(error)),
-    };
+    });
     Ok(AccessOp::SetRules {
-        rules: rules.iter().map(parse).collect::<Result<_, _>>()?,
+        rules: rules.collect::<Result<_, _>>()?,
         version: fields.number("version")?.map(MetaIndex),
     })
 }

@@ -43,7 +43,7 @@ impl Worker {
             {
                 let mut connection = client.connection.borrow_mut();
                 let reason = match reason {
-                    // CONNACK knows no administrative action; DISCONNECT no ban. [MQTT-3.2.2-21] [MQTT-3.14.2-1]
+                    // CONNACK knows no administrative action; DISCONNECT no ban. [MQTT-3.2.2-8] [MQTT-3.14.2-1]
                     ReasonCode::BANNED if connection.is_connected() => ReasonCode::ADMINISTRATIVE_ACTION,
                     reason => reason,
                 };

@@ -19,6 +19,7 @@ mod slow_rolling;
 mod slow_shared;
 mod slow_wills;
 mod wire_admin;
+mod wire_admin_access;
 mod wire_auth;
 mod wire_auth_acl;
 mod wire_auth_methods;

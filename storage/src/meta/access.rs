@@ -390,7 +390,8 @@ impl MetaState {
             return AccessReply::Unauthorised;
         }
         let is_last = self.access.keys.len() == 1;
-        if !self.access.is_another_admin(id) && !(is_last && even_last) {
+        let may_go = self.access.is_another_admin(id) || is_last && even_last;
+        if !may_go {
             return AccessReply::NeedsAdmin;
         }
         rows::delete_key(change.batch, id);
