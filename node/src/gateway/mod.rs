@@ -161,6 +161,7 @@ async fn run<T: Transport>(
     // Nothing more comes; what came before is still looked at.
     let mut ended = false;
     let mut is_abrupt = false;
+    let mut turn = 0;
 
     loop {
         let needs_more = worker.advance(&client, &mut received);
@@ -222,6 +223,7 @@ async fn run<T: Transport>(
                     let before = received.len();
                     ended = transport.read(&mut received).is_err();
                     worker.metrics.received_bytes(received.len() - before);
+                    turn += received.len() - before;
                 }
             }
             Woken::Deadline => {
@@ -234,6 +236,11 @@ async fn run<T: Transport>(
         }
         if received.is_empty() {
             received = BytesMut::new();
+        }
+        if turn >= TURN_BYTES {
+            // Those behind it wait for one turn of each, however much a client has in its socket.
+            turn = 0;
+            tokio::task::yield_now().await;
         }
     }
     let reason = client.connection.borrow().ending().map(|ending| ending.reason);
@@ -327,6 +334,8 @@ fn packets_in(mut bytes: &[u8]) -> u64 {
 
 /// One read; a larger packet takes several.
 const READ_BYTES: usize = 16 * 1024;
+/// After as much of one client it is the others' turn: the runtime alone would let it go on for 128 reads.
+const TURN_BYTES: usize = 4 * READ_BYTES;
 /// Received and not yet handed in: the largest packet, and what the last read brought beyond it, is let in by the
 /// framer's own limit; this only stops a client that may not send now.
 const RECEIVED_MAX: usize = 2 * 1024 * 1024;
