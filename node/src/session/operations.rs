@@ -260,8 +260,8 @@ impl Worker {
         let in_meta: Vec<Box<str>> = in_meta.cloned().collect();
         // Nothing is delivered for it from here on, before another may hold what was exclusive; the other nodes stop
         // sending when they hear of it.
-        let own = |filter: &Box<str>| !is_shared(filter) && self.remove_filter(client, filter);
-        let mut existed: Vec<bool> = filters.iter().map(own).collect();
+        let own = |filter: &str| !is_shared(filter) && self.remove_filter(client, filter);
+        let mut existed: Vec<bool> = filters.iter().map(|filter| own(filter)).collect();
         let gone = filters.iter().zip(&existed).filter(|(_, existed)| **existed);
         self.cluster
             .remove_routes(gone.map(|(filter, _)| filter.clone()).collect());
