@@ -578,12 +578,8 @@ impl Worker {
     }
 
     /// Forgets a connection; returns its filters, but those of shared groups.
-    pub fn forget(&self, client: &Rc<Client>) -> Vec<Box<str>> {
+    pub fn forget(self: &Rc<Self>, client: &Rc<Client>) -> Vec<Box<str>> {
         let filters: Vec<Box<str>> = client.subscriptions.borrow().keys().cloned().collect();
-        let shared: Vec<Box<str>> = client.shared.borrow().keys().cloned().collect();
-        for filter in filters.iter().chain(&shared) {
-            self.remove_filter(client, filter);
-        }
         client.room.notify_waiters();
         if let Some(served) = client.connection.borrow().served {
             let mut sessions = self.sessions.borrow_mut();
@@ -595,7 +591,30 @@ impl Worker {
             }
         }
         self.connections.borrow_mut().remove(&client.id);
+        self.remove_filters(client, &filters);
         filters
+    }
+
+    /// All filters of a client that is not found any more: what still matches them delivers nothing. `bounded`: the first at
+    /// once, the others between what else the thread does.
+    fn remove_filters(self: &Rc<Self>, client: &Rc<Client>, filters: &[Box<str>]) {
+        let shared: Vec<Box<str>> = client.shared.borrow().keys().cloned().collect();
+        let (first, others) = filters.split_at(filters.len().min(FILTERS_AT_ONCE));
+        for filter in first.iter().chain(&shared) {
+            self.remove_filter(client, filter);
+        }
+        if others.is_empty() {
+            return;
+        }
+        let (worker, client, others) = (self.clone(), client.clone(), others.to_vec());
+        tokio::task::spawn_local(async move {
+            for some in others.chunks(FILTERS_AT_ONCE) {
+                tokio::task::yield_now().await;
+                for filter in some {
+                    worker.remove_filter(&client, filter);
+                }
+            }
+        });
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -603,5 +622,7 @@ impl Worker {
     }
 }
 
+/// About a millisecond.
+const FILTERS_AT_ONCE: usize = 500;
 /// The packet type of PUBLISH in the fixed header. [MQTT-2.1.2]
 const PUBLISH: u8 = 3;

@@ -413,7 +413,7 @@ async fn subscribe_to_many(client: &mut Client, packets: usize) {
 #[tokio::test]
 async fn topic_aliases_hold_what_was_agreed_and_no_more() {
     check(
-        "topic aliases: 200 wrong ones; 50 clients with long topics",
+        "topic aliases: 200 wrong ones; 30 clients with long topics",
         192 << 20,
         async |cluster| {
             let (invalid, unknown) = (
@@ -439,7 +439,7 @@ async fn topic_aliases_hold_what_was_agreed_and_no_more() {
             unknown.moved_by(cluster, 50).await;
             // Every alias again and again, with topics of 60 KiB: 32 of them stand at a time, for each client.
             let mut clients = JoinSet::new();
-            for n in 0..50 {
+            for n in 0..30 {
                 clients.spawn(async move {
                     let mut client = Client::open(cluster.mqtt(0), Version::V5, &format!("alias-long-{n}")).await;
                     for round in 0..100u16 {
@@ -452,7 +452,7 @@ async fn topic_aliases_hold_what_was_agreed_and_no_more() {
             }
             // All of them are there at once.
             let clients = all(clients).await;
-            assert_eq!(clients.len(), 50);
+            assert_eq!(clients.len(), 30);
         },
     )
     .await;
