@@ -143,7 +143,7 @@ fn text(value: &TaggedDerValue) -> Option<String> {
     if tag == TAG_TELETEXSTRING && bytes.is_ascii() {
         return Some(bytes.iter().map(|byte| char::from(*byte)).collect());
     }
-    if tag == TAG_BMPSTRING && bytes.len() % 2 == 0 {
+    if tag == TAG_BMPSTRING && bytes.len().is_multiple_of(2) {
         let units = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
         return char::decode_utf16(units).collect::<Result<_, _>>().ok();
     }

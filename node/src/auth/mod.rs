@@ -184,7 +184,8 @@ fn jwt(settings: &JwtSettings, lasting: &Lasting) -> Result<Option<Jwt>, AuthFil
         return Ok(None);
     }
     let mut keys = Vec::new();
-    let files: [(&'static str, &Path, fn(&[u8]) -> Result<Vec<Key>, NoKey>); 3] = [
+    type Parse = fn(&[u8]) -> Result<Vec<Key>, NoKey>;
+    let files: [(&'static str, &Path, Parse); 3] = [
         ("auth.jwt.secret_file", &settings.secret_file, |text| {
             Key::secret(text).map(|key| vec![key])
         }),

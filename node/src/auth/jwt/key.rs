@@ -102,8 +102,9 @@ impl Key {
     /// There is no public key that can be used.
     pub fn from_pem(pem: &[u8]) -> Result<Self, NoKey> {
         let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| NoKey::NotPem)?;
-        let (algorithm, parameters, bits) = public_key_info(&der).map_err(|_| NoKey::NotPem)?;
-        let material = match (&*algorithm, parameters.as_deref()) {
+        let info = public_key_info(&der).map_err(|_| NoKey::NotPem)?;
+        let bits = info.key;
+        let material = match (&*info.algorithm, info.curve.as_deref()) {
             (RSA, _) => {
                 let (modulus, exponent) = rsa_public_key(&bits).map_err(|_| NoKey::Kind)?;
                 rsa(&modulus, &exponent)
@@ -247,8 +248,15 @@ pub fn key_set(text: &[u8]) -> Result<Vec<Key>, NoKey> {
     }
 }
 
-/// Algorithm, its parameters if they are an identifier too, and the key. (RFC 5280, section 4.1)
-fn public_key_info(der: &[u8]) -> ASN1Result<(Vec<u64>, Option<Vec<u64>>, Vec<u8>)> {
+/// SubjectPublicKeyInfo. (RFC 5280, section 4.1)
+struct PublicKeyInfo {
+    algorithm: Vec<u64>,
+    /// Its parameters, if they are an identifier too.
+    curve: Option<Vec<u64>>,
+    key: Vec<u8>,
+}
+
+fn public_key_info(der: &[u8]) -> ASN1Result<PublicKeyInfo> {
     yasna::parse_der(der, |info| {
         info.read_sequence(|info| {
             let (algorithm, parameters) = info.next().read_sequence(|algorithm| {
@@ -258,14 +266,14 @@ fn public_key_info(der: &[u8]) -> ASN1Result<(Vec<u64>, Option<Vec<u64>>, Vec<u8
             })?;
             let (key, _) = info.next().read_bitvec_bytes()?;
             let named = parameters.filter(|parameters| parameters.tag() == TAG_OID);
-            let named = match named {
+            let curve = match named {
                 None => None,
                 Some(named) => {
                     let der = yasna::construct_der(|writer| writer.write_tagged_der(&named));
                     Some(yasna::parse_der(&der, |one| one.read_oid())?.into_components())
                 }
             };
-            Ok((algorithm, named, key))
+            Ok(PublicKeyInfo { algorithm, curve, key })
         })
     })
 }
