@@ -143,7 +143,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
     }
 
     let mut failed = storage.failed();
-    let probe = Arc::new(NodeProbe::new(cluster.clone(), failed.clone(), lasting.hashing));
+    let probe = Arc::new(NodeProbe::new(cluster.clone(), failed.clone(), lasting.operators));
     let mut http_stop = stopped.clone();
     let shutdown = async move {
         let _ = http_stop.wait_for(|stop| *stop).await;
@@ -163,6 +163,13 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
             let (name, listen) = (&listener.name, &listener.listen);
             tracing::warn!(listener = name, %listen, "clients need not show who they are here: see [auth]");
         }
+    }
+    if config.auth.jwt.is_lax() {
+        tracing::warn!(
+            url = config.auth.jwt.jwks_url,
+            "auth.jwt: keys come over plain HTTP from another machine, or tokens that the same keys sign for others are good here: \
+             set an https URL, and issuer or audience"
+        );
     }
     for listener in &config.listeners {
         let (name, kind, listen) = (&listener.name, listener.kind, &listener.listen);

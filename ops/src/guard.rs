@@ -166,7 +166,10 @@ fn decide(
         // A token that nothing can be compared with is no mistake to be silent about.
         Known::NoKeys(_) if headers.contains_key(header::AUTHORIZATION) => return (None, Err(Denied::NoKey)),
         // A name that is not this machine's in Host is a web page whose name was pointed here: its requests count as its own.
-        Known::NoKeys(_) if !ends.is_here() || !is_host_here(headers) => return (None, Err(Denied::NotHere)),
+        // So is a proxy's on this machine, for whoever is behind it.
+        Known::NoKeys(_) if !ends.is_here() || !is_host_here(headers) || is_forwarded(headers) => {
+            return (None, Err(Denied::NotHere));
+        }
         Known::NoKeys(role) => Caller { key: None, role },
     };
     let needed = role_needed(method, path);
@@ -178,10 +181,24 @@ fn decide(
     (Some(caller), may)
 }
 
+/// No longer than any path of ours: what nobody may do must not fill the log.
+fn act_text(method: &Method, path: &str) -> String {
+    let mut end = path.len().min(PATH_BYTES_MAX);
+    while !path.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{method} {}", &path[..end])
+}
+
 /// The key that is shown.
 pub(crate) fn token(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    let forwarded = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+    forwarded.iter().any(|name| headers.contains_key(*name))
 }
 
 pub(crate) async fn guard(
@@ -199,10 +216,7 @@ pub(crate) async fn guard(
     let (caller, may) = decide(&method, path, headers, &ends, known);
     let act = (!is_safe(&method)).then(|| Act {
         who: caller.as_ref().map_or_else(|| "nobody".to_owned(), Caller::name),
-        what: format!(
-            "{method} {}",
-            request.uri().path_and_query().map_or("", |path| path.as_str())
-        ),
+        what: act_text(&method, request.uri().path_and_query().map_or("", |path| path.as_str())),
         from: ends.remote,
     });
     let Some(caller) = caller.filter(|_| may.is_ok()) else {
@@ -255,6 +269,9 @@ fn is_host_here(headers: &HeaderMap) -> bool {
     };
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
+
+/// Longer than any path of the API.
+const PATH_BYTES_MAX: usize = 512;
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use lontra_storage::command::{BanTarget, Subnet};
+
 use super::acl::{Acl, Permissions};
 use super::authorized::Authorized;
 use super::cluster::ClusterAccess;
@@ -73,6 +75,17 @@ impl Access {
     pub fn is_banned(&self, cluster: &ClusterAccess) -> bool {
         let user = self.identity.user.as_deref();
         cluster.ban_of(&self.client_id, user, self.address).is_some()
+    }
+
+    /// Whether a ban of `target` is about this connection.
+    pub fn is_target(&self, target: &BanTarget) -> bool {
+        match target {
+            BanTarget::Client(client_id) => **client_id == *self.client_id,
+            BanTarget::User(name) => self.identity.user.as_ref() == Some(name),
+            BanTarget::Network(network) => self
+                .address
+                .is_some_and(|address| Subnet::around(address.to_canonical(), network.prefix()) == Some(*network)),
+        }
     }
 
     /// Nothing is allowed any more.

@@ -10,7 +10,8 @@
 
 use yasna::models::TaggedDerValue;
 use yasna::tags::{
-    TAG_BMPSTRING, TAG_IA5STRING, TAG_NUMERICSTRING, TAG_PRINTABLESTRING, TAG_TELETEXSTRING, TAG_UTF8STRING,
+    TAG_BMPSTRING, TAG_GENERALIZEDTIME, TAG_IA5STRING, TAG_NUMERICSTRING, TAG_PRINTABLESTRING, TAG_TELETEXSTRING,
+    TAG_UTCTIME, TAG_UTF8STRING,
 };
 use yasna::{ASN1Result, BERReader, Tag};
 
@@ -36,8 +37,37 @@ pub fn user_name(der: &[u8], which: CertificateUser) -> Option<String> {
     name.filter(|name| is_name(name))
 }
 
+/// The last second in which it is good, since 1970. None: it does not say so as RFC 5280, section 4.1.2.5, has it.
+pub fn not_after(der: &[u8]) -> Option<u64> {
+    let names = Names::parse(der).ok()?;
+    let digits = std::str::from_utf8(names.not_after.value()).ok()?.strip_suffix('Z')?;
+    let is_all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let (year, rest) = match (names.not_after.tag(), digits.len()) {
+        (TAG_UTCTIME, 12) if is_all_digits => {
+            let year: u64 = digits[..2].parse().ok()?;
+            (if year < 50 { 2000 + year } else { 1900 + year }, &digits[2..])
+        }
+        (TAG_GENERALIZEDTIME, 14) if is_all_digits => (digits[..4].parse().ok()?, &digits[4..]),
+        _ => return None,
+    };
+    let part = |at: usize| rest[at..at + 2].parse::<u64>().ok();
+    let (month, day) = (part(0)?, part(2)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || year < 1970 {
+        return None;
+    }
+    // Days since 1970 of a year that begins in March, so that the leap day is its last.
+    let (year, month) = if month <= 2 {
+        (year - 1, month + 9)
+    } else {
+        (year, month - 3)
+    };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    Some((days - DAYS_TO_1970) * 86_400 + part(4)? * 3_600 + part(6)? * 60 + part(8)?)
+}
+
 /// What a certificate says of its owner. (RFC 5280, section 4.1)
 struct Names {
+    not_after: TaggedDerValue,
     /// Parts of attributes.
     subject: Vec<Vec<Attribute>>,
     alternative: Vec<TaggedDerValue>,
@@ -55,9 +85,13 @@ impl Names {
                 let names = certificate.next().read_sequence(|signed| {
                     let _version =
                         signed.read_optional(|version| version.read_tagged(Tag::context(0), |one| one.read_u8()))?;
-                    for _ in ["serial number", "signature", "issuer", "validity"] {
+                    for _ in ["serial number", "signature", "issuer"] {
                         signed.next().read_der()?;
                     }
+                    let not_after = signed.next().read_sequence(|validity| {
+                        validity.next().read_tagged_der()?;
+                        validity.next().read_tagged_der()
+                    })?;
                     let subject = signed
                         .next()
                         .collect_sequence_of(|part| part.collect_set_of(attribute))?;
@@ -77,7 +111,11 @@ impl Names {
                             yasna::parse_der(&value, |names| names.collect_sequence_of(|one| one.read_tagged_der()))?
                         }
                     };
-                    Ok(Names { subject, alternative })
+                    Ok(Names {
+                        not_after,
+                        subject,
+                        alternative,
+                    })
                 })?;
                 for _ in ["signature algorithm", "signature"] {
                     certificate.next().read_der()?;
@@ -188,6 +226,9 @@ const ATTRIBUTES: [(&[u64], &str); 13] = [
     (&[1, 2, 840, 113549, 1, 9, 1], "emailAddress"),
 ];
 
+/// From 1 March of the year 0 to 1 January 1970.
+const DAYS_TO_1970: u64 = 719_468;
+
 #[cfg(test)]
 mod tests {
     use rcgen::string::Ia5String;
@@ -245,6 +286,18 @@ mod tests {
             assert_eq!(user_name(&der, CertificateUser::Cn), None, "{bad:?}");
         }
         assert_eq!(user_name(b"no certificate", CertificateUser::Cn), None);
+    }
+
+    #[test]
+    fn the_end_is_read_in_both_forms() {
+        let ends = |year, month, day| {
+            let der = certificate(|params| params.not_after = rcgen::date_time_ymd(year, month, day));
+            not_after(&der)
+        };
+        assert_eq!(ends(2031, 2, 28), Some(1_930_003_200), "UTCTime");
+        assert_eq!(ends(2060, 2, 29), Some(2_845_238_400), "GeneralizedTime");
+        assert_eq!(ends(2000, 1, 1), Some(946_684_800));
+        assert_eq!(not_after(b"no certificate"), None);
     }
 
     #[test]

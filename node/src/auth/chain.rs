@@ -227,7 +227,7 @@ async fn token(
         TokenPlace::UserName => credentials.user_name.as_ref().map(|name| name.as_bytes()),
     };
     let Some(shown) = shown else { return Ok(None) };
-    let checked = jwt.identify(shown, client_id, &auth.hashing, runtime).await;
+    let checked = jwt.identify(shown, client_id, &auth.signatures, runtime).await;
     checked.transpose().map_err(|why| match why {
         NoIdentity::Bad(why) => {
             tracing::debug!(%why, "a token is not good");

@@ -9,6 +9,10 @@ use super::jwt::remote::KeptKeys;
 #[derive(Clone)]
 pub struct Lasting {
     pub hashing: Hashing,
+    /// Where signatures of tokens are checked, and passwords that operators set: who floods the node with passwords keeps
+    /// neither out.
+    pub signatures: Hashing,
+    pub operators: Hashing,
     /// Keys that were fetched, and where; guards what is replaced in a moment.
     keys: Arc<Mutex<(String, Arc<KeptKeys>)>>,
 }
@@ -18,6 +22,8 @@ impl Lasting {
     pub fn for_cores(cores: usize) -> Self {
         Lasting {
             hashing: Hashing::for_cores(cores),
+            signatures: Hashing::for_cores(cores),
+            operators: Hashing::new(1, OPERATORS_WAIT_MAX),
             keys: Arc::default(),
         }
     }
@@ -31,3 +37,5 @@ impl Lasting {
         keys.1.clone()
     }
 }
+
+const OPERATORS_WAIT_MAX: usize = 8;

@@ -72,6 +72,8 @@ pub struct Auth {
     pub users: PasswordFile,
     pub acl: Acl,
     pub hashing: Hashing,
+    /// Of tokens.
+    pub signatures: Hashing,
     pub denied_publish: DeniedPublish,
     pub revocation: Revocation,
     pub certificate_user: CertificateUser,
@@ -112,6 +114,7 @@ impl Auth {
         Auth {
             users: PasswordFile::default(),
             acl: Acl::default(),
+            signatures: hashing.clone(),
             hashing,
             denied_publish: DeniedPublish::default(),
             revocation: Revocation::default(),
@@ -137,6 +140,7 @@ impl Auth {
             client_id: auth.client_id,
             jwt: jwt(&auth.jwt, lasting)?,
             hook: hook(&auth.http)?,
+            signatures: lasting.signatures.clone(),
             ..Auth::new(lasting.hashing.clone())
         };
         loaded.acl.rules.clone_from(&auth.rules);

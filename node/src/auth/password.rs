@@ -61,6 +61,15 @@ impl PasswordRecord {
         Ok(PasswordRecord::Argon2(hash))
     }
 
+    /// Which kinds take longer to check than others.
+    pub fn cost_rank(&self) -> u8 {
+        match self {
+            PasswordRecord::Argon2(_) => 2,
+            PasswordRecord::Scram(_) => 1,
+            PasswordRecord::Mosquitto(_) => 0,
+        }
+    }
+
     /// A fresh hash of a password, with a salt of its own.
     pub fn make(password: &Secret) -> Self {
         let mut salt = [0; SALT_BYTES];

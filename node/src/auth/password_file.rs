@@ -90,7 +90,8 @@ impl PasswordFile {
 
     /// Whose hash is checked, in vain, for a user that there is none of: how long it takes must not tell which names exist.
     pub fn decoy(&self) -> Option<&Arc<User>> {
-        self.users.values().next()
+        // The costliest kind: a file with hashes of several kinds still tells the cheaper ones from it.
+        self.users.values().max_by_key(|user| user.record.cost_rank())
     }
 
     /// In the order of their names.

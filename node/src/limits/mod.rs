@@ -187,10 +187,14 @@ impl Guard {
         if limits.client_max == 0 && limits.address_max == 0 && limits.user_max == 0 {
             return Vec::new();
         }
-        let client = Subject::Client(client_id.into());
+        // Tables hold names of usual length: who has longer ones has an address, too.
+        let usual = |name: &&str| name.len() <= NAME_BYTES_MAX;
+        let client = Some(client_id)
+            .filter(usual)
+            .map(|client_id| Subject::Client(client_id.into()));
         let address = address.map(|address| Subject::Address(address.into()));
-        let user = user.map(|user| Subject::User(user.into()));
-        let subjects = [Some(client), address, user].into_iter().flatten();
+        let user = user.filter(usual).map(|user| Subject::User(user.into()));
+        let subjects = [client, address, user].into_iter().flatten();
         self.protection
             .flapping
             .ended(subjects, limits, self.protection.moment(now))
@@ -224,3 +228,6 @@ impl Guard {
         (pace, until)
     }
 }
+
+/// Of client ids and user names that are counted for flapping.
+const NAME_BYTES_MAX: usize = 256;

@@ -109,7 +109,7 @@ impl TopicRules {
             return Ok(None);
         };
         check_topic_name(&rewritten).map_err(|violation| violation.reason)?;
-        if is_delayed(&rewritten) {
+        if is_delayed(&rewritten) || is_sys(&rewritten) {
             return Err(ReasonCode::TOPIC_NAME_INVALID);
         }
         Ok(Some(rewritten.into()))

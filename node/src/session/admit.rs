@@ -113,6 +113,11 @@ pub fn ended(worker: &Worker, client: &Client, reason: ReasonCode) {
     let user = access.as_ref().and_then(|access| access.identity.user.as_deref());
     let guard = &client.config.guard;
     let address = client.peer.address.map(|address| address.ip());
+    // Who takes another's client id again and again must not have that one's user and address banned.
+    let (user, address) = match reason {
+        ReasonCode::SESSION_TAKEN_OVER => (None, None),
+        _ => (user, address),
+    };
     for subject in guard.ended(client_id, address, user, Instant::now()) {
         ban(worker, client, subject);
     }

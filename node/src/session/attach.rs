@@ -14,6 +14,7 @@ use super::execute::kept_will;
 use super::operations::Operation;
 use crate::auth::Access;
 use crate::auth::access::Denied;
+use crate::auth::certificate;
 use crate::auth::chain::{Connecting, Refused as Refusal, check_client_id};
 use crate::metrics::DeniedAction;
 use crate::protocol::codec::ReasonCode;
@@ -178,6 +179,20 @@ async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accep
                 .await
         }
     };
+    if let (Ok(identity), Some(der)) = (&mut known, client.peer.certificate.as_deref()) {
+        // TLS has looked at it when it was shown, not when the session was resumed by a ticket.
+        let ends = certificate::not_after(der).unwrap_or_default();
+        identity.expires = Some(identity.expires.map_or(ends, |at| at.min(ends)));
+    }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    if known
+        .as_ref()
+        .is_ok_and(|identity| identity.expires.is_some_and(|at| at <= now))
+    {
+        known = Err(Refusal::BadToken);
+    }
     if known.as_ref().is_ok_and(|identity| is_banned(identity.user.as_deref())) {
         known = Err(Refusal::Banned);
     }

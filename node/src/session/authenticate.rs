@@ -11,11 +11,18 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use crate::auth::chain::Refused;
 use crate::auth::scram;
+use crate::protocol::codec::ReasonCode;
+use crate::session::admit;
 use crate::worker::{Client, Worker};
 
 /// Takes the client's next step.
 pub fn step(worker: &Rc<Worker>, client: &Rc<Client>, data: &[u8]) {
     let under_way = client.exchange.borrow_mut().take();
+    if under_way.is_none()
+        && let Err(reason) = may_begin(worker, client)
+    {
+        return client.connection.borrow_mut().not_authenticated(reason);
+    }
     let mut connection = client.connection.borrow_mut();
     let failed = match under_way {
         None => match scram::begin(&worker.auth().users, data, &nonce()) {
@@ -44,6 +51,21 @@ pub fn step(worker: &Rc<Worker>, client: &Rc<Client>, data: &[u8]) {
     );
     worker.metrics.authenticated(&Err(refused));
     connection.not_authenticated(refused.reason());
+}
+
+/// Who is banned proves nothing, and is told nothing of its password.
+fn may_begin(worker: &Worker, client: &Client) -> Result<(), ReasonCode> {
+    let client_id = client.connection.borrow().authenticating().map(str::to_owned);
+    let Some(client_id) = client_id else { return Ok(()) };
+    admit::client_id(worker, client, &client_id)?;
+    let address = client.peer.address.map(|address| address.ip());
+    match worker.auth().acl.cluster.ban_of(&client_id, None, address) {
+        None => Ok(()),
+        Some(_) => {
+            worker.metrics.authenticated(&Err(Refused::Banned));
+            Err(ReasonCode::BANNED)
+        }
+    }
 }
 
 /// Fresh for each exchange: what a client proved in another proves nothing in this one.

@@ -19,26 +19,26 @@ impl Worker {
     /// A reload: what was decided under other users and rules holds no more, from the next message on, and for who is
     /// connected.
     pub(super) fn access_changed(&self) {
-        self.decide_again(|_, _| true);
+        self.decide_again(|_| true);
     }
 
     /// The cluster's log: when this returns, nobody here is served against it.
     pub(super) fn cluster_access_changed(&self, changes: &[AccessChange]) {
-        self.decide_again(|auth, access| {
+        self.decide_again(|access| {
             changes.iter().any(|change| match change {
                 AccessChange::User(name) => access.identity.user.as_ref() == Some(name),
                 AccessChange::Rules => true,
-                // Whoever it is not about has nothing to be decided.
-                AccessChange::Ban(_) => access.is_banned(&auth.acl.cluster),
+                // Whoever it is not about has nothing to be decided: many bans, which machines make, cost little here.
+                AccessChange::Ban(target) => access.is_target(target),
             })
         });
     }
 
-    fn decide_again(&self, is_touched: impl Fn(&Auth, &Access) -> bool) {
+    fn decide_again(&self, is_touched: impl Fn(&Access) -> bool) {
         let auth = self.auth();
         for client in self.connections.borrow().values() {
             if let Some(access) = client.access()
-                && is_touched(&auth, &access)
+                && is_touched(&access)
                 && let Some((reason, why)) = ends(client, &access, &auth)
             {
                 let mut connection = client.connection.borrow_mut();

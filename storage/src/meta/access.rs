@@ -319,7 +319,9 @@ impl MetaState {
         if only_longer && known.is_some_and(lasts_as_long) {
             return AccessReply::Done { existed };
         }
-        if !existed && self.access.bans.len() >= BANS_MAX {
+        // What machines decide leaves room for what people do.
+        let max = if only_longer { BANS_MAX / 2 } else { BANS_MAX };
+        if !existed && self.access.bans.len() >= max {
             return AccessReply::Full;
         }
         rows::put_ban(change.batch, &target, &ban);

@@ -5,16 +5,16 @@
 //! ```
 //!
 //! Invariants
-//! - `bounded`: at most one fetch is under way, and one begins only ATTEMPT_GAP after the one before: tokens with made-up
-//!   ids make no storm.
-//! - a server that does not answer takes no key away.
+//! - `bounded`: at most one fetch is under way, and one begins only ATTEMPT_GAP after the end of the one before; few wait for
+//!   it: tokens with made-up ids make no storm, and no queue.
+//! - a server that does not answer takes no key away, and holds nobody up whose key is there.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::key::{Key, key_set};
 use crate::auth::http_client::{HttpClient, HttpError};
@@ -32,7 +32,9 @@ pub struct KeptKeys {
     /// Guards what is read and replaced in a moment.
     state: Mutex<State>,
     /// Whose turn it is to fetch.
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
+    /// Who waits for it.
+    waiting: Semaphore,
 }
 
 #[derive(Default)]
@@ -52,9 +54,13 @@ enum Step {
 }
 
 impl State {
+    fn has(&self, key_id: Option<&str>) -> bool {
+        self.keys.iter().any(|key| key.is_called(key_id))
+    }
+
     fn step(&self, key_id: Option<&str>, refresh: Duration, now: Instant) -> Step {
         let is_due = self.fetched.is_none_or(|fetched| now - fetched >= refresh);
-        let is_known = !self.keys.is_empty() && self.keys.iter().any(|key| key.is_called(key_id));
+        let is_known = self.has(key_id);
         let is_soon = self.attempted.is_some_and(|attempted| now - attempted < ATTEMPT_GAP);
         match (is_due || !is_known, is_soon) {
             (false, _) => Step::Use,
@@ -73,7 +79,8 @@ impl Default for KeptKeys {
     fn default() -> Self {
         KeptKeys {
             state: Mutex::default(),
-            turn: Semaphore::new(1),
+            turn: Arc::new(Semaphore::new(1)),
+            waiting: Semaphore::new(WAITING_MAX),
         }
     }
 }
@@ -103,32 +110,40 @@ impl RemoteKeys {
     pub async fn keys_for(self: &Arc<Self>, key_id: Option<&str>, runtime: &Handle) -> (Arc<Vec<Key>>, bool) {
         let step = || self.kept.state().step(key_id, self.refresh, Instant::now());
         if step() == Step::Fetch {
-            let turn = self.kept.turn.acquire().await;
-            // Whoever had the turn before may have fetched it.
-            if turn.is_ok() && step() == Step::Fetch {
-                let this = self.clone();
-                let _ = runtime.spawn(async move { this.fetch().await }).await;
+            let (has, turn) = (self.kept.state().has(key_id), self.kept.turn.clone());
+            if has {
+                // Beside: what is there is good until something else is.
+                if let Ok(turn) = turn.try_acquire_owned() {
+                    runtime.spawn(self.clone().fetch(turn));
+                }
+            } else if let Ok(_waiting) = self.kept.waiting.try_acquire()
+                && let Ok(turn) = turn.acquire_owned().await
+                // Whoever had the turn before may have fetched it.
+                && step() == Step::Fetch
+            {
+                let _ = runtime.spawn(self.clone().fetch(turn)).await;
             }
         }
         let state = self.kept.state();
         (state.keys.clone(), state.is_fresh())
     }
 
-    async fn fetch(&self) {
-        let began = Instant::now();
-        let had = {
-            let mut state = self.kept.state();
-            state.attempted = Some(began);
-            state.keys.len()
-        };
-        match self.get().await {
+    async fn fetch(self: Arc<Self>, _turn: OwnedSemaphorePermit) {
+        let got = self.get().await;
+        let ended = Some(Instant::now());
+        match got {
             Ok(keys) => {
                 tracing::debug!(url = self.url, keys = keys.len(), "a JWK set was fetched");
                 let mut state = self.kept.state();
                 state.keys = Arc::new(keys);
-                state.fetched = Some(began);
+                (state.fetched, state.attempted) = (ended, ended);
             }
             Err(error) => {
+                let had = {
+                    let mut state = self.kept.state();
+                    state.attempted = ended;
+                    state.keys.len()
+                };
                 tracing::warn!(
                     url = self.url,
                     error,
@@ -159,6 +174,8 @@ impl fmt::Debug for RemoteKeys {
 
 const ATTEMPT_GAP: Duration = Duration::from_secs(5);
 const FETCH_MAX: Duration = Duration::from_secs(5);
+/// Beyond, a token with a key that is not there is refused at once, as while the server does not answer.
+const WAITING_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -157,8 +157,12 @@ impl<'a> Token<'a> {
 
 /// The claim of this name; or, with dots, the one within objects.
 fn claim<'v>(payload: &'v Value, name: &str) -> Option<&'v Value> {
-    let whole = payload.get(name).filter(|_| !name.is_empty());
-    whole.or_else(|| name.split('.').try_fold(payload, |level, name| level.get(name)))
+    if name.is_empty() {
+        return None;
+    }
+    payload
+        .get(name)
+        .or_else(|| name.split('.').try_fold(payload, |level, name| level.get(name)))
 }
 
 /// A list of texts, or one text.

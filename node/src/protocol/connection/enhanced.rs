@@ -38,6 +38,14 @@ impl Connection {
         matches!(self.state, State::Authenticating(_))
     }
 
+    /// The client id of one that is, before CONNACK.
+    pub fn authenticating(&self) -> Option<&str> {
+        match &self.state {
+            State::Authenticating(accepted) => Some(&accepted.client_id),
+            _ => None,
+        }
+    }
+
     /// Until CONNACK a client sends AUTH or DISCONNECT. [MQTT-3.1.2-30]
     pub(super) fn authenticating_packet(&mut self, packet: Packet) {
         match packet {
