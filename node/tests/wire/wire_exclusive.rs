@@ -277,9 +277,9 @@ async fn a_dead_node_frees_what_its_ephemeral_sessions_held() {
         assert_eq!(ask(&mut other, &both).await, [refused(version); 2]);
 
         cluster.kill(victim).await;
-        let other = std::cell::RefCell::new(other);
+        let other = tokio::sync::Mutex::new(other);
         eventually("what an ephemeral session held is free", START, || async {
-            let codes = ask(&mut other.borrow_mut(), &[(&gone, 1), (&kept, 1)]).await;
+            let codes = ask(&mut *other.lock().await, &[(&gone, 1), (&kept, 1)]).await;
             assert_eq!(codes[1], refused(version), "a durable session keeps it");
             (codes[0] == 1).then_some(())
         })
@@ -311,10 +311,10 @@ async fn a_dead_node_frees_what_its_ephemeral_sessions_held() {
     }
     cluster.wait_all_ready().await;
     let other = connect(cluster.mqtt(2), Version::V5, "all-waits", false).await;
-    let other = std::cell::RefCell::new(other);
+    let other = tokio::sync::Mutex::new(other);
     let both = [("$exclusive/all/kept", 1), ("$exclusive/all/gone", 1)];
     eventually("free after all were killed", START, || async {
-        let codes = ask(&mut other.borrow_mut(), &both).await;
+        let codes = ask(&mut *other.lock().await, &both).await;
         assert_eq!(codes[0], 0x97, "a durable session keeps it");
         (codes[1] == 1).then_some(())
     })
