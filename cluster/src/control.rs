@@ -139,7 +139,8 @@ impl Inner {
         let offsets = self.views.iter().map(|view| Offset(view.offset.current())).collect();
         Report {
             incarnation: self.lease.incarnation(),
-            applied: self.applied_in_effect(),
+            applied: MetaIndex(self.meta.applied.current()),
+            in_effect: self.applied_in_effect(),
             leads,
             offsets,
             disk_low: self.is_disk_low(),

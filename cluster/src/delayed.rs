@@ -29,10 +29,19 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     // By shard, up to where all that was ever delayed has left.
     let mut idle: BTreeMap<ShardId, LogTime> = inner.groups.keys().map(|shard| (*shard, LogTime(0))).collect();
     let mut busy = JoinSet::new();
+    let mut is_whole = true;
     loop {
         tokio::time::sleep(TICK).await;
         while let Some(done) = busy.try_join_next() {
+            is_whole &= done.is_ok();
             idle.extend(done);
+        }
+        if !is_whole && busy.is_empty() {
+            // A task that panicked took its shard with it.
+            is_whole = true;
+            for shard in inner.groups.keys() {
+                idle.entry(*shard).or_insert(LogTime(0));
+            }
         }
         for (shard, group) in &inner.groups {
             let waiting = inner.views[usize::from(shard.0)].delayed().count;
@@ -48,7 +57,8 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 
 /// Publishes what is due in a shard.
 async fn serve(inner: Arc<Inner>, shard: ShardId, group: Group, mut from: LogTime) -> (ShardId, LogTime) {
-    while inner.leads(shard) {
+    // What becomes due waits for room: the reserve is for what frees it.
+    while inner.leads(shard) && !inner.lease.is_disk_low(shard) {
         match find_due(&group, &mut from) {
             Ok(Found::Due(due)) => publish(&inner, shard, due).await,
             Ok(Found::Idle) => {
@@ -79,7 +89,9 @@ fn find_due(group: &Group, from: &mut LogTime) -> std::io::Result<Found> {
     let (_, log_time) = read_head(&group.tables)?;
     let now = group.clock.now();
     let due = read_delayed(&group.tables, (*from, now), PAGE_MESSAGES, PAGE_BYTES)?;
-    *from = due.first().map_or(log_time, |first| first.due.min(log_time));
+    // The tables' log time may be ahead of the clock, which learns of an entry a moment later: what is due in between was not
+    // looked for.
+    *from = due.first().map_or(log_time.min(now), |first| first.due.min(log_time));
     Ok(match due.is_empty() {
         false => Found::Due(due),
         true if log_time.plus_seconds(IDLE_SECONDS) <= now => Found::Idle,

@@ -40,7 +40,7 @@ impl Inner {
                 ..Renewed::default()
             };
         }
-        entry.applied = entry.applied.max(report.applied);
+        entry.applied = entry.applied.max(report.in_effect);
         entry.leads = report.leads.clone();
         entry.offsets = report.offsets.clone();
         entry.disk_low = report.disk_low;
@@ -70,7 +70,8 @@ impl Inner {
         if !is_up {
             return Renewal::NotUp;
         }
-        if self.lags_behind(report.applied) {
+        // Workers with many connections take a while to look at each again: that is no reason to take the node Down.
+        if self.lags_behind(report.applied, self.config.lease) || self.lags_behind(report.in_effect, EFFECT_MAX) {
             // What it does not apply it cannot keep; without a lease it is Down soon, and barriers go on without it.
             return Renewal::NotLeader { leader: None };
         }
@@ -212,22 +213,22 @@ impl Inner {
         downs
     }
 
-    /// Notes how far meta had come at this moment, for as long as a lease.
+    /// Notes how far meta had come at this moment, for as long as [`EFFECT_MAX`].
     fn note_applied(&self) {
         let now = boot_time();
         let mut history = self.applied_history.lock().unwrap_or_else(PoisonError::into_inner);
         history.push_back((now, MetaIndex(self.meta.applied.current())));
-        while history.len() > 1 && history[1].0 + self.config.lease <= now {
+        while history.len() > 1 && history[1].0 + self.config.lease.max(EFFECT_MAX) <= now {
             history.pop_front();
         }
     }
 
-    /// Whether a node has not applied what this leader had applied a lease ago.
-    fn lags_behind(&self, applied: MetaIndex) -> bool {
+    /// Whether a node has not applied what this leader had applied so long ago.
+    fn lags_behind(&self, applied: MetaIndex, time: Duration) -> bool {
+        let now = boot_time();
         let history = self.applied_history.lock().unwrap_or_else(PoisonError::into_inner);
-        history
-            .front()
-            .is_some_and(|(at, index)| *at + self.config.lease <= boot_time() && applied < *index)
+        let old = history.partition_point(|(at, _)| *at + time <= now);
+        old.checked_sub(1).is_some_and(|newest| applied < history[newest].1)
     }
 }
 
@@ -413,6 +414,8 @@ fn plan_move(
 }
 
 const TICK: Duration = Duration::from_millis(100);
+/// Until what is applied holds for every connection of a node.
+const EFFECT_MAX: Duration = Duration::from_secs(10);
 /// A tick that comes so late says that the process was stopped, or starved.
 const STALL: Duration = Duration::from_millis(500);
 const SPREAD_INTERVAL: Duration = Duration::from_millis(700);

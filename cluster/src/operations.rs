@@ -59,6 +59,8 @@ pub struct DelayedPublish {
     /// `Plain` or `Received`.
     pub origin: Origin,
     pub ticket: Ticket,
+    /// It is to be retained, and does not remove what is.
+    pub retain: bool,
 }
 
 /// The session that a connection now serves.
@@ -490,6 +492,12 @@ impl Cluster {
     pub fn publish_delayed(&self, shard: ShardId, publish: DelayedPublish) {
         if self.inner.lease.is_disk_low(shard) {
             self.inner.local.completed(vec![(publish.ticket, Outcome::DiskLow)]);
+            return;
+        }
+        if publish.retain && self.inner.is_retained_full(shard) {
+            self.inner
+                .local
+                .completed(vec![(publish.ticket, Outcome::RetainedFull)]);
             return;
         }
         let shards = u64::from(self.inner.shards.shard_count());

@@ -87,8 +87,10 @@ pub fn decode_proposed(payload: &Bytes) -> Result<Result<Proposed, ProposeError>
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub incarnation: Incarnation,
-    /// Meta index applied in effect.
+    /// Meta index applied.
     pub applied: MetaIndex,
+    /// Applied so that it holds for every connection: barriers wait for this.
+    pub in_effect: MetaIndex,
     /// Shard groups that it leads.
     pub leads: Vec<ShardId>,
     /// The highest offset that it has applied (or followed), by shard.
@@ -104,7 +106,7 @@ pub struct Report {
 impl Report {
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(128);
-        writer.var(self.incarnation.0).var(self.applied.0);
+        writer.var(self.incarnation.0).var(self.applied.0).var(self.in_effect.0);
         writer.bool(self.disk_low).bool(self.leaving);
         writer.var(self.leads.len() as u64);
         for shard in &self.leads {
@@ -125,6 +127,7 @@ impl Report {
         let mut reader = Reader::new("report", payload);
         let incarnation = Incarnation(reader.var()?);
         let applied = MetaIndex(reader.var()?);
+        let in_effect = MetaIndex(reader.var()?);
         let disk_low = reader.bool()?;
         let leaving = reader.bool()?;
         let mut leads = Vec::new();
@@ -142,6 +145,7 @@ impl Report {
         Ok(Report {
             incarnation,
             applied,
+            in_effect,
             leads,
             offsets,
             disk_low,
@@ -415,6 +419,7 @@ mod tests {
         let report = Report {
             incarnation: Incarnation(9),
             applied: MetaIndex(7),
+            in_effect: MetaIndex(6),
             leads: vec![ShardId(3)],
             offsets: vec![Offset(1), Offset(0)],
             disk_low: true,

@@ -135,7 +135,9 @@ fn why_not_acknowledged(reason: ReasonCode) -> Option<&'static str> {
 fn why_not_subscribed(reason: ReasonCode) -> Option<&'static str> {
     match reason {
         ReasonCode::UNSPECIFIED_ERROR => Some("the cluster did not take the subscription: subscribe again later"),
-        ReasonCode::QUOTA_EXCEEDED => Some("another session holds the exclusive subscription"),
+        ReasonCode::QUOTA_EXCEEDED => {
+            Some("there is no room for another subscription, or another session has this exclusive one")
+        }
         ReasonCode::TOPIC_FILTER_INVALID => Some("a topic filter is above the limits of this broker"),
         _ => None,
     }

@@ -25,7 +25,7 @@ use lontra_storage::ids::{SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::LogTime;
 
 use super::answers::Answers;
-use super::codec::topic_grammar::{canonical, check_topic_filter, is_exclusive};
+use super::codec::topic_grammar::{canonical, check_topic_filter, is_exclusive, is_shared};
 use super::codec::{
     Disconnect, Packet, Publish, ReasonCode, Subscribe, Unsubscribe, Version, Violation, encode_pingresp,
 };
@@ -335,6 +335,11 @@ impl Connection {
         for filter in subscribe.filters {
             let exclusive = is_exclusive(&filter.filter);
             let mounted = filter.valid.and_then(|()| self.in_cluster(filter.filter));
+            let mounted = mounted.and_then(|filter| match exclusive && is_shared(&filter) {
+                // A rule has made it so.
+                true => Err(ReasonCode::TOPIC_FILTER_INVALID),
+                false => Ok(filter),
+            });
             reasons.push(match &mounted {
                 Err(reason) => *reason,
                 Ok(_) => ReasonCode(filter.qos as u8),

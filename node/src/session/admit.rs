@@ -93,7 +93,7 @@ fn is_banned_in_cluster(worker: &Worker, subject: &Subject) -> bool {
 
 /// A connection that was served has ended: who comes and goes too often is banned.
 pub fn ended(worker: &Worker, client: &Client, reason: ReasonCode) {
-    // What this node or its operator ends is no fault of the client's.
+    // What this node or its operator ends is no fault of the client's; a node without room closes publishers of 3.x.
     let is_ours = matches!(
         reason,
         ReasonCode::SERVER_SHUTTING_DOWN
@@ -101,6 +101,8 @@ pub fn ended(worker: &Worker, client: &Client, reason: ReasonCode) {
             | ReasonCode::USE_ANOTHER_SERVER
             | ReasonCode::SERVER_MOVED
             | ReasonCode::ADMINISTRATIVE_ACTION
+            | ReasonCode::QUOTA_EXCEEDED
+            | ReasonCode::NOT_AUTHORIZED
     );
     if is_ours || worker.is_stopping() {
         return;

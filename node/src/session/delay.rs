@@ -24,6 +24,7 @@ pub fn delay(
     let publish = DelayedPublish {
         message: message.encode(),
         seconds,
+        retain: message.retain && !message.payload.is_empty(),
         origin: origin_of(client, packet, message.publisher, shard),
         ticket: ticket(worker, client, token),
     };
