@@ -133,6 +133,45 @@ async fn a_topic_alias_leads_around_nothing() {
     guarded.cluster.assert_no_panic();
 }
 
+/// What a rule of `[topics]` makes of a topic is what is decided about.
+#[tokio::test]
+async fn a_rewrite_leads_around_nothing() {
+    let rules =
+        "[{ on = 'all', from = '^open/(.+)$', to = 'a/$1' }, { on = 'publish', from = '^me/(.+)$', to = 'own/%u/$1' }]";
+    let guarded = guarded(1, &[("topics.rewrite", rules)]).await;
+    let mut alice = open(guarded.at(), Version::V5, "alice").await;
+    let mut bob = open(guarded.at(), Version::V5, "bob").await;
+    // Bob may not read `a/hidden`, and `a/public/#` of all of `a/#`.
+    let codes = suback(&mut bob, &[("open/hidden", 1), ("open/#", 1)]).await;
+    assert_eq!(codes, [0x87, 1]);
+    for (topic, retain, denied) in [
+        ("open/secret", false, true),
+        ("open/secret", true, true),
+        ("open/hidden", false, false),
+        ("open/public/x", false, false),
+        ("me/x", false, false),
+        ("own/bob/x", false, true),
+    ] {
+        let publish = Publish {
+            retain,
+            ..Publish::new(topic, "x", 1)
+        };
+        let code = alice.publish_packet(publish).await;
+        assert_eq!(code == 0x87, denied, "{topic}: {code:#x}");
+    }
+    let aliased = Publish {
+        properties: vec![Property(TOPIC_ALIAS, Value::Two(1))],
+        ..Publish::new("open/secret", "x", 1)
+    };
+    assert_eq!(alice.publish_packet(aliased).await, 0x87);
+    let will = connect(Version::V5, "alice").will(Will::new("open/secret", "x", 1));
+    assert_eq!(guarded.connack(&will).await, 0x87);
+    let mut again = open(guarded.at(), Version::V5, "alice").await;
+    let topics = until_end(&mut bob, &mut again, "a/public/end").await;
+    assert_eq!(topics, ["a/public/x"]);
+    guarded.cluster.assert_no_panic();
+}
+
 #[tokio::test]
 async fn a_wildcard_brings_only_what_may_be_read() {
     let guarded = guarded(3, &[]).await;
