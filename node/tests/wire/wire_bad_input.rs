@@ -4,7 +4,7 @@
 use crate::support::client::{Client, Gone};
 use crate::support::cluster::{Cluster, LONTRA, shared};
 use crate::support::codec::{self, Connect, Packet, Publish, VERSIONS, Version};
-use crate::support::{SOON, START};
+use crate::support::{SOON, START, eventually};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -278,15 +278,20 @@ fn unhex(hex: &str) -> Vec<u8> {
 async fn a_port_in_use_is_named() {
     let stopped = Stopped::new(1).await;
     for address in [&stopped.mqtt, &stopped.ws, &stopped.http] {
-        let _taken = TcpListener::bind(address).expect("free since the node is down");
+        let _taken = free("the port of a node that is down", || TcpListener::bind(address)).await;
         says(&stopped.fails("").await, &[address, "in use"]);
     }
     // A single node has no links.
     let stopped = Stopped::new(3).await;
     let text = std::fs::read_to_string(&stopped.config).expect("the configuration");
     let cluster_address = value(&text, "cluster", "listen");
-    let _taken = UdpSocket::bind(&cluster_address).expect("free since the node is down");
+    let _taken = free("the port of a node that is down", || UdpSocket::bind(&cluster_address)).await;
     says(&stopped.fails("").await, &[&cluster_address, "in use"]);
+}
+
+/// A process that is gone may take a moment more to close its sockets.
+async fn free<T>(what: &str, bind: impl Fn() -> std::io::Result<T>) -> T {
+    eventually(what, SOON, || std::future::ready(bind().ok())).await
 }
 
 #[tokio::test]
