@@ -36,9 +36,8 @@ use crate::session::end::{self, Farewell};
 use crate::worker::{Client, ListenerConfig, Worker};
 
 /// Serves a connection of a listener, which has this configuration, until it ends.
-pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Socket, address: Option<SocketAddr>) {
+pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Socket, mut peer: Peer) {
     let accepted = Instant::now();
-    let mut peer = Peer::at(address);
     if let Socket::Tcp(stream) = &socket {
         let _ = stream.set_nodelay(true);
         if config.proxy_protocol {

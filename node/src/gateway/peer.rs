@@ -11,6 +11,8 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// The certificate that the client has shown and that is good, in DER.
     pub certificate: Option<Box<[u8]>>,
+    /// It is one more than may be connected: it is only told so.
+    pub is_surplus: bool,
 }
 
 impl Peer {
@@ -19,6 +21,7 @@ impl Peer {
         Peer {
             address: address.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())),
             certificate: None,
+            is_surplus: false,
         }
     }
 }

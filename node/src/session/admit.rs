@@ -30,6 +30,10 @@ pub fn address(worker: &Worker, config: &ListenerConfig, peer: &Peer, now: Insta
 /// A connection is open; `place` is what it was given before its handshake, if it asked then. One that is not let in is
 /// told so in CONNACK.
 pub fn connection(worker: &Worker, client: &Client, place: Option<Place>) {
+    if client.peer.is_surplus {
+        let mut connection = client.connection.borrow_mut();
+        return connection.refuse_connect(ReasonCode::QUOTA_EXCEEDED);
+    }
     let entered = match place {
         Some(place) => Ok(place),
         None => address(worker, &client.config, &client.peer, Instant::now()),

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
-use super::Worker;
+use super::{ListenerConfig, Worker};
 use crate::config::ListenerKind;
 use crate::gateway;
 use crate::gateway::listen::{Listening, ListeningSocket};
+use crate::gateway::peer::Peer;
 use crate::gateway::socket::Socket;
 use crate::metrics::{NodeMetrics, Refusal};
 
@@ -54,6 +55,7 @@ impl Listener {
 }
 
 async fn accept(worker: Rc<Worker>, at: usize, listener: Listener, open: Arc<AtomicI64>) {
+    let told = Rc::new(());
     loop {
         wait_for_rate(&worker, at).await;
         let (socket, address) = match listener.accept().await {
@@ -71,21 +73,39 @@ async fn accept(worker: Rc<Worker>, at: usize, listener: Listener, open: Arc<Ato
             continue;
         };
         listener.guard.accepted(Instant::now());
-        // Refused before it costs anything; a client tries again elsewhere.
+        let peer = Peer::at(address);
         let is_full = |open: i64, max: i64| max > 0 && open >= max;
         if is_full(worker.metrics.open_connections(), config.connections_max)
             || is_full(open.load(Ordering::Relaxed), listener.connections_max)
         {
             worker.metrics.connection_refused(Refusal::ConnectionsMax);
+            tell_surplus(&worker, &told, listener, socket, peer);
             continue;
         }
         let counted = Counted::new(&worker.metrics, listener.kind, open.clone());
         let worker = worker.clone();
         tokio::task::spawn_local(async move {
-            gateway::serve(worker, listener, socket, address).await;
+            gateway::serve(worker, listener, socket, peer).await;
             drop(counted);
         });
     }
+}
+
+/// One more than may be connected is told so in CONNACK, as long as few are told at a time: else its socket closes, and over TLS,
+/// where words would cost a handshake. A client tries again elsewhere.
+fn tell_surplus(worker: &Rc<Worker>, told: &Rc<()>, listener: Arc<ListenerConfig>, socket: Socket, peer: Peer) {
+    if listener.tls.is_some() || Rc::strong_count(told) > TOLD_MAX {
+        return;
+    }
+    let peer = Peer {
+        is_surplus: true,
+        ..peer
+    };
+    let (worker, told) = (worker.clone(), told.clone());
+    tokio::task::spawn_local(async move {
+        gateway::serve(worker, listener, socket, peer).await;
+        drop(told);
+    });
 }
 
 /// `back-pressure-first`: connections above a rate wait in the system's queue, and nobody is refused.
@@ -127,4 +147,6 @@ impl Drop for Counted {
 }
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Of each listener of a worker; each until its CONNECT, or the time for it is over.
+const TOLD_MAX: usize = 64;
 const RATE_LOOK: Duration = Duration::from_secs(1);

@@ -383,13 +383,26 @@ async fn each_listener_has_limits_of_its_own() {
     for number in 0..2 {
         kept.push(Client::open(&running.at(0), Version::V5, &format!("two-{number}")).await);
     }
-    let mut third = TcpStream::connect(running.at(0)).await.expect("a connection");
-    third
-        .write_all(&Connect::clean(Version::V5, "two-3").encode())
-        .await
-        .ok();
-    assert_eq!(tls::rest(&mut third).await, b"");
-    assert_eq!(running.refused("connections_max").await, 1.0);
+    for (version, quota_exceeded) in [(Version::V5, 0x97), (Version::V311, 3)] {
+        let connect = Connect::clean(version, "two-3");
+        let refused = Client::try_connect(&running.at(0), &connect, SOON).await;
+        let Ok((mut third, Packet::Connack { code, .. })) = refused else {
+            panic!("it is told");
+        };
+        assert_eq!(code, quota_exceeded);
+        third.closed_by_server(SOON).await;
+    }
+    assert_eq!(running.refused("connections_max").await, 2.0);
+    // Who says nothing takes none of the places of those who are told, for longer than CONNECT may take.
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(running.at(0)).await.expect("a connection"));
+    }
+    eventually("most are closed at once", SOON, || async {
+        (running.refused("connections_max").await == 202.0).then_some(())
+    })
+    .await;
+    drop(silent);
     Client::open(&running.node.mqtt, Version::V5, "two-elsewhere").await;
     drop(kept.pop());
     eventually("there is room again", SOON, || async {
