@@ -245,12 +245,12 @@ pub(crate) async fn keep_lease(inner: Arc<Inner>) {
                     applied_everywhere,
                     disk_low,
                 }) => {
-                    let lapsed = !inner.lease.is_valid();
-                    inner
-                        .lease
-                        .grant(incarnation, sent_at, inner.config.lease, applied_everywhere, disk_low);
+                    let lapsed =
+                        inner
+                            .lease
+                            .grant(incarnation, sent_at, inner.config.lease, applied_everywhere, disk_low);
                     if lapsed {
-                        // However short it was: packets that came meanwhile wait for this.
+                        // However short it was: packets that came meanwhile, and what was withheld, wait for this.
                         inner.local.serving_changed();
                     }
 

@@ -39,6 +39,8 @@ pub struct Lease {
     incarnation: AtomicU64,
     /// 0 while not admitted: boot time in microseconds at which a lapsed lease ends the incarnation's service.
     refuse_at: AtomicU64,
+    /// How often a grant ended a time without a lease.
+    lapses: AtomicU64,
     /// Guards what the last renewal said of the cluster; read per publish, written four times a second.
     news: RwLock<News>,
 }
@@ -58,7 +60,8 @@ impl Lease {
         self.incarnation.store(incarnation.0, Ordering::Release);
     }
 
-    /// A renewal of `incarnation` that was sent at `sent_at` was granted for `length`. Void if that ended meanwhile.
+    /// A renewal of `incarnation` that was sent at `sent_at` was granted for `length`. Void if that ended meanwhile. True if it
+    /// ended a time without a lease, however short: what waited for that must be told.
     pub fn grant(
         &self,
         incarnation: Incarnation,
@@ -66,19 +69,30 @@ impl Lease {
         length: Duration,
         applied_everywhere: Vec<Offset>,
         disk_low: Vec<ShardId>,
-    ) {
+    ) -> bool {
         if incarnation != self.incarnation() {
-            return;
+            return false;
         }
 
         let until = (sent_at + length).as_micros() as u64;
-        self.until.fetch_max(until, Ordering::AcqRel);
+        let before = self.until.fetch_max(until, Ordering::AcqRel);
+        // Whoever saw that there is none had read the clock before it read `before`: so this clock is not behind that one.
+        let lapsed = before <= boot_time().as_micros() as u64;
+        if lapsed {
+            self.lapses.fetch_add(1, Ordering::AcqRel);
+        }
         self.refuse_at
             .fetch_max(until + PAUSE_MAX.as_micros() as u64, Ordering::AcqRel);
         *self.news.write().unwrap_or_else(std::sync::PoisonError::into_inner) = News {
             applied_everywhere,
             disk_low,
         };
+        lapsed
+    }
+
+    /// Grows with every time without a lease that ended: who kept the number knows that there was one, however short.
+    pub fn lapses(&self) -> u64 {
+        self.lapses.load(Ordering::Acquire)
     }
 
     /// The incarnation is Down, or about to stop: it never serves again.
@@ -100,7 +114,9 @@ impl Lease {
 
     /// Whether a publish may be matched now.
     pub fn is_valid(&self) -> bool {
-        self.until.load(Ordering::Acquire) > boot_time().as_micros() as u64
+        // In this order: `grant` relies on it.
+        let now = boot_time().as_micros() as u64;
+        self.until.load(Ordering::Acquire) > now
     }
 
     pub fn serving(&self) -> Serving {
@@ -184,6 +200,10 @@ mod tests {
             vec![ShardId(0)],
         );
         assert!(lease.is_valid());
+        assert_eq!(lease.lapses(), 1);
+        let renewed = |length| lease.grant(Incarnation(4), now, length, vec![Offset(5)], vec![ShardId(0)]);
+        assert!(!renewed(Duration::from_secs(21)), "there was one all the time");
+        assert_eq!(lease.lapses(), 1);
         assert!(lease.is_applied_everywhere(ShardId(0), Offset(5)));
         assert!(!lease.is_applied_everywhere(ShardId(0), Offset(6)));
         assert!(lease.is_disk_low(ShardId(0)) && !lease.is_disk_low(ShardId(1)));
@@ -197,6 +217,9 @@ mod tests {
             vec![],
         );
         assert_eq!(lapsed.serving(), Serving::Paused);
+        let before = lapsed.lapses();
+        assert!(lapsed.grant(Incarnation(0), now, Duration::from_secs(20), vec![], vec![]));
+        assert_eq!(lapsed.lapses(), before + 1);
         let lapsed = Lease::default();
         lapsed.grant(
             Incarnation(0),

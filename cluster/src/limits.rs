@@ -6,7 +6,9 @@
 //! ```
 //!
 //! An attached session is its owner's matter. A QoS 2 entry that may have been sent is never dropped: it is resent, or
-//! closed by PUBREL and PUBCOMP. (DESIGN §4) A group does not end by its queue: where sessions would, the oldest leave.
+//! closed by PUBREL and PUBCOMP. (DESIGN §4) One of QoS 1 that was sent does not expire either: its delivery has begun, and is
+//! finished by sending it again. [MQTT-3.3.2-5] The operator's limits may drop it.
+//! A group does not end by its queue: where sessions would, the oldest leave.
 
 use lontra_storage::command::{Left, MetaOp, ShardOperation};
 use lontra_storage::ids::{Offset, SessionEpoch, SessionId, ShardId};
@@ -79,7 +81,10 @@ impl Inner {
             let over: Vec<&PendingEntry> = page
                 .entries
                 .iter()
-                .filter(|entry| is_droppable(entry, bound) && self.is_over(entry, now))
+                .filter(|entry| {
+                    is_expired(entry, now) && may_expire(entry, bound)
+                        || self.is_too_old(entry, now) && is_droppable(entry, bound)
+                })
                 .collect();
             self.metrics.queue_dropped("expired", over.len());
             let offsets: Vec<Offset> = over.iter().map(|entry| entry.offset).collect();
@@ -170,14 +175,9 @@ impl Inner {
         Some(sent.get(usize::from(shard.0)).copied().unwrap_or_default())
     }
 
-    fn is_over(&self, entry: &PendingEntry, now: LogTime) -> bool {
-        let expiry = entry
-            .message
-            .expiry_interval
-            .map(|seconds| entry.appended_at.plus_seconds(seconds));
+    fn is_too_old(&self, entry: &PendingEntry, now: LogTime) -> bool {
         let age = self.limits.borrow().queue.age;
-        let aged = age.map(|age| LogTime(entry.appended_at.0.saturating_add(age)));
-        [expiry, aged].into_iter().flatten().any(|at| at <= now)
+        age.is_some_and(|age| LogTime(entry.appended_at.0.saturating_add(age)) <= now)
     }
 
     /// The whole queue of a session was seen: `walk` counted it.
@@ -272,6 +272,20 @@ fn is_droppable(entry: &PendingEntry, bound: Option<Offset>) -> bool {
     }
 }
 
+/// Whether its Message Expiry Interval has passed.
+fn is_expired(entry: &PendingEntry, now: LogTime) -> bool {
+    let interval = entry.message.expiry_interval;
+    interval.is_some_and(|seconds| entry.appended_at.plus_seconds(seconds) <= now)
+}
+
+/// Whether it may leave because it has expired: only what was never sent. At QoS 1 what is not known to have been sent counts
+/// as not sent: after the end of a node nothing is known of a whole queue, also of what comes later, and that must go.
+/// [MQTT-3.3.2-5]
+fn may_expire(entry: &PendingEntry, bound: Option<Offset>) -> bool {
+    let was_sent = bound.is_some_and(|bound| entry.offset <= bound);
+    is_droppable(entry, bound) && !(entry.granted.role == Role::Session && was_sent)
+}
+
 /// Entries that one round looks at, in all.
 const WORK_PER_ROUND: usize = 2048;
 /// What a page costs besides its entries.
@@ -284,3 +298,64 @@ const PAGE_BYTES: usize = 1024 * 1024;
 const SESSIONS_SKIPPED: usize = 1000;
 /// An entry of the log stays short.
 const DROP_MAX: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use lontra_storage::message::{Message, Recipient};
+
+    use super::*;
+
+    fn entry(offset: u64, qos: u8, role: Role) -> PendingEntry {
+        PendingEntry {
+            offset: Offset(offset),
+            appended_at: LogTime(1000),
+            granted: Recipient {
+                session: SessionId(9),
+                qos,
+                retain: false,
+                subscription_identifiers: vec![],
+                role,
+            },
+            released: false,
+            message: Arc::new(Message {
+                topic: "t".into(),
+                payload: Bytes::new(),
+                qos,
+                retain: false,
+                publisher: SessionId(1),
+                expiry_interval: Some(2),
+                properties: Bytes::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn what_was_sent_does_not_expire() {
+        let check = |qos, bound: Option<u64>, expires: bool, drops: bool| {
+            let (entry, bound) = (entry(5, qos, Role::Session), bound.map(Offset));
+            assert_eq!(may_expire(&entry, bound), expires, "QoS {qos}, sent up to {bound:?}");
+            assert_eq!(is_droppable(&entry, bound), drops, "QoS {qos}, sent up to {bound:?}");
+        };
+        for qos in [1, 2] {
+            check(qos, Some(4), true, true);
+        }
+        for bound in [5, 6] {
+            check(1, Some(bound), false, true);
+            check(2, Some(bound), false, false);
+        }
+        check(1, None, true, true);
+        check(2, None, false, false);
+        // The offsets of a group's queue are no client's.
+        assert!(may_expire(&entry(5, 1, Role::Group), Some(Offset(6))));
+    }
+
+    #[test]
+    fn an_entry_expires_when_its_interval_has_passed_in_log_time() {
+        let entry = entry(5, 1, Role::Session);
+        assert!(!is_expired(&entry, LogTime(2999)));
+        assert!(is_expired(&entry, LogTime(3000)));
+    }
+}

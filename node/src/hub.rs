@@ -177,7 +177,9 @@ impl Hub {
         )
     }
 
-    /// From here on a later Connect of the same client id sets the fence.
+    /// From here on a later Connect of the same client id sets the fence. One that was carried out before may be registered
+    /// after it: such a fence is set from the beginning, and the newer connection's stays where `displaced` finds it. What a
+    /// newer one replaces is fenced: nobody would find it any more.
     pub fn register(
         &self,
         session: SessionId,
@@ -194,11 +196,23 @@ impl Hub {
             worker,
             connection,
         };
-        self.sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(session, fenced);
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.get(&session).is_some_and(|newer| newer.epoch > epoch) {
+            fence.0.store(true, Ordering::Release);
+            return fence;
+        }
+        if let Some(older) = sessions.insert(session, fenced) {
+            self.set_fence(&older);
+        }
         fence
+    }
+
+    /// `one-owner`: its connection is served no more.
+    fn set_fence(&self, fenced: &Fenced) {
+        fenced.fence.0.store(true, Ordering::Release);
+        let _ = self.workers[usize::from(fenced.worker)]
+            .events
+            .send(WorkerEvent::Displaced(fenced.connection));
     }
 
     /// The connection is gone; a newer one of the same session stays.
@@ -343,10 +357,7 @@ impl Local for Hub {
         if sessions.get(&session).is_some_and(|fenced| fenced.epoch <= epoch)
             && let Some(fenced) = sessions.remove(&session)
         {
-            fenced.fence.0.store(true, Ordering::Release);
-            let _ = self.workers[usize::from(fenced.worker)]
-                .events
-                .send(WorkerEvent::Displaced(fenced.connection));
+            self.set_fence(&fenced);
         }
     }
 
@@ -373,3 +384,73 @@ impl Local for Hub {
 const RESERVED_MAX: Duration = Duration::from_secs(5);
 /// 64 MiB of messages on their way to one worker's connections.
 const WORKER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+
+    const SESSION: SessionId = SessionId(7);
+
+    struct Fixture {
+        hub: Arc<Hub>,
+        queues: Vec<WorkerQueue>,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let metrics = NodeMetrics::new(&Registry::new());
+            let (hub, queues) = Hub::new(1, metrics);
+            Fixture { hub, queues }
+        }
+
+        /// The connection has the number of its epoch.
+        fn register(&self, epoch: u64) -> Arc<Fence> {
+            self.hub
+                .register(SESSION, SessionEpoch(epoch), 0, epoch, Arc::default())
+        }
+
+        /// Connections that are told to close.
+        fn displaced(&mut self) -> Vec<u64> {
+            let mut connections = Vec::new();
+            while let Ok(event) = self.queues[0].events.try_recv() {
+                if let WorkerEvent::Displaced(connection) = event {
+                    connections.push(connection);
+                }
+            }
+            connections
+        }
+    }
+
+    #[test]
+    fn a_connect_that_is_late_leaves_the_fence_of_a_newer_one() {
+        let mut fixture = Fixture::new();
+        let newer = fixture.register(2);
+        let late = fixture.register(1);
+        assert!(late.is_set(), "it is not served");
+        fixture.hub.unregister(SESSION, SessionEpoch(1));
+        assert!(!newer.is_set());
+        assert_eq!(fixture.hub.session_count(), 1);
+        fixture.hub.displaced(SESSION, SessionEpoch(2));
+        assert!(newer.is_set(), "a take-over finds it");
+        assert_eq!(fixture.displaced(), [2]);
+    }
+
+    #[test]
+    fn what_is_replaced_is_fenced() {
+        let mut fixture = Fixture::new();
+        let older = fixture.register(1);
+        let newer = fixture.register(2);
+        assert!(older.is_set() && !newer.is_set());
+        assert_eq!(fixture.displaced(), [1]);
+        fixture.hub.unregister(SESSION, SessionEpoch(1));
+        assert_eq!(
+            fixture.hub.session_count(),
+            1,
+            "the older one's end takes nothing of the newer"
+        );
+        fixture.hub.displaced(SESSION, SessionEpoch(1));
+        assert!(!newer.is_set(), "a take-over of the older one is not of the newer");
+    }
+}

@@ -182,7 +182,7 @@ async fn run<T: Transport>(
             client.connection.borrow_mut().lost();
             break;
         }
-        if was_full && sending.is_empty() {
+        if was_full && sending.is_empty() && client.connection.borrow().out.is_empty() {
             // What was received and not looked at has no other wake-up.
             continue;
         }
@@ -199,6 +199,7 @@ async fn run<T: Transport>(
                     deadline: Some(deadline),
                 }
             } else {
+                let withheld = connection.is_withheld();
                 // Also between CONNECT and CONNACK: a client that gives up meanwhile must not be attached later, when it may
                 // be served elsewhere.
                 let held = client.held.get();
@@ -211,7 +212,8 @@ async fn run<T: Transport>(
                 };
                 Wait {
                     read: !ended && received.len() < room,
-                    write: !sending.is_empty() || transport.has_unwritten(),
+                    // What is withheld waits for the lease, which wakes it, not for the socket.
+                    write: !withheld && (!sending.is_empty() || transport.has_unwritten()),
                     deadline: [connection.next_deadline(), held].into_iter().flatten().min(),
                 }
             }
@@ -229,6 +231,8 @@ async fn run<T: Transport>(
                 if flush_deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     break;
                 }
+                // Time without a lease does not count, also if it goes on.
+                worker.withholds(&client);
                 client.connection.borrow_mut().deadline_passed(Instant::now());
             }
             Woken::Event => {}
@@ -286,7 +290,9 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// Flushes, and lets the connection fill what became free: what waited for room has no other wake-up.
+/// Flushes, and lets the connection fill what became free: what waited for room has no other wake-up. Writes nothing while the
+/// client is not to be served; if its connection ends meanwhile, no more than why, and not even that behind a packet of which
+/// it has a part. (P6)
 fn flush_all<T: Transport>(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
@@ -294,8 +300,16 @@ fn flush_all<T: Transport>(
     sending: &mut BytesMut,
 ) -> io::Result<()> {
     loop {
+        if worker.withholds(client) {
+            let is_ending = client.connection.borrow().ending().is_some();
+            match (is_ending, sending.is_empty()) {
+                (false, _) => return Ok(()),
+                (true, false) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                (true, true) => {}
+            }
+        }
         if sending.is_empty() {
-            *sending = client.connection.borrow_mut().out.split();
+            *sending = client.connection.borrow_mut().take_out();
             if !sending.is_empty() {
                 worker.metrics.sent(packets_in(sending), sending.len());
             }

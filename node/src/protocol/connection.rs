@@ -13,13 +13,14 @@
 //! Invariants
 //! - nothing but CONNECT comes first, and it comes once. [MQTT-3.1.0-1] [MQTT-3.1.0-2]
 //! - a closing connection answers nothing more than the packet that tells why.
-//! - `one-owner`: the caller looks at the fence and the lease before it hands in a packet.
+//! - `one-owner`: the caller looks at the fence and the lease before it hands in a packet, and before it takes bytes out.
+//!   Without them ([`Connection::set_withheld`]) nothing leaves: it waits, and goes with the connection if that ends first.
 
 use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use lontra_storage::command::Subscription;
 use lontra_storage::ids::{SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::LogTime;
@@ -124,6 +125,12 @@ pub struct Connection {
     pub inbound: Inbound,
     pub outbound: Outbound,
     pub out: BytesMut,
+    /// It may not be served now: what stands in `out` stays there, and no time counts against its client.
+    withheld: bool,
+    /// Something of `out` was taken since the session is attached: the client has CONNACK, or will.
+    is_told: bool,
+    /// Where in `out` the packet stands that tells why the connection ends.
+    farewell: usize,
     pub outputs: Vec<Output>,
     pub effects: Effects,
     aliases: AliasesIn,
@@ -153,6 +160,9 @@ impl Connection {
             expires: None,
             again: Again::default(),
             out: BytesMut::new(),
+            withheld: false,
+            is_told: false,
+            farewell: 0,
             outputs: Vec::new(),
             effects: Effects::default(),
             aliases: AliasesIn::default(),
@@ -176,7 +186,7 @@ impl Connection {
         self.answers.filter(|_| self.is_connected())
     }
 
-    /// Set when the connection ends; what stands in `out` still goes to the client.
+    /// Set when the connection ends; what stands in `out` still goes to the client, unless it is withheld.
     pub fn ending(&self) -> Option<Ending> {
         match self.state {
             State::Closing(ending) => Some(ending),
@@ -433,7 +443,7 @@ impl Connection {
         if asked == 0 && disconnect.session_expiry_interval.is_some_and(|expiry| expiry > 0) {
             return self.close(ReasonCode::PROTOCOL_ERROR, None); // [MQTT-3.14.2-2]
         }
-        self.state = State::Closing(Ending {
+        self.end(Ending {
             reason: disconnect.reason,
             discard_will: disconnect.reason == ReasonCode::SUCCESS,
             expiry: disconnect
@@ -470,7 +480,7 @@ impl Connection {
         if !answers.connack(connack, &mut self.out) {
             // Without CONNACK no DISCONNECT either. [MQTT-3.14.0-1]
             let reason = ReasonCode::PACKET_TOO_LARGE;
-            self.state = State::Closing(Ending { reason, ..LOST });
+            self.end(Ending { reason, ..LOST });
         }
         true
     }
@@ -491,7 +501,7 @@ impl Connection {
             self.effects.connect_refused = Some(reason);
             answers.connack(handshake::refusal(reason, why.map(str::to_owned)), &mut self.out);
         }
-        self.state = State::Closing(Ending { reason, ..LOST });
+        self.end(Ending { reason, ..LOST });
     }
 
     /// A frame that the strict check refused.
@@ -514,21 +524,53 @@ impl Connection {
         match self.state {
             State::Closing(_) => return,
             State::Connected => {
+                self.end(Ending { reason, ..LOST });
                 if let Some(answers) = self.answers {
                     answers.disconnect(reason, why, &mut self.out);
                 }
             }
             // [MQTT-3.14.0-1]
-            State::Authenticating(_) | State::Attaching => return self.refuse(reason, why),
-            State::AwaitConnect => {}
+            State::Authenticating(_) | State::Attaching => self.refuse(reason, why),
+            State::AwaitConnect => self.end(Ending { reason, ..LOST }),
         }
-        self.state = State::Closing(Ending { reason, ..LOST });
+    }
+
+    /// From here on nothing is handed to the client but what stands in `out`, and what tells why.
+    fn end(&mut self, ending: Ending) {
+        self.farewell = self.out.len();
+        self.outbound.end();
+        self.state = State::Closing(ending);
+    }
+
+    /// Whether the client may not be served now, as the node's lease and the fence of the session say. (P6)
+    pub fn set_withheld(&mut self, withheld: bool) {
+        self.withheld = withheld;
+    }
+
+    /// Whether nothing leaves now.
+    pub fn is_withheld(&self) -> bool {
+        self.withheld && self.served.is_some()
+    }
+
+    /// What may be written to the socket now. Of what is withheld nothing leaves: it stays as long as the connection is open;
+    /// once that ends, only the packet that tells why does, to a client that has CONNACK. [MQTT-3.14.0-1]
+    pub fn take_out(&mut self) -> BytesMut {
+        if self.is_withheld() {
+            match (self.ending(), self.is_told) {
+                (None, _) => return BytesMut::new(),
+                (Some(_), true) => self.out.advance(self.farewell.min(self.out.len())),
+                (Some(_), false) => self.out.clear(),
+            }
+        }
+        self.farewell = 0;
+        self.is_told |= self.served.is_some() && !self.out.is_empty();
+        self.out.split()
     }
 
     /// The socket is gone.
     pub fn lost(&mut self) {
         if !matches!(self.state, State::Closing(_)) {
-            self.state = State::Closing(LOST);
+            self.end(LOST);
         }
     }
 
@@ -554,23 +596,30 @@ impl Connection {
         }
     }
 
+    /// Until when the client may leave its messages waiting. What is withheld from it is not its doing.
+    fn outbox_deadline(&self) -> Option<Instant> {
+        let since = self.overfull_since.filter(|_| !self.is_withheld())?;
+        Some(since + self.outbox_wait_max)
+    }
+
     /// When something happens by itself: keep alive, the CONNECT deadline, an outbox that stays full.
     pub fn next_deadline(&self) -> Option<Instant> {
         match self.state {
             State::AwaitConnect | State::Authenticating(_) => Some(self.connect_deadline),
-            State::Connected => {
-                let outbox = self.overfull_since.map(|since| since + self.outbox_wait_max);
-                [self.keep_alive_deadline(), outbox, self.expires]
-                    .into_iter()
-                    .flatten()
-                    .min()
-            }
+            State::Connected => [self.keep_alive_deadline(), self.outbox_deadline(), self.expires]
+                .into_iter()
+                .flatten()
+                .min(),
             State::Attaching | State::Closing(_) => None,
         }
     }
 
-    /// One and a half times the Keep Alive. [MQTT-3.1.2-22]
+    /// One and a half times the Keep Alive. [MQTT-3.1.2-22] None while the client is not read from for want of a lease: what it
+    /// sent meanwhile is not known.
     fn keep_alive_deadline(&self) -> Option<Instant> {
+        if self.is_withheld() {
+            return None;
+        }
         let keep_alive = Duration::from_secs(u64::from(self.keep_alive?.get()));
         Some(self.last_received + keep_alive + keep_alive / 2)
     }
@@ -588,10 +637,7 @@ impl Connection {
                     );
                 } else if self.keep_alive_deadline().is_some_and(|at| now >= at) {
                     self.close(ReasonCode::KEEP_ALIVE_TIMEOUT, None);
-                } else if self
-                    .overfull_since
-                    .is_some_and(|since| now >= since + self.outbox_wait_max)
-                {
+                } else if self.outbox_deadline().is_some_and(|at| now >= at) {
                     self.close(
                         ReasonCode::QUOTA_EXCEEDED,
                         Some("the client does not read its messages"),
@@ -612,9 +658,10 @@ impl Connection {
         self.last_received = self.last_received.max(until);
     }
 
-    /// The node paused: that time does not count against the client's Keep Alive.
+    /// The node was without a lease: that time does not count against the client's Keep Alive, nor against its outbox.
     pub fn resumed(&mut self, now: Instant) {
-        self.last_received = now;
+        self.last_received = self.last_received.max(now);
+        self.overfull_since = self.overfull_since.map(|_| now);
     }
 }
 

@@ -21,7 +21,7 @@ pub enum Farewell {
 pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) -> Farewell {
     let (ending, served) = {
         let mut connection = client.connection.borrow_mut();
-        connection.outbound.abandon();
+        connection.outbound.end();
         (connection.ending().unwrap_or(LOST), connection.served)
     };
     let filters = worker.forget(client);

@@ -87,6 +87,8 @@ pub struct Client {
     pub fence: RefCell<Option<Arc<Fence>>>,
     /// The incarnation under which it was attached.
     pub incarnation: Cell<Incarnation>,
+    /// [`Lease::lapses`](lontra_cluster::lease::Lease::lapses) when the lease was last looked at for it.
+    lapses: Cell<u64>,
     pub subscriptions: RefCell<BTreeMap<Box<str>, SubscriptionOptions>>,
     pub operations: Operations,
     pub publishes: RefCell<Publishes>,
@@ -256,6 +258,7 @@ impl Worker {
             wake: Notify::new(),
             fence: RefCell::default(),
             incarnation: Cell::default(),
+            lapses: Cell::new(self.cluster.lease().lapses()),
             subscriptions: RefCell::default(),
             operations: Operations::default(),
             publishes: RefCell::default(),
@@ -387,6 +390,22 @@ impl Worker {
         lease.is_valid()
     }
 
+    /// P6: whether nothing may be handed to the client now, because the node may not serve it or does not know that it may: an
+    /// entry of a shard, or a frame of another node, may come while the meta leader calls this node Down and another serves
+    /// the session. Looked at before anything is written to the client, and before time counts against it.
+    pub fn withholds(&self, client: &Client) -> bool {
+        let lease = self.cluster.lease();
+        // The lease first, then how often there was none: one that ended before it was looked at is among them.
+        let may = lease.is_valid() && client.incarnation.get() == lease.incarnation() && !client.is_displaced();
+        let lapses = lease.lapses();
+        let mut connection = client.connection.borrow_mut();
+        if client.lapses.replace(lapses) != lapses {
+            connection.resumed(Instant::now());
+        }
+        connection.set_withheld(!may);
+        connection.is_withheld()
+    }
+
     /// Sends what may be sent, and does what the connection asks for.
     pub fn pump(self: &Rc<Self>, client: &Rc<Client>) {
         client
@@ -513,13 +532,12 @@ impl Worker {
         }
         match serving {
             Serving::Serving => {
-                let now = Instant::now();
                 for client in self.connections.borrow().values() {
-                    client.connection.borrow_mut().resumed(now);
+                    self.withholds(client);
                     client.wake.notify_one();
                 }
             }
-            // Paused connections are simply not read from.
+            // Paused connections are simply not read from, and nothing is written to them.
             Serving::Starting | Serving::Paused => {}
             Serving::Refusing if self.stopping.get() => {}
             Serving::Refusing => self.close_all(ReasonCode::SERVER_BUSY),

@@ -126,6 +126,8 @@ pub struct Outbound {
     turn: usize,
     /// What the client may read; none: nothing.
     access: Option<Rc<Access>>,
+    /// The connection ends: what still comes is dropped, whoever brings it.
+    ended: bool,
 }
 
 impl Outbound {
@@ -150,6 +152,7 @@ impl Outbound {
             next_id: 0,
             turn: 0,
             access,
+            ended: false,
         }
     }
 
@@ -193,8 +196,9 @@ impl Outbound {
         self.shards.iter().map(ShardQueue::highest_sent).collect()
     }
 
-    /// The connection ended: nothing more is sent, and nobody's acknowledgement waits for it.
-    pub fn abandon(&mut self) {
+    /// The connection ends: nothing more is sent, and nobody's acknowledgement waits for it. What a shard keeps stays there.
+    pub fn end(&mut self) {
+        self.ended = true;
         self.held.clear();
         self.waiting.clear();
         self.shards.iter_mut().for_each(ShardQueue::clear);
@@ -277,6 +281,9 @@ impl Outbound {
         out: &mut BytesMut,
         effects: &mut Effects,
     ) {
+        if self.ended {
+            return;
+        }
         let is_timed =
             delivery.settle.is_some() && delivery.age.is_some() && delivery.message.expiry_interval.is_some();
         if delivery.qos == 0 && out.len() > self.limits.bytes_max {
