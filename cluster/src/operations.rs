@@ -575,6 +575,39 @@ impl Cluster {
         }
     }
 
+    /// Whether a QoS 2 publish of the session that was not released came under `packet_id`, in any shard: what is refused now
+    /// may be the repeat of one that an earlier connection published. `None` if that cannot be told in time.
+    ///
+    /// Nothing of an earlier connection is recorded any more once this has begun to read: each shard first applies an operation
+    /// of this epoch.
+    pub async fn is_received(&self, session: SessionId, epoch: SessionEpoch, packet_id: u16) -> Option<bool> {
+        let looked = async {
+            let (told, applied) = tokio::sync::oneshot::channel();
+            let done = Guard::new(move || {
+                let _ = told.send(());
+            });
+            for shard in self.inner.shards.shards() {
+                let request = ShardRequest::ReleaseReceived {
+                    session,
+                    epoch,
+                    packet_id: NO_PACKET_ID,
+                    done: done.clone(),
+                };
+                self.inner.send(shard, request);
+            }
+            drop(done);
+            // Not told: this incarnation has ended.
+            applied.await.ok()?;
+            let shards = self.inner.shards.shards();
+            let each = shards.map(|shard| self.inner.read_received(shard, session, packet_id));
+            Some(futures_util::future::join_all(each).await)
+        };
+        let each = tokio::time::timeout(OPERATION_MAX, looked).await.ok()??;
+        let each: std::io::Result<Vec<bool>> = each.into_iter().collect();
+        let each = each.inspect_err(|error| tracing::error!(%error, "QoS 2 identifiers cannot be read"));
+        Some(each.ok()?.contains(&true))
+    }
+
     /// What a member of a shared group was assigned under an earlier connection goes back to the group.
     pub fn unassign(&self, shard: ShardId, session: SessionId, offsets: Vec<Offset>) {
         let operation = ShardOperation::Unassign { session, offsets };
@@ -767,6 +800,8 @@ impl Inner {
     }
 }
 
+/// No packet has it [MQTT-2.2.1-2]: nothing is recorded under it, so that its release changes no more than the epoch.
+const NO_PACKET_ID: u16 = 0;
 /// As many filters as a SUBSCRIBE has by default: some tens of KiB.
 const ROUTES_PER_ENTRY: usize = 1_000;
 /// Longer than a failover of the control plane takes (P10): a client that waits is better off than one that is refused.

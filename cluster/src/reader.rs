@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use lontra_storage::ids::{GroupId, NodeId, Offset, SessionId, ShardId};
-use lontra_storage::shard::{Page, read_page};
+use lontra_storage::shard::{Page, read_page, read_received};
 use tokio::time::Instant;
 
 use crate::Inner;
 use crate::control::{ASK_MAX, RETRY_WAIT};
 use crate::link::Lane;
-use crate::requests::{self, PageRequest};
+use crate::requests::{self, PageRequest, ReceivedRequest};
 
 /// How much of a queue to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,18 +113,64 @@ impl Inner {
     }
 
     async fn read_remote_page(&self, request: &PageRequest) -> Option<Page> {
+        let asked = self.ask_replica(request.shard, requests::READ_PAGE, request.encode());
+        Page::decode(&asked.await?).ok()
+    }
+
+    /// The answer of a replica of the shard that can be reached.
+    async fn ask_replica(&self, shard: ShardId, kind: u8, request: Bytes) -> Option<Bytes> {
         let links = self.links.get()?;
         let replicas: Vec<NodeId> = self
             .shards
-            .replicas(request.shard)
+            .replicas(shard)
             .filter(|replica| links.is_up(*replica))
             .collect();
         let replica = *replicas.get(Instant::now().elapsed().subsec_nanos() as usize % replicas.len().max(1))?;
-        let asked = links
-            .request(replica, Lane::Data, requests::READ_PAGE, request.encode(), PAGE_MAX)
-            .await
-            .ok()?;
-        Page::decode(&asked).ok()
+        links.request(replica, Lane::Data, kind, request, PAGE_MAX).await.ok()
+    }
+
+    /// Whether a QoS 2 publish of the session is recorded in the shard, in a view that shows all that was acknowledged before
+    /// this call. Tries until it knows.
+    ///
+    /// # Errors
+    /// The local replica cannot be read.
+    pub(crate) async fn read_received(
+        &self,
+        shard: ShardId,
+        session: SessionId,
+        packet_id: u16,
+    ) -> std::io::Result<bool> {
+        let request = ReceivedRequest {
+            shard,
+            session,
+            packet_id,
+            applied: self.read_index(shard).await,
+        };
+        loop {
+            if self.groups.contains_key(&shard) {
+                if let Some(received) = self.read_local_received(request).await? {
+                    return Ok(received);
+                }
+            } else {
+                let asked = self.ask_replica(shard, requests::READ_RECEIVED, request.encode());
+                let answer = asked.await.and_then(|bytes| requests::decode_number(&bytes).ok());
+                if let Some(received) = answer {
+                    return Ok(received == 1);
+                }
+            }
+            tokio::time::sleep(RETRY_WAIT).await;
+        }
+    }
+
+    /// `None` if this replica has not applied so far in time.
+    pub(crate) async fn read_local_received(&self, request: ReceivedRequest) -> std::io::Result<Option<bool>> {
+        let Some(group) = self.groups.get(&request.shard) else {
+            return Ok(None);
+        };
+        if !group.applied.reach(request.applied, ASK_MAX).await {
+            return Ok(None);
+        }
+        read_received(&group.tables, request.session, request.packet_id).map(Some)
     }
 }
 

@@ -33,6 +33,8 @@ pub const READ_RETAINED: u8 = 8;
 pub const OFFER: u8 = 9;
 /// What was reserved for an offer and not used. Data lane, behind the offer.
 pub const OFFER_OVER: u8 = 10;
+/// Whether a QoS 2 publish is recorded in a shard. Data lane, to any replica.
+pub const READ_RECEIVED: u8 = 11;
 
 /// Stream kind: the peer pushes what our connected sessions match in a shard that we do not hold.
 pub const FOLLOW: u8 = 1;
@@ -288,6 +290,37 @@ impl PageRequest {
             applied: reader.var()?,
             entries_max: reader.var32()?,
             bytes_max: reader.var32()?,
+        })
+    }
+}
+
+/// Whether a QoS 2 publish of the session is recorded under the identifier, once the replica has applied `applied`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceivedRequest {
+    pub shard: ShardId,
+    pub session: SessionId,
+    pub packet_id: u16,
+    pub applied: u64,
+}
+
+impl ReceivedRequest {
+    pub fn encode(&self) -> Bytes {
+        let mut writer = Writer::with_capacity(24);
+        writer
+            .var(self.shard.0 as u64)
+            .var(self.session.0)
+            .var(u64::from(self.packet_id))
+            .var(self.applied);
+        writer.finish()
+    }
+
+    pub fn decode(payload: &Bytes) -> Result<ReceivedRequest, DecodeError> {
+        let mut reader = Reader::new("received request", payload);
+        Ok(ReceivedRequest {
+            shard: ShardId(reader.var16()?),
+            session: SessionId(reader.var()?),
+            packet_id: reader.var16()?,
+            applied: reader.var()?,
         })
     }
 }

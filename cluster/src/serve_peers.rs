@@ -12,7 +12,7 @@ use crate::control::ASK_MAX;
 use crate::follow::decode_hello;
 use crate::group::ReadIndexError;
 use crate::link::{ForwardDone, FrameSink, Lane, Peer, PeerHandler, ReplySender};
-use crate::requests::{self, PageRequest, Report, RetainedRequest};
+use crate::requests::{self, PageRequest, ReceivedRequest, Report, RetainedRequest};
 
 /// Bound to the cluster part once that exists; until then requests go unanswered, and peers ask again.
 #[derive(Default)]
@@ -67,6 +67,13 @@ impl PeerHandler for ServePeers {
                     && let Ok(Some(page)) = inner.read_local_page(&request).await
                 {
                     reply.send(page.encode());
+                }
+            }),
+            requests::READ_RECEIVED => spawn(async move {
+                if let Ok(request) = ReceivedRequest::decode(&payload)
+                    && let Ok(Some(received)) = inner.read_local_received(request).await
+                {
+                    reply.send(requests::encode_number(u64::from(received)));
                 }
             }),
             requests::READ_RETAINED => spawn(async move {

@@ -208,6 +208,11 @@ impl Connection {
         }
     }
 
+    /// Whether a PUBLISH waits until its identifier is released, and nothing behind it is looked at.
+    pub fn holds_publish(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// CONNECT came, CONNACK has not left.
     pub fn is_attaching(&self) -> bool {
         matches!(self.state, State::Attaching)

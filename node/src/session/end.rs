@@ -24,7 +24,11 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) -> Farewell {
         connection.outbound.end();
         (connection.ending().unwrap_or(LOST), connection.served)
     };
-    let filters = worker.forget(client);
+    worker.forget(client);
+    let routes = client.routes.end();
+    if !routes.is_empty() {
+        worker.cluster.remove_routes(routes);
+    }
     // Its places are free before its client can see that it is gone.
     client.places.take();
     let Some(served) = served else {
@@ -48,9 +52,6 @@ pub async fn connection(worker: &Rc<Worker>, client: &Rc<Client>) -> Farewell {
     );
     if let (Some(sys), Some(client_id)) = (&worker.sys, client.connection.borrow().client_id()) {
         sys.disconnected(client_id, ending.reason);
-    }
-    if !client.is_durable() {
-        worker.cluster.remove_routes(filters);
     }
     worker.hub.unregister(served.session, served.epoch);
     if client.is_displaced() {

@@ -170,7 +170,7 @@ fn authorize(worker: &Rc<Worker>, client: &Rc<Client>, mut message: Message, pac
 }
 
 /// The client may not publish there. 3.x cannot say so: it acknowledges what is dropped, or ends. [v3 MQTT-3.3.5-2]
-fn denied(worker: &Worker, client: &Client, token: u64) {
+fn denied(worker: &Rc<Worker>, client: &Rc<Client>, token: u64) {
     worker.metrics.denied(DeniedAction::Publish);
     let is_v5 = client.connection.borrow().version().is_some_and(Version::is_v5);
     if is_v5 {
@@ -336,7 +336,45 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
     }
 }
 
-fn decide(worker: &Worker, client: &Client, token: u64, reason: ReasonCode) {
+/// The outcome of a publish is known. `exactly-once-in`: before one of QoS 2 is refused, it is made sure that it is not the
+/// repeat of one that an earlier connection of the session published.
+///
+/// That one is stored, and its identifier recorded in its shard. A refusal would end the exchange for the client [MQTT-4.3.3-9]
+/// and not for the shard, which would take the next message under the identifier for the repeat, and lose it (P1). Nor may a
+/// refusal forget the identifier: if it is lost, the client sends the same message again, which would be stored twice (P2).
+fn decide(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, reason: ReasonCode) {
+    let may_be_repeat = || {
+        let connection = client.connection.borrow();
+        let served = connection.served.filter(|served| served.present)?;
+        Some((served, connection.inbound.awaits_pubrec(token)?))
+    };
+    if token & UNACKNOWLEDGED != 0 || !reason.is_error() {
+        return answer(worker, client, token, reason);
+    }
+    let Some((served, packet_id)) = may_be_repeat() else {
+        return answer(worker, client, token, reason);
+    };
+    let (worker, client) = (worker.clone(), client.clone());
+    tokio::task::spawn_local(async move {
+        let cluster = worker.cluster.clone();
+        let (session, epoch) = (served.session, served.epoch);
+        let looked = worker
+            .runtime
+            .spawn(async move { cluster.is_received(session, epoch, packet_id.get()).await });
+        match looked.await.ok().flatten() {
+            Some(true) => answer(&worker, &client, token, ReasonCode::SUCCESS),
+            Some(false) => answer(&worker, &client, token, reason),
+            // The exchange goes on with the client's next connection.
+            None => client.connection.borrow_mut().close(
+                ReasonCode::SERVER_BUSY,
+                Some("whether a publish came before is not known"),
+            ),
+        }
+        client.wake.notify_one();
+    });
+}
+
+fn answer(worker: &Worker, client: &Client, token: u64, reason: ReasonCode) {
     if token & UNACKNOWLEDGED != 0 {
         if reason.is_error() {
             worker.metrics.publish_refused(reason);

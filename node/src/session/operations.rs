@@ -193,6 +193,10 @@ impl Worker {
                 what: "retained messages",
             });
         }
+        if client.routes.is_over() {
+            // It ended meanwhile: what it subscribed to from here on nobody would take back.
+            return Err(MetaError::Stale);
+        }
         let replays = self.expect_replays(client, replayed);
         for subscription in &subscriptions {
             self.add_filter(client, &subscription.filter, SubscriptionOptions::of(subscription));
@@ -233,9 +237,12 @@ impl Worker {
             self.cluster.subscribe(served.session, served.epoch, shared).await?;
         }
         let own: Vec<Box<str>> = fresh.iter().filter(|filter| !is_shared(filter)).cloned().collect();
+        let Some(own) = client.routes.add(own) else {
+            return Err(MetaError::Stale);
+        };
         let added = self.cluster.add_routes(&own).await;
         if added.is_err() {
-            self.cluster.remove_routes(own);
+            self.cluster.remove_routes(client.routes.take(&own));
         }
         added
     }
@@ -263,8 +270,8 @@ impl Worker {
         let own = |filter: &str| !is_shared(filter) && self.remove_filter(client, filter);
         let mut existed: Vec<bool> = filters.iter().map(|filter| own(filter)).collect();
         let gone = filters.iter().zip(&existed).filter(|(_, existed)| **existed);
-        self.cluster
-            .remove_routes(gone.map(|(filter, _)| filter.clone()).collect());
+        let gone: Vec<Box<str>> = gone.map(|(filter, _)| filter.clone()).collect();
+        self.cluster.remove_routes(client.routes.take(&gone));
         if !in_meta.is_empty() {
             self.cluster.unsubscribe(served.session, served.epoch, in_meta).await?;
         }

@@ -48,6 +48,7 @@ use crate::session::execute;
 use crate::session::operations::Operations;
 use crate::session::publishes::Publishes;
 use crate::session::retained::Replays;
+use crate::session::routes::Routes;
 use crate::sys::{Sys, is_sys};
 
 /// Everything that the tasks of one thread share.
@@ -96,6 +97,8 @@ pub struct Client {
     pub shared: RefCell<BTreeMap<Box<str>, SubscriptionOptions>>,
     pub credit: Arc<CreditBook>,
     pub replays: Replays,
+    /// The filters by which it counts among the subscribers of its node.
+    pub routes: Routes,
     /// The client took something: a replay may go on.
     pub room: Notify,
     /// Its acknowledgements that are on their way to their shards.
@@ -265,6 +268,7 @@ impl Worker {
             shared: RefCell::default(),
             credit: Arc::default(),
             replays: Replays::default(),
+            routes: Routes::default(),
             room: Notify::new(),
             unsettled: Unsettled::default(),
             access: RefCell::default(),
@@ -408,11 +412,17 @@ impl Worker {
 
     /// Sends what may be sent, and does what the connection asks for.
     pub fn pump(self: &Rc<Self>, client: &Rc<Client>) {
-        client
-            .connection
-            .borrow_mut()
-            .pump(|shard| self.cluster.log_time(shard), Instant::now());
+        let held_publish = {
+            let mut connection = client.connection.borrow_mut();
+            let held_publish = connection.holds_publish();
+            connection.pump(|shard| self.cluster.log_time(shard), Instant::now());
+            held_publish && !connection.holds_publish()
+        };
         execute::outputs(self, client);
+        if held_publish {
+            // It may have been refused at once: what was received behind it has no other wake-up.
+            client.wake.notify_one();
+        }
         if !client.shared.borrow().is_empty() {
             client.credit.set_free(&client.connection.borrow().outbound);
         }
@@ -595,8 +605,8 @@ impl Worker {
         true
     }
 
-    /// Forgets a connection; returns its filters, but those of shared groups.
-    pub fn forget(self: &Rc<Self>, client: &Rc<Client>) -> Vec<Box<str>> {
+    /// Forgets a connection.
+    pub fn forget(self: &Rc<Self>, client: &Rc<Client>) {
         let filters: Vec<Box<str>> = client.subscriptions.borrow().keys().cloned().collect();
         client.room.notify_waiters();
         if let Some(served) = client.connection.borrow().served {
@@ -610,7 +620,6 @@ impl Worker {
         }
         self.connections.borrow_mut().remove(&client.id);
         self.remove_filters(client, &filters);
-        filters
     }
 
     /// All filters of a client that is not found any more: what still matches them delivers nothing. `bounded`: the first at

@@ -489,6 +489,165 @@ async fn a_connect_that_its_client_gave_up_displaces_nobody() {
     cluster.assert_no_panic();
 }
 
+/// P6. A node and the leader of meta do not reach each other, the third reaches both: one of the two loses its lease, while its
+/// shards and its links still bring what is published. Its clients get nothing of that any more: they may be served elsewhere
+/// by now. What is kept for them follows them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_a_lease_hands_over_nothing_that_its_shards_bring() {
+    let _alone = crate::support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let mut told = 0;
+    for round in 0..WITHHELD_ROUNDS {
+        told += usize::from(withheld(&cluster, round).await);
+        cluster.heal();
+        cluster.wait_all_ready().await;
+    }
+    assert!(told > 0, "in no round did the node stay without a lease");
+    cluster.assert_no_panic();
+}
+
+/// Whether the round says something: the node was seen without a lease, and had none until it let its clients go.
+async fn withheld(cluster: &Cluster, round: usize) -> bool {
+    let leader = cluster.leader_of("meta").await;
+    let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    let (follower, third) = (others[round % 2], others[1 - round % 2]);
+    let name = format!("withheld-{round}");
+    let mut served = Vec::new();
+    for id in [leader, follower] {
+        let address = &cluster.node(id).mqtt;
+        let connect = Connect::persistent(Version::V5, &format!("{name}-{id}"));
+        let (mut durable, _) = Client::connect(address, &connect).await;
+        durable.subscribe(&[(&format!("{name}/durable/#"), 1)]).await;
+        let mut ephemeral = Client::open(address, Version::V311, &format!("{name}-{id}-e")).await;
+        ephemeral.subscribe(&[(&format!("{name}/ephemeral/#"), 1)]).await;
+        served.push((id, connect, durable, ephemeral));
+    }
+    let mut publisher = Client::open(&cluster.node(third).mqtt, Version::V5, &format!("{name}-p")).await;
+
+    cluster.cut(leader, follower);
+    cluster.cut(follower, leader);
+    let (without, is_paused) = eventually("one of the two is without a lease", BACK_WITHIN, || async {
+        let mut found = None;
+        for id in [leader, follower] {
+            let (_, body) = http_get(&cluster.node(id).http, "/health/ready")
+                .await
+                .expect("an answer");
+            if body.contains("paused") || body.contains("let go") {
+                found = found.or(Some((id, body.contains("paused"))));
+            }
+        }
+        found
+    })
+    .await;
+    // Every shard brings something, whichever of them the third node leads; and so do its links.
+    let mut unacknowledged = BTreeSet::new();
+    for topic in 0..WITHHELD_TOPICS {
+        for (path, qos) in [("durable", 1), ("ephemeral", topic as u8 % 2)] {
+            let pid = if qos == 0 { 0 } else { publisher.next_pid() };
+            let publish = Publish {
+                pid,
+                ..Publish::new(&format!("{name}/{path}/{topic}"), "x", qos)
+            };
+            publisher.send(&publish.encode(Version::V5)).await.expect("PUBLISH");
+            unacknowledged.extend((pid != 0).then_some(pid));
+        }
+    }
+    let stayed = eventually("the node lets its clients go, or serves again", SOON, || async {
+        match http_get(&cluster.node(without).http, "/health/ready").await {
+            Ok((200, _)) => Some(false),
+            Ok((_, body)) if body.contains("let go") => Some(true),
+            _ => None,
+        }
+    })
+    .await;
+    if !stayed || !is_paused {
+        println!("P6: node {without}: paused {is_paused}, let its clients go {stayed}, which says nothing");
+        return false;
+    }
+    let position = served.iter().position(|(id, ..)| *id == without).expect("one of them");
+    let (_, connect, durable, ephemeral) = served.swap_remove(position);
+    for mut client in [durable, ephemeral] {
+        let got = received_until_let_go(&mut client).await;
+        assert!(got.is_empty(), "{}: without a lease: {got:?}", client.client_id);
+    }
+    while !unacknowledged.is_empty() {
+        match publisher.packet_within(SOON).await {
+            Ok(Packet::Puback { pid, code }) if code < 0x80 => drop(unacknowledged.remove(&pid)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let (mut moved, connack) = Client::connect(&cluster.node(third).mqtt, &connect).await;
+    assert!(is_present(&connack), "{connack:?}");
+    let mut topics = BTreeSet::new();
+    while topics.len() < WITHHELD_TOPICS {
+        topics.insert(moved.message().await.topic);
+    }
+    println!("P6: node {without} kept from its clients what came while it had no lease");
+    true
+}
+
+/// The topics of what came on a connection before the server ended it.
+async fn received_until_let_go(client: &mut Client) -> Vec<String> {
+    let mut received = Vec::new();
+    loop {
+        match client.packet_within(SOON).await {
+            Ok(Packet::Publish(publish)) => received.push(publish.topic),
+            Ok(Packet::Disconnect { code, .. }) => assert!(LET_GO.contains(&code), "DISCONNECT {code:#04x}"),
+            Ok(other) => panic!("{other:?}"),
+            Err(Gone::Closed(_)) => return received,
+            Err(gone) => panic!("{}: neither served nor let go: {gone:?}", client.client_id),
+        }
+    }
+}
+
+/// P4. A client goes while its SUBSCRIBE waits for a node that stands still: what it had not been counted for yet is not taken
+/// from another subscriber of the same filter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_during_its_subscribe_takes_no_route_away() {
+    let _alone = crate::support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader_of("meta").await;
+    let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    let (home, stopped) = (others[0], others[1]);
+    let mut subscriber = Client::open(&cluster.node(home).mqtt, Version::V5, "routes-stays").await;
+    subscriber.subscribe(&[("routes/x", 1)]).await;
+    let mut publisher = Client::open(&cluster.node(leader).mqtt, Version::V5, "routes-publisher").await;
+    let mut goes = Client::open(&cluster.node(home).mqtt, Version::V5, "routes-goes").await;
+    let before = cluster.metrics(home).await.sum("lontra_packets_received_total");
+
+    cluster.pause(stopped).await;
+    // Its group is told to the cluster first, which waits for the node.
+    let filters = [("$share/routes/y", 1), ("routes/x", 1)];
+    let subscribe = codec::subscribe(goes.version, goes.next_pid(), &filters);
+    goes.send(&subscribe).await.expect("SUBSCRIBE");
+    eventually("the SUBSCRIBE is read", SOON, || async {
+        let received = cluster.metrics(home).await.sum("lontra_packets_received_total");
+        (received > before).then_some(())
+    })
+    .await;
+    drop(goes);
+    eventually("the node has seen it go", SOON, || async {
+        (cluster.metrics(home).await.sum("lontra_connections") == 1.0).then_some(())
+    })
+    .await;
+    let mut sent = 0;
+    // Also behind what the SUBSCRIBE comes to once the node is Down.
+    let mut left = 20;
+    while left > 0 {
+        if !cluster.is_up(home, stopped).await {
+            left -= 1;
+        }
+        let code = publisher.publish_code("routes/x", format!("{sent}"), 1).await;
+        assert_eq!(code, 0, "message {sent}: 0x10 is no matching subscribers");
+        assert_eq!(subscriber.message().await.text(), format!("{sent}"));
+        sent += 1;
+    }
+    println!("P4: {sent} messages, none missed");
+    cluster.resume(stopped);
+    cluster.wait_ready(stopped, START).await;
+    cluster.assert_no_panic();
+}
+
 /// Each subscribed to a topic of its own, with a Keep Alive of a second.
 async fn clients_on_all_nodes(cluster: &Cluster) -> Vec<(u64, Client)> {
     let mut clients = Vec::new();
@@ -866,6 +1025,9 @@ fn is_present(connack: &Packet) -> bool {
 
 const ROUNDS: usize = 1000;
 const FIGHTS: usize = 200;
+const WITHHELD_ROUNDS: usize = 3;
+/// More than there are shards.
+const WITHHELD_TOPICS: usize = 32;
 /// Between two publishes of a client of a node that will refuse.
 const PACE: Duration = Duration::from_millis(5);
 /// P10.

@@ -381,6 +381,53 @@ async fn a_subscriber_continues_each_step_on_another_node() {
     }
 }
 
+/// P1, P2. What an earlier connection published is stored, whatever may be said of it now: its repeat is answered with success,
+/// or its identifier would stay recorded, and the next message under it be taken for one more repeat. `$SYS/` stands for a
+/// topic that the client may not publish to any more.
+#[tokio::test]
+async fn a_repeat_of_what_is_stored_is_not_refused() {
+    let cluster = shared();
+    let name = "qos2-refused";
+    let mut subscriber = Client::open(cluster.mqtt(1), Version::V5, &format!("{name}-s")).await;
+    subscriber.subscribe(&[(name, 2)]).await;
+    let connect = Connect::persistent(Version::V5, &format!("{name}-p"));
+    let publish = |topic: &str, payload: String| Publish {
+        pid: 7,
+        ..Publish::new(topic, payload, 2)
+    };
+    for node in 0..3 {
+        let (mut publisher, _) = Client::connect(cluster.mqtt(node), &connect).await;
+        send(&mut publisher, publish(name, format!("first {node}"))).await;
+        publisher.pubrec_of(7).await;
+        // As if PUBREC had not arrived.
+        drop(publisher);
+        let mut publisher = resume(node + 1, &connect).await;
+        send(&mut publisher, publish("$SYS/nobody", format!("first {node}"))).await;
+        let answer = publisher.packet_within(SOON).await;
+        assert_eq!(answer, Ok(Packet::Pubrec { pid: 7, code: 0 }));
+        assert_eq!(publisher.release(7).await, 0);
+        // Of what is not stored the refusal is told, and its identifier is free.
+        send(&mut publisher, publish("$SYS/nobody", "refused".into())).await;
+        let answer = publisher.packet_within(SOON).await;
+        assert_eq!(
+            answer,
+            Ok(Packet::Pubrec {
+                pid: 7,
+                code: TOPIC_NAME_INVALID
+            })
+        );
+        send(&mut publisher, publish(name, format!("second {node}"))).await;
+        publisher.pubrec_of(7).await;
+        assert_eq!(publisher.release(7).await, 0);
+        publisher.disconnect().await;
+        for nth in ["first", "second"] {
+            assert_eq!(subscriber.message().await.text(), format!("{nth} {node}"));
+        }
+    }
+    subscriber.ping().await;
+    assert!(!subscriber.has_kept(), "more than was sent");
+}
+
 /// [MQTT-3.3.1-1] in both directions: a clean end and a lost connection tell the next node how far this one had sent.
 #[tokio::test]
 async fn dup_is_set_on_what_was_sent_and_nowhere_else() {
@@ -634,6 +681,9 @@ fn a_sender_tells_what_the_server_did_wrong() {
 }
 
 // ---- common ----
+
+/// [MQTT-3.5.2-1]
+const TOPIC_NAME_INVALID: u8 = 0x90;
 
 async fn send(client: &mut Client, publish: Publish) {
     client.send(&publish.encode(client.version)).await.expect("PUBLISH");

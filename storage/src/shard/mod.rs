@@ -38,7 +38,7 @@ pub use effects::{Appended, Applied, ShardSink};
 pub use head::{read_head, read_ledger, read_retained_size};
 pub use ledger::Ledger;
 pub use pending::{Page, PendingEntry, read_page};
-pub use repeats::remembered_wills;
+pub use repeats::{read_received, remembered_wills};
 pub use retained::{
     Retained, RetainedMessage, RetainedPage, RetainedSize, next_retained_expiry, read_retained, remembered_replays,
 };

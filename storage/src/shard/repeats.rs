@@ -53,6 +53,14 @@ pub(super) fn is_received(rows: &Rows<'_, '_>, origin: Origin) -> io::Result<boo
     }
 }
 
+/// [`is_received`], of a view of the tables: whether a QoS 2 PUBLISH of the session came under the identifier, and no PUBREL.
+///
+/// # Errors
+/// The engine cannot read.
+pub fn read_received(tables: &crate::machine::Tables, session: SessionId, packet_id: u16) -> io::Result<bool> {
+    Ok(tables.get(&keys::received(session, packet_id))?.is_some())
+}
+
 /// PUBREL came. Of an epoch that is over it changes nothing: the current one releases by itself.
 pub(super) fn release(
     rows: &mut Rows<'_, '_>,

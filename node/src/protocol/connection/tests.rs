@@ -525,3 +525,118 @@ fn a_publish_whose_identifier_is_being_released_waits() {
     assert_eq!((fixture.sent().as_str(), fixture.published().len()), ("7002000a", 1));
     assert!(fixture.connection.wants_packets());
 }
+
+/// A message of a subscription, handed to the client.
+fn hand_over(fixture: &mut Fixture, payload: &'static str) {
+    let message = Message {
+        topic: "t".into(),
+        payload: Bytes::from_static(payload.as_bytes()),
+        qos: 0,
+        retain: false,
+        publisher: SessionId(2),
+        expiry_interval: None,
+        properties: Bytes::new(),
+    };
+    let delivery = Delivery {
+        message: Arc::new(message),
+        qos: 0,
+        retain: false,
+        subscription_identifiers: Vec::new(),
+        age: None,
+        settle: None,
+    };
+    let connection = &mut fixture.connection;
+    let mut frames = FrameCache::default();
+    connection.outbound.deliver(
+        delivery,
+        None,
+        &mut frames,
+        &mut connection.out,
+        &mut connection.effects,
+    );
+}
+
+/// What goes to the socket: payloads, and the reason of DISCONNECT.
+fn taken(fixture: &mut Fixture) -> Vec<String> {
+    let mut out = fixture.connection.take_out();
+    let mut taken = Vec::new();
+    while let Ok(Some(length)) = codec::frame_length(&out, &Limits::default(), Some(Version::V5)) {
+        let frame = out.split_to(length).freeze();
+        let packet = codec::decode(frame, Some(Version::V5), Direction::ServerToClient, &Limits::default());
+        taken.push(match packet {
+            Ok(Packet::Publish(publish)) => String::from_utf8_lossy(publish.payload()).into_owned(),
+            Ok(Packet::Disconnect(disconnect)) => format!("{:02x}", disconnect.reason.0),
+            Ok(Packet::ConnAck(_)) => "CONNACK".to_owned(),
+            other => panic!("{other:?}"),
+        });
+    }
+    taken
+}
+
+#[test]
+fn what_is_withheld_leaves_in_order_once_it_may() {
+    let mut fixture = Fixture::connected(5);
+    assert_eq!(taken(&mut fixture), ["CONNACK"]);
+    hand_over(&mut fixture, "a");
+    fixture.connection.set_withheld(true);
+    hand_over(&mut fixture, "b");
+    fixture.connection.pump(|_| LogTime(0), fixture.now);
+    assert!(taken(&mut fixture).is_empty());
+    fixture.connection.set_withheld(false);
+    hand_over(&mut fixture, "c");
+    assert_eq!(taken(&mut fixture), ["a", "b", "c"]);
+}
+
+#[test]
+fn what_is_withheld_goes_with_the_connection() {
+    for close_comes_first in [false, true] {
+        let mut fixture = Fixture::connected(5);
+        assert_eq!(taken(&mut fixture), ["CONNACK"]);
+        hand_over(&mut fixture, "a");
+        fixture.connection.set_withheld(!close_comes_first);
+        fixture.connection.close(ReasonCode::SERVER_BUSY, None);
+        fixture.connection.set_withheld(true);
+        hand_over(&mut fixture, "b");
+        assert_eq!(taken(&mut fixture), ["89"], "close first: {close_comes_first}");
+        assert!(taken(&mut fixture).is_empty());
+    }
+}
+
+#[test]
+fn a_connection_that_ends_in_its_time_says_all_it_had_to_say() {
+    let mut fixture = Fixture::connected(5);
+    hand_over(&mut fixture, "a");
+    fixture.connection.close(ReasonCode::SERVER_SHUTTING_DOWN, None);
+    hand_over(&mut fixture, "behind the DISCONNECT");
+    assert_eq!(taken(&mut fixture), ["CONNACK", "a", "8b"]);
+}
+
+/// [MQTT-3.14.0-1]
+#[test]
+fn who_has_no_connack_is_not_told_why_it_ends() {
+    let mut fixture = Fixture::connected(5);
+    fixture.connection.set_withheld(true);
+    fixture.connection.close(ReasonCode::SESSION_TAKEN_OVER, None);
+    assert!(taken(&mut fixture).is_empty());
+}
+
+#[test]
+fn time_without_a_lease_counts_against_nobody() {
+    let mut fixture = Fixture::connected(5);
+    let deadline = fixture.connection.next_deadline().unwrap();
+    fixture.connection.set_withheld(true);
+    assert_eq!(fixture.connection.next_deadline(), None);
+    fixture.connection.deadline_passed(deadline + Duration::from_secs(1));
+    assert_eq!(fixture.reason(), None, "the deadline comes before the renewal");
+    let renewed = deadline + Duration::from_secs(2);
+    fixture.connection.set_withheld(false);
+    fixture.connection.resumed(renewed);
+    fixture.connection.deadline_passed(renewed);
+    assert_eq!(fixture.reason(), None);
+    assert_eq!(
+        fixture.connection.next_deadline(),
+        Some(renewed + Duration::from_secs(90))
+    );
+    fixture.connection.deadline_passed(renewed + Duration::from_secs(90));
+    assert_eq!(fixture.reason(), Some(ReasonCode::KEEP_ALIVE_TIMEOUT));
+}

@@ -45,6 +45,12 @@ impl InOrder {
         self.first + self.waiting.len() as u64 - 1
     }
 
+    /// Of the answer with this number, while it waits.
+    pub fn packet_id(&self, number: u64) -> Option<NonZeroU16> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.waiting.get(at).map(|waiting| waiting.packet_id)
+    }
+
     /// A number that does not wait is ignored.
     pub fn decide(&mut self, number: u64, reason: ReasonCode) {
         let at = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());

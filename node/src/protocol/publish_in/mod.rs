@@ -166,6 +166,14 @@ impl Inbound {
         Received::New(token(PUBCOMP, self.pubcomps.push(packet_id, now)))
     }
 
+    /// The identifier whose PUBREC waits for the outcome of `token`.
+    pub fn awaits_pubrec(&self, token: u64) -> Option<NonZeroU16> {
+        match token & KINDS {
+            PUBREC => self.pubrecs.packet_id(token >> KIND_BITS),
+            _ => None,
+        }
+    }
+
     /// The outcome of `token`. Writes every answer that may leave now.
     ///
     /// A PUBREL's outcome is success or [`ReasonCode::PACKET_IDENTIFIER_NOT_FOUND`].

@@ -162,6 +162,19 @@ fn a_pubrel_of_an_earlier_connection_is_handed_on() {
 }
 
 #[test]
+fn the_identifier_of_a_pubrec_is_known_while_it_waits() {
+    let mut fixture = Fixture::new(V5, 10);
+    [One(7), Two(8), Two(9)].iter().for_each(|step| fixture.step(*step));
+    let (one, two) = (fixture.tokens[&(PUBACK, 7)], fixture.tokens[&(PUBREC, 9)]);
+    assert_eq!(fixture.inbound.awaits_pubrec(one), None);
+    assert_eq!(fixture.inbound.awaits_pubrec(two), NonZeroU16::new(9));
+    fixture.step(PubRec(8, OK));
+    assert_eq!(fixture.inbound.awaits_pubrec(two), NonZeroU16::new(9));
+    fixture.step(PubRec(9, OK));
+    assert_eq!(fixture.inbound.awaits_pubrec(two), None);
+}
+
+#[test]
 fn pubrel_answers_a_pubrec() {
     check(V5, 10, &[Two(7), Release(7)], &["refused 7 82"], "");
 }
