@@ -144,8 +144,18 @@ impl Inner {
             leads,
             offsets,
             disk_low: self.is_disk_low(),
-            leaving: self.leaving.load(Ordering::Acquire),
+            leaving: !self.takes_leaderships(),
             unreachable: self.unreachable(),
+        }
+    }
+
+    /// A report at once, where the next renewal would come too late; not to itself. One that is lost is made good by that.
+    pub(crate) async fn tell_meta_leader(&self, limit: Duration) {
+        if let (Some(leader), Some(links)) = (self.meta.leader(), self.links.get())
+            && leader != self.config.node
+        {
+            let told = links.request(leader, Lane::Control, requests::REPORT, self.report().encode(), limit);
+            let _: Result<Bytes, _> = told.await;
         }
     }
 

@@ -161,7 +161,7 @@ pub(crate) struct Renewed {
     pub leads: Vec<ShardId>,
     pub offsets: Vec<Offset>,
     pub disk_low: bool,
-    /// It stops, and takes over no leadership.
+    /// It takes over no leadership: it stops, or its log is slow.
     pub leaving: bool,
     /// Up nodes that it has not reached for a lease.
     pub unreachable: Vec<NodeId>,

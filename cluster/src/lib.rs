@@ -40,6 +40,7 @@ pub mod routes;
 mod serve_peers;
 mod shard_map;
 pub mod shared;
+mod slow_log;
 mod start;
 mod sweep;
 mod wills;
@@ -118,6 +119,8 @@ pub(crate) struct Inner {
     connects: Arc<late_connects::ConnectsUnderWay>,
     /// It stops: it takes over no leadership any more.
     leaving: std::sync::atomic::AtomicBool,
+    /// Its log is not synced in time: it gives its leaderships away.
+    slow_log: std::sync::atomic::AtomicBool,
     /// The runtime that the cluster part was started on: workers call from their own.
     runtime: tokio::runtime::Handle,
     waiting: Arc<WaitingGroups>,
@@ -270,5 +273,5 @@ impl Inner {
     }
 }
 
-/// A proposal that was not answered by then is sent again by whoever waits for it.
-const PROPOSE_MAX: Duration = Duration::from_secs(5);
+/// Whoever waits for a proposal gives up, or sends it again, before: until then an answer that comes late still counts.
+const PROPOSE_MAX: Duration = publisher::ANSWER_KEPT;

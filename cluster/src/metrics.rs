@@ -25,6 +25,7 @@ pub struct ClusterMetrics {
     sessions: IntGauge,
     node_downs: IntCounter,
     leader_transfers: IntCounter,
+    leaderships_given_away: IntCounter,
     pages_read: IntCounterVec,
     wills_published: IntCounter,
     shared_assigned: IntCounterVec,
@@ -89,6 +90,10 @@ impl ClusterMetrics {
                 "lontra_raft_leader_transfers_total",
                 "Leaderships that this node handed to another to spread them.",
             ),
+            leaderships_given_away: counter(
+                "lontra_raft_leaderships_given_away_total",
+                "Leaderships that this node handed to another because its own log was not synced in time.",
+            ),
             pages_read: counters(
                 "lontra_queue_pages_read_total",
                 "Pages of session queues read from storage, by where the replica was.",
@@ -148,7 +153,7 @@ impl ClusterMetrics {
     }
 
     fn register(&self, registry: &Registry) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 25] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 26] = [
             Box::new(self.ephemeral_sent.clone()),
             Box::new(self.ephemeral_received.clone()),
             Box::new(self.leaders.clone()),
@@ -162,6 +167,7 @@ impl ClusterMetrics {
             Box::new(self.sessions.clone()),
             Box::new(self.node_downs.clone()),
             Box::new(self.leader_transfers.clone()),
+            Box::new(self.leaderships_given_away.clone()),
             Box::new(self.pages_read.clone()),
             Box::new(self.wills_published.clone()),
             Box::new(self.shared_assigned.clone()),
@@ -234,6 +240,10 @@ impl ClusterMetrics {
 
     pub fn leader_transferred(&self) {
         self.leader_transfers.inc();
+    }
+
+    pub fn leadership_given_away(&self) {
+        self.leaderships_given_away.inc();
     }
 
     pub fn will_published(&self) {

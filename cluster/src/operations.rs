@@ -17,11 +17,10 @@ use crate::control::{ASK_MAX, RETRY_WAIT};
 use crate::error::MetaError;
 use crate::lease::{Lease, Serving};
 use crate::ledger_metrics::{Families, LedgerCollector};
-use crate::link::Lane;
 use crate::local::{Guard, Member, Outcome, Ticket};
 use crate::publisher::{Publish, PublishReply, ShardRequest};
 use crate::reader::PageLimits;
-use crate::requests::{self, RetainedRequest};
+use crate::requests::RetainedRequest;
 use crate::retained::Owed;
 use crate::routes::RouteCache;
 use crate::shared::{ACKNOWLEDGED_MAX, Strategy};
@@ -691,14 +690,8 @@ impl Cluster {
     /// first, who would hand some back to even them out.
     pub async fn give_up_leaderships(&self, limit: Duration) {
         self.inner.leaving.store(true, Ordering::Release);
-        if let (Some(leader), Some(links)) = (self.inner.meta.leader(), self.inner.links.get())
-            && leader != self.node()
-        {
-            let report = self.inner.report().encode();
-            // A leader that does not answer spreads nothing either.
-            let told = links.request(leader, Lane::Control, requests::REPORT, report, limit.min(ASK_MAX));
-            let _: Result<Bytes, _> = told.await;
-        }
+        // A leader that does not answer spreads nothing either.
+        self.inner.tell_meta_leader(limit.min(ASK_MAX)).await;
         let mut moves = tokio::task::JoinSet::new();
         for group in std::iter::once(&self.inner.meta).chain(self.inner.groups.values()) {
             let heirs: Vec<NodeId> = match group.id.as_shard() {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   publishes, settlements ─▶ queue ─▶ batch n+1 ─▶ [n-2 | n-1 | n] in flight ─▶ leader of the shard
-//!                                                      │ no leader, no answer, gap
+//!                                                      │ no leader, another leader, no answer, gap
 //!                                                      ├──── everything from the first unanswered again, in order
 //!                        matched again, in its place ◀─┘ stale route: that batch, and what follows it
 //! ```
@@ -13,7 +13,11 @@
 //!   the same messages were taken.
 //! - `bounded`: the queue is bounded by what connections may have unacknowledged (their Receive Maximum); its size is a
 //!   metric.
-//! - an outcome is told once, and only on the result of apply.
+//! - an outcome is told once, and only on the result of apply, whichever copy of the batch it answers: one that comes
+//!   after the batch was sent again counts as well.
+//! - a leader that is slow is waited for ([`Patience`]); one that is gone is not, whatever happens meanwhile.
+
+mod patience;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -33,6 +37,7 @@ use tokio::time::Instant;
 use crate::group::{ProposeError, Proposed};
 use crate::local::{Guard, Local, Outcome, Ticket};
 use crate::metrics::ClusterMetrics;
+use patience::{PATIENCE_MAX, Patience};
 
 /// Something for a shard.
 pub enum ShardRequest {
@@ -111,6 +116,9 @@ pub trait Propose: Send + Sync + 'static {
     /// Finds the leader and proposes there.
     fn propose(&self, bundle: Bytes) -> BoxFuture<'static, Result<Proposed, ProposeError>>;
 
+    /// Resolves once another node leads than when this was called; never where this node cannot know.
+    fn led_by_another(&self) -> BoxFuture<'static, ()>;
+
     /// Resolves once this node matches at `floor` or later.
     fn routes_reach(&self, floor: MetaIndex) -> BoxFuture<'static, ()>;
 
@@ -125,6 +133,7 @@ pub struct ShardSender {
 }
 
 impl ShardSender {
+    /// `answer_max`: a batch that was not answered for so long, at least, is sent again.
     pub fn start(
         node: NodeId,
         shard: ShardId,
@@ -140,7 +149,9 @@ impl ShardSender {
             propose,
             local,
             metrics,
-            answer_max,
+            patience: Patience::new(answer_max),
+            heard_at: Instant::now(),
+            led_by_another: None,
             incarnation: Incarnation(0),
             next_sequence: 1,
             queue: VecDeque::new(),
@@ -170,10 +181,20 @@ struct InFlight {
     bundle: Bytes,
     /// With the position of its operation in the batch.
     requests: Vec<(u32, ShardRequest)>,
+    /// When it was sent last; `None` before the first time.
+    sent_at: Option<Instant>,
     answered: bool,
 }
 
-type Answer = BoxFuture<'static, (u64, u64, Option<Result<Proposed, ProposeError>>)>;
+/// One sending of a batch.
+#[derive(Clone, Copy)]
+struct Sent {
+    round: u64,
+    sequence: u64,
+    at: Instant,
+}
+
+type Answer = BoxFuture<'static, (Sent, Result<Proposed, ProposeError>)>;
 
 struct Sender {
     node: NodeId,
@@ -181,7 +202,11 @@ struct Sender {
     propose: Arc<dyn Propose>,
     local: Arc<dyn Local>,
     metrics: ClusterMetrics,
-    answer_max: Duration,
+    patience: Patience,
+    /// When the last answer came that told an outcome: what is sent is answered in order.
+    heard_at: Instant,
+    /// Set while something is under way to a leader.
+    led_by_another: Option<BoxFuture<'static, ()>>,
     incarnation: Incarnation,
     next_sequence: u64,
     queue: VecDeque<ShardRequest>,
@@ -212,8 +237,17 @@ impl Sender {
                         self.enqueue(request);
                     }
                 }
-                Some((round, sequence, answer)) = answers.next(), if !answers.is_empty() => {
-                    self.answered(round, sequence, answer);
+                Some((sent, answer)) = answers.next(), if !answers.is_empty() => {
+                    self.answered(sent, answer);
+                }
+                () = wait_for(&mut self.led_by_another), if self.led_by_another.is_some() => {
+                    self.led_by_another = None;
+                    self.patience.new_leader();
+                    // What waits to be matched again is sent then.
+                    if self.stale.is_none() {
+                        self.retry_at = None;
+                        self.resend(&answers_sink(&mut answers));
+                    }
                 }
                 () = wait_for(&mut self.stale), if self.stale.is_some() => {
                     self.stale = None;
@@ -221,7 +255,12 @@ impl Sender {
                     self.resend(&answers_sink(&mut answers));
                 }
                 () = sleep_until(wake), if wake.is_some() => {
-                    if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+                    let now = Instant::now();
+                    let missed = self.answer_due().is_some_and(|at| at <= now);
+                    if missed {
+                        self.patience.missed();
+                    }
+                    if missed || self.retry_at.is_some_and(|at| at <= now) {
                         self.retry_at = None;
                         self.resend(&answers_sink(&mut answers));
                     }
@@ -235,7 +274,18 @@ impl Sender {
             .oldest_settle
             .filter(|_| self.window.len() < WINDOW)
             .map(|since| since + SETTLE_WAIT_MAX);
-        [settle, self.retry_at].into_iter().flatten().min()
+        [settle, self.retry_at, self.answer_due()].into_iter().flatten().min()
+    }
+
+    /// When everything unanswered is sent again. Answers come in order: any of them gives the rest its time anew.
+    fn answer_due(&self) -> Option<Instant> {
+        // Both have their own time, and send everything again themselves.
+        if self.retry_at.is_some() || self.stale.is_some() {
+            return None;
+        }
+        let unanswered = self.window.iter().filter(|batch| !batch.answered);
+        let oldest = unanswered.filter_map(|batch| batch.sent_at).min()?;
+        Some(oldest.max(self.heard_at) + self.patience.current())
     }
 
     fn enqueue(&mut self, request: ShardRequest) {
@@ -288,6 +338,7 @@ impl Sender {
         self.settlements = 0;
         self.oldest_settle = None;
         self.retry_at = None;
+        self.led_by_another = None;
         self.stale = None;
         self.round += 1;
         self.incarnation = incarnation;
@@ -300,9 +351,10 @@ impl Sender {
             return;
         }
         while self.window.len() < WINDOW && self.is_worth_sending() {
-            let batch = self.take_batch();
+            let mut batch = self.take_batch();
+            // Else it goes with the others, in order, when they are sent again.
             if self.retry_at.is_none() {
-                push(self.send(&batch));
+                push(self.send(&mut batch));
             }
             self.window.push_back(batch);
         }
@@ -318,7 +370,7 @@ impl Sender {
 
     fn take_batch(&mut self) -> InFlight {
         let mut content = Content::default();
-        while content.bytes < BATCH_BYTES && content.operations.len() < BATCH_OPERATIONS {
+        while content.bytes < self.patience.batch_bytes() && content.operations.len() < BATCH_OPERATIONS {
             // Retained messages of two route versions do not share a batch: a replay looks at the version of each.
             if let Some(ShardRequest::Publish(publish)) = self.queue.front()
                 && publish.retain
@@ -356,33 +408,51 @@ impl Sender {
             made_in: self.round,
             bundle: batch.encode(),
             requests: content.requests,
+            sent_at: None,
             answered: false,
         }
     }
 
-    fn send(&self, batch: &InFlight) -> Answer {
-        let (round, sequence) = (self.round, batch.sequence);
+    fn send(&mut self, batch: &mut InFlight) -> Answer {
+        // Before it is sent: a leader that changes between the two is asked in vain, not waited for.
+        if self.led_by_another.is_none() {
+            self.led_by_another = Some(self.propose.led_by_another());
+        }
+        let at = Instant::now();
+        batch.sent_at = Some(at);
+        let sent = Sent {
+            round: self.round,
+            sequence: batch.sequence,
+            at,
+        };
         let proposed = self.propose.propose(batch.bundle.clone());
-        let limit = self.answer_max;
-        Box::pin(async move { (round, sequence, tokio::time::timeout(limit, proposed).await.ok()) })
+        Box::pin(async move {
+            // Long after it was sent again: copies of a batch that nobody answers do not pile up.
+            let answer = tokio::time::timeout(ANSWER_KEPT, proposed).await;
+            (sent, answer.unwrap_or(Err(ProposeError::Unknown)))
+        })
     }
 
     /// Everything unanswered again, in order.
     fn resend(&mut self, push: &dyn Fn(Answer)) {
         self.round += 1;
         self.metrics.batches_resent(self.window.len());
-        for batch in self.window.iter().filter(|batch| !batch.answered) {
+        // Whoever leads now is who is watched.
+        self.led_by_another = None;
+        let mut window = std::mem::take(&mut self.window);
+        for batch in window.iter_mut().filter(|batch| !batch.answered) {
             push(self.send(batch));
         }
+        self.window = window;
     }
 
-    fn answered(&mut self, round: u64, sequence: u64, answer: Option<Result<Proposed, ProposeError>>) {
-        let reply = match answer {
-            Some(Ok(proposed)) => BatchReply::decode(&proposed.reply).ok(),
-            Some(Err(_)) | None => None,
-        };
+    fn answered(&mut self, sent: Sent, answer: Result<Proposed, ProposeError>) {
+        let Sent { round, sequence, .. } = sent;
+        let reply = answer
+            .ok()
+            .and_then(|proposed| BatchReply::decode(&proposed.reply).ok());
         match reply {
-            Some(BatchReply::Applied { upto, results }) => self.settle(round, sequence, upto, &results),
+            Some(BatchReply::Applied { upto, results }) => self.settle(sent, upto, &results),
             Some(BatchReply::StaleRoute { floor }) => self.match_again(round, sequence, floor),
             // The fence is apply's: meta tells the same soon, and ends this incarnation here too.
             Some(BatchReply::DeadIncarnation | BatchReply::Forgotten) => {
@@ -397,10 +467,13 @@ impl Sender {
         }
     }
 
-    fn settle(&mut self, round: u64, sequence: u64, upto: Offset, results: &[(u32, OperationResult)]) {
-        let Some(at) = self.unanswered(round, sequence) else {
+    fn settle(&mut self, sent: Sent, upto: Offset, results: &[(u32, OperationResult)]) {
+        // A second answer tells nothing.
+        let Some(at) = self.unanswered(sent.round, sent.sequence) else {
             return;
         };
+        self.heard_at = Instant::now();
+        self.patience.answered(sent.at.elapsed());
         let batch = &mut self.window[at];
         batch.answered = true;
         let mut outcomes = Vec::with_capacity(batch.requests.len());
@@ -413,6 +486,10 @@ impl Sender {
         }
         while self.window.front().is_some_and(|batch| batch.answered) {
             self.window.pop_front();
+        }
+        if self.window.is_empty() {
+            self.led_by_another = None;
+            self.retry_at = None;
         }
         self.local.completed(outcomes);
     }
@@ -690,10 +767,11 @@ impl RecipientSets {
 const NO_OPERATION: u32 = u32::MAX;
 /// Batches in flight per shard; `shard::senders` keeps four times as many replies.
 const WINDOW: usize = 4;
-const BATCH_BYTES: usize = 256 * 1024;
 const BATCH_OPERATIONS: usize = 512;
 /// DESIGN §4: a settlement waits this long for a publish to ride with.
 const SETTLE_WAIT_MAX: Duration = Duration::from_millis(20);
+/// An answer counts for so long after its batch was sent, though that was sent again meanwhile.
+pub(crate) const ANSWER_KEPT: Duration = Duration::from_secs(2 * PATIENCE_MAX.as_secs());
 /// Between two tries to find a leader that takes the window.
 const RETRY_WAIT: Duration = Duration::from_millis(20);
 

@@ -26,6 +26,8 @@ pub const TRANSFER: u8 = 7;
 pub const INSPECT: u8 = 32;
 /// Hands the leadership of any group to another node, by an operator's wish. Control lane, to the group's leader.
 pub const HAND_OVER: u8 = 33;
+/// Whether the peer takes leaderships now: 1 or 0. Control lane. A peer of an earlier release does not answer.
+pub const TAKES_LEADERSHIPS: u8 = 34;
 
 /// A page of retained messages. Data lane, to any replica.
 pub const READ_RETAINED: u8 = 8;
@@ -99,7 +101,7 @@ pub struct Report {
     pub offsets: Vec<Offset>,
     /// Below the free-space watermark.
     pub disk_low: bool,
-    /// It stops, and takes over no leadership.
+    /// It takes over no leadership: it stops, or its log is slow.
     pub leaving: bool,
     /// Up nodes that it has not reached for a lease.
     pub unreachable: Vec<NodeId>,

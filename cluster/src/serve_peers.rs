@@ -102,6 +102,7 @@ impl PeerHandler for ServePeers {
                     reply.send(requests::encode_number(u64::from(moved)));
                 }
             }),
+            requests::TAKES_LEADERSHIPS => reply.send(requests::encode_number(u64::from(inner.inherits_leaderships()))),
             requests::INSPECT | requests::HAND_OVER => spawn(async move {
                 if let Some(answer) = crate::inspect::answer(inner, kind, payload).await {
                     reply.send(answer);
@@ -167,6 +168,8 @@ impl Inner {
                         let _: Result<Bytes, _> = asked.await;
                     }
                     (None, Some(links)) if links.is_up(node) => {}
+                    // Left to the others, or to who is first to miss a leader.
+                    _ if !inner.takes_leaderships() => {}
                     _ => {
                         let _ = group.raft.trigger().elect(true).await;
                     }

@@ -32,7 +32,7 @@ use crate::publisher::{Propose, ShardSender};
 use crate::serve_peers::ServePeers;
 use crate::shard_map::ShardMap;
 use crate::shared::WaitingGroups;
-use crate::{Cluster, Inner, control, delayed, follow, leader, shared, sweep, wills};
+use crate::{Cluster, Inner, control, delayed, follow, leader, shared, slow_log, sweep, wills};
 
 impl Cluster {
     /// Starts every group that this node holds, links with the peers, and asks to be admitted. Returns before it is:
@@ -136,6 +136,7 @@ impl Cluster {
             node_routes: crate::operations::NodeRoutes::default(),
             connects,
             leaving: AtomicBool::new(false),
+            slow_log: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
             waiting,
             upkeep,
@@ -284,6 +285,7 @@ fn start_tasks(inner: &Arc<Inner>, events: mpsc::UnboundedReceiver<ControlEvent>
     tasks.spawn(control::follow_meta(inner.clone(), events));
     tasks.spawn(leader::run(inner.clone()));
     tasks.spawn(leader::spread(inner.clone()));
+    tasks.spawn(slow_log::run(inner.clone()));
     tasks.spawn(sweep::run(inner.clone()));
     tasks.spawn(wills::run(inner.clone()));
     tasks.spawn(delayed::run(inner.clone()));
@@ -328,6 +330,18 @@ impl Propose for ProposeToShard {
         match self.inner.upgrade() {
             Some(inner) => inner.propose(GroupId::shard(self.shard), bundle, Lane::Data),
             None => Box::pin(std::future::ready(Err(ProposeError::Unknown))),
+        }
+    }
+
+    fn led_by_another(&self) -> BoxFuture<'static, ()> {
+        let group = self
+            .inner
+            .upgrade()
+            .and_then(|inner| inner.groups.get(&self.shard).cloned());
+        match group.and_then(|group| Some((group.leader()?, group))) {
+            Some((leader, group)) => Box::pin(async move { group.led_by_another(leader).await }),
+            // Who holds no replica is told by the leader it asks, or by the link. Who knows no leader asks again soon.
+            None => Box::pin(std::future::pending()),
         }
     }
 

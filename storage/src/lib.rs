@@ -35,6 +35,7 @@ pub mod testing;
 mod tests;
 pub mod topic;
 pub mod topic_tree;
+mod unsynced;
 
 pub use storage::{
     FreeSpace, GroupLog, GroupState, Identity, MemoryBudget, OpenError, Storage, StorageConfig, StorageMetrics,

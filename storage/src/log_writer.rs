@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
@@ -28,6 +28,7 @@ use crate::marks::{Marks, Promise};
 use crate::metrics::StorageMetrics;
 use crate::raft_types::TypeConfig;
 use crate::test_bugs::{Bug, has, late_sync_is_due};
+use crate::unsynced::Unsynced;
 
 /// One thing to write.
 pub(crate) enum Op {
@@ -63,6 +64,7 @@ pub(crate) enum Op {
 pub(crate) struct LogWriter {
     route: Route,
     room: Arc<Semaphore>,
+    unsynced: Arc<Unsynced>,
     metrics: StorageMetrics,
     failure: Failure,
 }
@@ -86,10 +88,11 @@ impl LogWriter {
         let (sender, queue) = mpsc::channel();
         let (metrics, failure) = (scribe.metrics.clone(), scribe.failure.clone());
         let room = Arc::new(Semaphore::new(QUEUE_BYTES));
-        let released = room.clone();
+        let unsynced = Arc::new(Unsynced::default());
+        let (released, synced) = (room.clone(), unsynced.clone());
         let thread = std::thread::Builder::new()
             .name("lontra-log".into())
-            .spawn(move || run(scribe, queue, &released))?;
+            .spawn(move || run(scribe, queue, &released, &synced))?;
         let route = Route::Thread {
             queue: Some(sender),
             thread: Some(thread),
@@ -97,6 +100,7 @@ impl LogWriter {
         Ok(Arc::new(LogWriter {
             route,
             room,
+            unsynced,
             metrics,
             failure,
         }))
@@ -109,6 +113,7 @@ impl LogWriter {
         Arc::new(LogWriter {
             route,
             room: Arc::new(Semaphore::new(QUEUE_BYTES)),
+            unsynced: Arc::default(),
             metrics,
             failure,
         })
@@ -137,11 +142,16 @@ impl LogWriter {
     pub fn queue(&self, op: Op) {
         match &self.route {
             Route::Thread { queue, .. } => {
+                let waits = usize::from(op.is_waited_for());
+                if waits > 0 {
+                    self.unsynced.queued(Instant::now());
+                }
                 let unsent = match queue {
                     Some(queue) => queue.send(op).err().map(|mpsc::SendError(op)| op),
                     None => Some(op),
                 };
                 if let Some(op) = unsent {
+                    self.unsynced.done(waits);
                     op.answer(&Err(self.failure.error()));
                 }
             }
@@ -155,6 +165,11 @@ impl LogWriter {
                 release(&self.room, permits, &self.failure);
             }
         }
+    }
+
+    /// How long the oldest of what is queued has waited for its sync; zero if nothing waits, and in the simulator.
+    pub fn unsynced_for(&self) -> Duration {
+        self.unsynced.age(Instant::now())
     }
 
     /// Queues rows and waits until they, and everything queued before, are durable.
@@ -194,7 +209,7 @@ fn release(room: &Semaphore, permits: usize, failure: &Failure) {
     }
 }
 
-fn run(mut scribe: Scribe, queue: mpsc::Receiver<Op>, room: &Semaphore) {
+fn run(mut scribe: Scribe, queue: mpsc::Receiver<Op>, room: &Semaphore, unsynced: &Unsynced) {
     while let Ok(first) = queue.recv() {
         let mut bytes = first.bytes();
         let mut ops = vec![first];
@@ -209,7 +224,9 @@ fn run(mut scribe: Scribe, queue: mpsc::Receiver<Op>, room: &Semaphore) {
             .position(|op| matches!(op, Op::Stop { .. }))
             .map(|at| ops.split_off(at));
         let permits = permits_of(&ops);
+        let waited_for = ops.iter().filter(|op| op.is_waited_for()).count();
         scribe.write(ops);
+        unsynced.done(waited_for);
         release(room, permits, &scribe.failure);
         if let Some(stopped) = stop {
             let result = scribe.failure.result();
@@ -330,7 +347,12 @@ impl Op {
     }
 
     fn must_sync(&self) -> bool {
-        matches!(self, Op::Append { .. } | Op::Durable { .. } | Op::Stop { .. })
+        self.is_waited_for() || matches!(self, Op::Stop { .. })
+    }
+
+    /// Whether a group cannot go on before it is durable.
+    fn is_waited_for(&self) -> bool {
+        matches!(self, Op::Append { .. } | Op::Durable { .. })
     }
 
     /// Tells the sender. A sender that no longer listens has gone away on purpose.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -311,6 +311,11 @@ impl Storage {
         if !self.shared.failure.is_closed() {
             self.shared.failure.fail(reason);
         }
+    }
+
+    /// How long the oldest write to the log has waited for its sync; zero if none waits.
+    pub fn unsynced_for(&self) -> Duration {
+        self.shared.writer.unsynced_for()
     }
 
     /// Index of the last entry of `group` that is durable here; 0 if there is none.

@@ -114,8 +114,20 @@ impl Group {
         }
     }
 
+    /// By the same channel as [`Group::led_by_another`]: who asks for both misses no change between them.
     pub fn leader(&self) -> Option<NodeId> {
-        self.raft.metrics().borrow_watched().current_leader
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// How far `node` has this leader's log, as far as known; 0 where this node does not lead.
+    pub fn replicated_to(&self, node: NodeId) -> u64 {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics
+            .replication
+            .as_ref()
+            .and_then(|nodes| nodes.get(&node)?.as_ref());
+        matched.map_or(0, |id| id.index)
     }
 
     pub fn is_leader(&self) -> bool {

@@ -116,6 +116,10 @@ impl Propose for Flaky {
         })
     }
 
+    fn led_by_another(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
     fn routes_reach(&self, _: MetaIndex) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(Duration::from_millis(3)))
     }
@@ -187,6 +191,10 @@ async fn a_new_incarnation_ends_what_is_unanswered_as_unknown() {
             Box::pin(std::future::pending())
         }
 
+        fn led_by_another(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+
         fn routes_reach(&self, _: MetaIndex) -> BoxFuture<'static, ()> {
             Box::pin(std::future::ready(()))
         }
@@ -222,6 +230,7 @@ async fn a_new_incarnation_ends_what_is_unanswered_as_unknown() {
 struct ByHand {
     sent: Mutex<Vec<(NodeBatch, oneshot::Sender<BatchReply>)>>,
     changed: tokio::sync::Notify,
+    another_leads: Arc<tokio::sync::Notify>,
     version: AtomicU64,
 }
 
@@ -240,6 +249,10 @@ impl Propose for ToHand {
                 reply: reply.encode(),
             })
         })
+    }
+
+    fn led_by_another(&self) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.another_leads.clone().notified_owned())
     }
 
     fn routes_reach(&self, floor: MetaIndex) -> BoxFuture<'static, ()> {
@@ -393,4 +406,144 @@ async fn an_answer_to_an_earlier_incarnation_is_not_about_this_one() {
     assert_eq!(local.told.lock().unwrap().len(), 1, "only that the first is unknown");
     of_the_second.send(reply(Vec::new())).unwrap();
     assert_eq!(local.wait_for(2).await, [(1, Outcome::Unknown), (2, Outcome::Done)]);
+}
+
+fn publish(token: u64) -> ShardRequest {
+    ShardRequest::Publish(Publish {
+        message: Bytes::copy_from_slice(&token.to_be_bytes()),
+        recipients: Arc::from(vec![]),
+        route_version: 1,
+        retain: false,
+        origin: Origin::Plain,
+        reply: PublishReply::Ticket(ticket(token)),
+    })
+}
+
+fn applied(results: Vec<(u32, OperationResult)>) -> BatchReply {
+    BatchReply::Applied {
+        upto: Offset(3),
+        results,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_slow_is_waited_for_longer_each_time_and_the_first_answer_counts_however_late() {
+    let (local, hand, sender) = by_hand();
+    sender.send(ShardRequest::Incarnation(Incarnation(5)));
+    sender.send(publish(1));
+    let (mut copies, mut last, mut waits) = (Vec::new(), Instant::now(), Vec::new());
+    for _ in 0..6 {
+        copies.push(hand.next().await);
+        waits.push(last.elapsed().as_millis() / 100);
+        last = Instant::now();
+    }
+    assert_eq!(waits, [0, 5, 10, 20, 40, 80], "tenths of a second");
+    assert!(copies.iter().all(|(batch, _)| batch.sequence == 1));
+    let mut answers = copies.into_iter().map(|(_, answer)| answer);
+    answers.next().unwrap().send(applied(Vec::new())).unwrap();
+    assert_eq!(local.wait_for(1).await, [(1, Outcome::Stored(Offset(3)))]);
+    for answer in answers {
+        answer.send(applied(vec![(0, OperationResult::Refused)])).unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(local.told.lock().unwrap().len(), 1, "told once");
+    assert!(hand.sent.lock().unwrap().is_empty(), "nothing is sent any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_is_sent_at_once_what_its_predecessor_left_unanswered() {
+    let (local, hand, sender) = by_hand();
+    sender.send(ShardRequest::Incarnation(Incarnation(5)));
+    sender.send(publish(1));
+    let mut unanswered = Vec::new();
+    for _ in 0..5 {
+        unanswered.push(hand.next().await);
+    }
+    // By now it would be waited for for 8 s.
+    sender.send(publish(2));
+    unanswered.push(hand.next().await);
+    let began = Instant::now();
+    hand.another_leads.notify_waiters();
+    sender.send(publish(3));
+    let mut answered = std::collections::BTreeSet::new();
+    while answered.len() < 3 {
+        let (batch, answer) = hand.next().await;
+        answered.insert(batch.sequence);
+        answer.send(applied(Vec::new())).unwrap();
+    }
+    assert_eq!(local.wait_for(3).await.len(), 3);
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_tried_again_at_once_whatever_is_published_meanwhile() {
+    let (local, hand, sender) = by_hand();
+    sender.send(ShardRequest::Incarnation(Incarnation(5)));
+    sender.send(publish(1));
+    let mut unanswered = Vec::new();
+    for _ in 0..4 {
+        unanswered.push(hand.next().await);
+    }
+    let (_, refused) = hand.next().await;
+    let began = Instant::now();
+    // Its link broke, say. The next publishes must not push the next try away.
+    drop(refused);
+    for token in 2..5 {
+        sender.send(publish(token));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let mut answered = std::collections::BTreeSet::new();
+    while answered.len() < 4 {
+        let (batch, answer) = hand.next().await;
+        answered.insert(batch.sequence);
+        answer.send(applied(Vec::new())).unwrap();
+    }
+    assert_eq!(local.wait_for(4).await.len(), 4);
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+}
+
+/// A shard on a disk that takes three seconds for everything.
+struct Slow(Arc<Shard>);
+
+impl Propose for Slow {
+    fn propose(&self, bundle: Bytes) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
+        let shard = self.0.clone();
+        shard.calls.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            Ok(Proposed {
+                index: 1,
+                reply: shard.apply(&bundle).encode(),
+            })
+        })
+    }
+
+    fn led_by_another(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn routes_reach(&self, _: MetaIndex) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn rematch(&self, _: &Bytes) -> (Arc<[Recipient]>, u64) {
+        (Arc::from([]), 0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_slower_than_an_election_is_learnt_not_flooded() {
+    let (local, shard) = (Arc::new(Outcomes::default()), Arc::new(Shard::default()));
+    let metrics = ClusterMetrics::new(&prometheus::Registry::new());
+    let propose = Arc::new(Slow(shard.clone()));
+    let answer_max = Duration::from_millis(500);
+    let sender = ShardSender::start(1, ShardId(0), propose, local.clone(), metrics, answer_max);
+    sender.send(ShardRequest::Incarnation(Incarnation(5)));
+    for token in 1..=20 {
+        sender.send(publish(token));
+        let told = local.wait_for(token as usize).await;
+        assert_eq!(told.last(), Some(&(token, Outcome::Stored(Offset(1)))));
+    }
+    // The first is sent at 0, 0.5 and 1.5 s; the others are waited for.
+    assert_eq!(shard.calls.load(Ordering::Relaxed), 3 + 19);
 }

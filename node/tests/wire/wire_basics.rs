@@ -927,6 +927,7 @@ const METRICS: &[(&str, &str)] = &[
         "lontra_raft_leader_transfers_total",
         "leaders that move to the node that starts again",
     ),
+    ("lontra_raft_leaderships_given_away_total", "a log that is not synced in time"),
     ("lontra_raft_leaders", "the shard leader that is killed"),
     ("lontra_raft_term", "the shard leader that is killed"),
     ("lontra_retained_bytes", "a retained message"),
@@ -1015,6 +1016,9 @@ async fn every_exported_metric_moves() {
     cluster.assert_no_panic();
 }
 
+/// Need more than this scenario has. A slow disk: `slow_pressure::a_node_whose_disk_is_slow_leads_nothing`.
+const MOVED_ELSEWHERE: &[&str] = &["lontra_raft_leaderships_given_away_total"];
+
 fn cause(family: &str) -> Option<&'static str> {
     METRICS.iter().find(|metric| metric.0 == family).map(|metric| metric.1)
 }
@@ -1050,7 +1054,7 @@ impl Moved {
     fn missing(&self) -> Vec<&(&'static str, &'static str)> {
         METRICS
             .iter()
-            .filter(|metric| !self.families.contains(metric.0))
+            .filter(|metric| !self.families.contains(metric.0) && !MOVED_ELSEWHERE.contains(&metric.0))
             .collect()
     }
 }

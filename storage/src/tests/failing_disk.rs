@@ -101,6 +101,34 @@ async fn entries_are_readable_before_they_are_durable() {
 }
 
 #[tokio::test]
+async fn a_sync_that_does_not_end_shows_as_the_age_of_the_oldest_write() {
+    let slow = Arc::new(SlowLog::default());
+    let (_group, writer, mut log) = threaded(slow.clone());
+    let until = async |holds: &dyn Fn(Duration) -> bool| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !holds(writer.unsynced_for()) {
+            assert!(std::time::Instant::now() < deadline, "{:?}", writer.unsynced_for());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert_eq!(writer.unsynced_for(), Duration::ZERO);
+    let (sender, first) = TypeConfig::oneshot();
+    log.append(vec![entry(1, 0)], IOFlushed::signal(sender)).await.unwrap();
+    slow.wait_begun(1);
+    let (sender, second) = TypeConfig::oneshot();
+    log.append(vec![entry(1, 1)], IOFlushed::signal(sender)).await.unwrap();
+    until(&|age| age > Duration::from_millis(100)).await;
+    slow.allow(1);
+    first.await.unwrap().unwrap();
+    slow.wait_begun(2);
+    assert!(writer.unsynced_for() > Duration::ZERO, "the second waits");
+    slow.allow(1);
+    second.await.unwrap().unwrap();
+    // It answers before it counts.
+    until(&|age| age == Duration::ZERO).await;
+}
+
+#[tokio::test]
 async fn a_truncated_entry_counts_as_synced_only_when_it_was_written_again() {
     let slow = Arc::new(SlowLog::default());
     let (group, _writer, mut log) = threaded(slow.clone());
