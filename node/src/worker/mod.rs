@@ -28,7 +28,7 @@ use lontra_cluster::shared::Strategy;
 use lontra_storage::ids::{Incarnation, NodeId, SessionId, ShardId};
 use lontra_storage::meta::SubscriptionOptions;
 use lontra_storage::topic_tree::TopicTree;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub use self::config::{ListenerConfig, WorkerConfig};
 use crate::auth::Access;
@@ -74,6 +74,8 @@ pub struct Worker {
     /// it would always be the same one's turn.
     turns: Cell<usize>,
     stopping: Cell<bool>,
+    /// `bounded`: a storm of clients that come back takes turns, so that the thread is there for who is connected.
+    pub attaching: Semaphore,
 }
 
 /// A client's connection and what the node keeps beside its protocol state.
@@ -137,6 +139,17 @@ impl Client {
     pub fn is_displaced(&self) -> bool {
         self.fence.borrow().as_ref().is_some_and(|fence| fence.is_set())
     }
+}
+
+/// How far [`Worker::advance`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// As far as what was received reaches.
+    NeedsMore,
+    /// There is more, and the others are due first.
+    TurnOver,
+    /// It goes on once the connection may.
+    Waits,
 }
 
 /// How many settlements and releases have no outcome yet, and in which shards (one bit each) they may be.
@@ -210,6 +223,7 @@ pub fn spawn(
                 numbers: Cell::new(0),
                 turns: Cell::new(0),
                 stopping: Cell::new(false),
+                attaching: Semaphore::new(ATTACHING_MAX),
             });
             local.block_on(&runtime, run(worker, listeners, queue, stop));
         })
@@ -224,8 +238,9 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listening>, mut queue: WorkerQue
             event = queue.events.recv() => {
                 let Some(event) = event else { return };
                 worker.event(event, &queue);
-                // Drained before the connections flush: one write per batch.
-                while let Ok(event) = queue.events.try_recv() {
+                // Drained before the connections flush: one write per batch. `bounded`: they have a turn in between.
+                for _ in 0..EVENTS_PER_TURN {
+                    let Ok(event) = queue.events.try_recv() else { break };
                     worker.event(event, &queue);
                 }
             }
@@ -274,17 +289,20 @@ impl Worker {
         client
     }
 
-    /// Takes whole packets out of what was received, until the connection wants no more. Whether it went as far as what was
-    /// received reaches; otherwise it goes on once the connection may.
-    pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) -> bool {
+    /// Takes whole packets out of what was received, until the connection wants no more, or it is the others' turn.
+    pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) -> Progress {
         let mut packets = 0;
-        let mut needs_more = received.is_empty();
+        let mut progress = Progress::Waits;
         while self.may_go_on(client) {
+            if packets == PACKETS_PER_TURN && !received.is_empty() {
+                progress = Progress::TurnOver;
+                break;
+            }
             let mut connection = client.connection.borrow_mut();
             let version = connection.version();
             match codec::frame_length(received, &client.config.limits, version) {
                 Ok(None) => {
-                    needs_more = true;
+                    progress = Progress::NeedsMore;
                     break;
                 }
                 Ok(Some(length)) => {
@@ -315,7 +333,10 @@ impl Worker {
             self.metrics.received(packets);
         }
         self.pump(client);
-        needs_more || received.is_empty()
+        match received.is_empty() {
+            true => Progress::NeedsMore,
+            false => progress,
+        }
     }
 
     fn violation(&self, connection: &mut Connection, violation: &Violation) {
@@ -496,6 +517,11 @@ impl Worker {
         }
     }
 
+    /// Whether it has not been forgotten: what is noted of it later would stay for good.
+    pub fn is_open(&self, client: &Client) -> bool {
+        self.connections.borrow().contains_key(&client.id)
+    }
+
     fn client(&self, connection: u64) -> Option<Rc<Client>> {
         self.connections.borrow().get(&connection).cloned()
     }
@@ -624,5 +650,10 @@ impl Worker {
 
 /// About a millisecond.
 const FILTERS_AT_ONCE: usize = 500;
+/// Of one connection: a read of packets as short as can be has thousands.
+const PACKETS_PER_TURN: u64 = 128;
+const EVENTS_PER_TURN: usize = 256;
+/// CONNECTs of one worker that are carried out at a time, while what is connected goes on.
+const ATTACHING_MAX: usize = 64;
 /// The packet type of PUBLISH in the fixed header. [MQTT-2.1.2]
 const PUBLISH: u8 = 3;
