@@ -36,6 +36,7 @@ use crate::auth::scram::Exchange;
 use crate::gateway::listen::Listening;
 use crate::gateway::peer::Peer;
 use crate::gateway::tls::handshake::Handshakes;
+use crate::gateway::unfinished::Unfinished;
 use crate::hub::{CreditBook, Fence, Hub, WorkerEvent, WorkerQueue};
 use crate::limits::Limit;
 use crate::limits::admission::{Place, UserPlace};
@@ -59,6 +60,8 @@ pub struct Worker {
     pub metrics: NodeMetrics,
     /// Of TLS.
     pub handshakes: Handshakes,
+    /// What has come of packets that are not whole.
+    pub unfinished: Unfinished,
     /// What `$SYS` tells; none if it is off.
     pub sys: Option<Arc<Sys>>,
     /// The multi-threaded runtime, for what may touch a disk.
@@ -214,6 +217,7 @@ pub fn spawn(
                 hub,
                 metrics,
                 handshakes: Handshakes::default(),
+                unfinished: Unfinished::default(),
                 sys,
                 runtime: main,
                 connections: RefCell::default(),
@@ -514,6 +518,23 @@ impl Worker {
         }
         for client in touched {
             client.wake.notify_one();
+        }
+    }
+
+    /// A connection holds as many bytes that it has not handed in. `bounded`: with more in all than there may be, others end.
+    pub fn tell_unfinished(&self, client: &Client, bytes: usize, has_progressed: bool) {
+        // One packet fits, however small the budget is.
+        let budget = self.config.borrow().unfinished_bytes_max;
+        let budget = budget.max(2 * client.config.limits.packet_bytes);
+        for ending in self.unfinished.tell(client.id, bytes, has_progressed, budget) {
+            self.metrics.limits.refused(Limit::UnfinishedBytes, 1);
+            if let Some(client) = self.client(ending) {
+                client.connection.borrow_mut().close(
+                    ReasonCode::QUOTA_EXCEEDED,
+                    Some("the node has no room for more packets that are not whole"),
+                );
+                client.wake.notify_one();
+            }
         }
     }
 
