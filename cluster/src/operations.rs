@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -98,6 +98,28 @@ pub struct NodeRoutes {
     counts: Mutex<HashMap<Box<str>, usize>>,
     /// Serialises proposals, so that an add never overtakes a remove of the same filter.
     order: tokio::sync::Mutex<Published>,
+}
+
+impl NodeRoutes {
+    fn lock_counts(&self) -> MutexGuard<'_, HashMap<Box<str>, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One subscriber fewer of each; which filters have none left.
+    fn uncount(&self, filters: &[Box<str>]) -> Vec<Box<str>> {
+        let mut counts = self.lock_counts();
+        let mut unused = Vec::new();
+        for filter in filters {
+            if let Some(count) = counts.get_mut(filter) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(filter);
+                    unused.push(filter.clone());
+                }
+            }
+        }
+        unused
+    }
 }
 
 #[derive(Default)]
@@ -256,7 +278,9 @@ impl Cluster {
         epoch: SessionEpoch,
         subscriptions: Vec<Subscription>,
     ) -> Result<(Vec<u32>, Vec<Owed>), MetaError> {
-        let filters: Vec<Box<str>> = subscriptions.iter().map(|one| one.filter.clone()).collect();
+        let mut filters: Vec<Box<str>> = subscriptions.iter().map(|one| one.filter.clone()).collect();
+        filters.sort_unstable();
+        filters.dedup();
         let operation = MetaOp::Subscribe {
             session,
             epoch,
@@ -274,14 +298,12 @@ impl Cluster {
             return Err(MetaError::Stale);
         };
         self.inner.barrier(index, OPERATION_MAX).await?;
-        let mut owed = self
-            .inner
-            .meta_view
-            .read()
-            .session(session)
-            .map(owed)
-            .unwrap_or_default();
-        owed.retain(|one| filters.contains(&one.filter));
+        // Of these filters only: a session may be owed for a hundred thousand others.
+        let meta = self.inner.meta_view.read();
+        let owed = match meta.session(session) {
+            Some(session) => filters.iter().filter_map(|filter| owed_for(session, filter)).collect(),
+            None => Vec::new(),
+        };
         Ok((refused, owed))
     }
 
@@ -290,17 +312,23 @@ impl Cluster {
         let inner = self.inner.clone();
         let incarnation = inner.lease.incarnation();
         self.inner.runtime.spawn(async move {
-            for one in owed {
+            // `bounded`: however many there are, an entry holds as many as others can wait for.
+            for some in owed.chunks(OWED_AT_ONCE) {
+                let Some(newest) = some.iter().map(|one| one.version).max() else {
+                    continue;
+                };
                 // Its entry may be this one's Connect or an earlier one: everywhere in effect before anything is copied.
-                while inner.is_owed(session, &one) && inner.barrier(one.version, OPERATION_MAX).await.is_err() {
+                while !inner.still_owed(session, some).is_empty() && inner.barrier(newest, OPERATION_MAX).await.is_err()
+                {
                     // A node that only paused keeps its sessions and goes on; otherwise their next owner does.
                     if inner.lease.incarnation() != incarnation || inner.lease.serving() == Serving::Refusing {
                         return;
                     }
                     tokio::time::sleep(RETRY_WAIT).await;
                 }
-                if inner.is_owed(session, &one) {
-                    inner.enqueue_retained(session, one).await;
+                let some = inner.still_owed(session, some);
+                if !some.is_empty() {
+                    inner.enqueue_retained(session, &some).await;
                 }
             }
         });
@@ -405,57 +433,56 @@ impl Cluster {
         Ok(existed)
     }
 
-    /// Counts connected ephemeral subscribers of filters. When this returns, every Up node sends matching ephemeral
-    /// messages here (P4). Only a filter's first subscriber costs an entry.
+    /// Counts connected ephemeral subscribers of filters: at once, so that what a connection has and what is counted for it never
+    /// differ. [`Cluster::publish_routes`] tells the others.
+    pub fn count_routes(&self, filters: &[Box<str>]) {
+        let mut counts = self.inner.node_routes.lock_counts();
+        for filter in filters {
+            *counts.entry(filter.clone()).or_default() += 1;
+        }
+    }
+
+    /// When this returns, every Up node sends ephemeral messages here that match what was counted (P4). Only a filter's first
+    /// subscriber costs an entry.
     ///
     /// # Errors
     /// The control plane did not answer; the counts stand, and must be taken back by [`Cluster::remove_routes`].
-    pub async fn add_routes(&self, filters: &[Box<str>]) -> Result<(), MetaError> {
-        {
-            let mut counts = self
-                .inner
-                .node_routes
-                .counts
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for filter in filters {
-                *counts.entry(filter.clone()).or_default() += 1;
-            }
-        }
+    pub async fn publish_routes(&self, filters: Vec<Box<str>>) -> Result<(), MetaError> {
+        let inner = self.inner.clone();
         if has(Bug::SubackBeforeCommit) {
-            let (inner, filters) = (self.inner.clone(), filters.to_vec());
             tokio::spawn(async move {
                 let _ = inner.publish_routes(&filters).await;
             });
             return Ok(());
         }
-        self.inner.publish_routes(filters).await
+        // Not on the caller's thread, which serves connections: it sorts, and encodes, all of them.
+        let published = self
+            .inner
+            .runtime
+            .spawn(async move { inner.publish_routes(&filters).await });
+        let failed = MetaError::Unknown { what: "subscribe" };
+        published.await.unwrap_or(Err(failed))
     }
 
-    /// Takes back what [`Cluster::add_routes`] counted.
+    /// Takes back what [`Cluster::count_routes`] counted.
     pub fn remove_routes(&self, filters: Vec<Box<str>>) {
-        let mut unused = Vec::new();
-        {
-            let mut counts = self
-                .inner
-                .node_routes
-                .counts
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for filter in filters {
-                if let Some(count) = counts.get_mut(&filter) {
-                    *count -= 1;
-                    if *count == 0 {
-                        counts.remove(&filter);
-                        unused.push(filter);
-                    }
+        if filters.len() > ROUTES_PER_ENTRY {
+            // `bounded`: neither the caller's thread nor the lock is held for all of them.
+            let inner = self.inner.clone();
+            self.inner.runtime.spawn(async move {
+                for some in filters.chunks(ROUTES_PER_ENTRY) {
+                    let unused = inner.node_routes.uncount(some);
+                    // What fails is tried again with the next change of the same filter, or ends with the incarnation.
+                    let _ = inner.publish_routes(&unused).await;
                 }
-            }
+            });
+            return;
         }
+        let unused = self.inner.node_routes.uncount(&filters);
         if !unused.is_empty() {
             let inner = self.inner.clone();
-            tokio::spawn(async move {
-                // What fails is tried again with the next change of the same filter, or ends with the incarnation.
+            self.inner.runtime.spawn(async move {
+                // As above.
                 let _ = inner.publish_routes(&unused).await;
             });
         }
@@ -711,14 +738,17 @@ impl Cluster {
 }
 
 fn owed(session: &Session) -> Vec<Owed> {
-    let owed = session.retained_owed.iter().filter_map(|(filter, version)| {
-        Some(Owed {
-            filter: filter.clone(),
-            version: *version,
-            options: *session.subscriptions.get(filter)?,
-        })
-    });
-    owed.collect()
+    let filters = session.retained_owed.keys();
+    filters.filter_map(|filter| owed_for(session, filter)).collect()
+}
+
+/// What a subscription is owed, if it is.
+fn owed_for(session: &Session, filter: &str) -> Option<Owed> {
+    Some(Owed {
+        filter: filter.into(),
+        version: *session.retained_owed.get(filter)?,
+        options: *session.subscriptions.get(filter)?,
+    })
 }
 
 impl Inner {
@@ -753,7 +783,7 @@ impl Inner {
             }
             let (mut add, mut remove) = (BTreeSet::new(), BTreeSet::new());
             {
-                let counts = self.node_routes.counts.lock().unwrap_or_else(PoisonError::into_inner);
+                let counts = self.node_routes.lock_counts();
                 for filter in filters {
                     match (counts.contains_key(filter), published.filters.contains_key(filter)) {
                         (true, false) => add.insert(filter.clone()),
@@ -797,5 +827,7 @@ impl Inner {
 const NO_PACKET_ID: u16 = 0;
 /// As many filters as a SUBSCRIBE has by default: some tens of KiB.
 const ROUTES_PER_ENTRY: usize = 1_000;
+/// Subscriptions whose retained messages are asked for, and recorded as owed no more, together.
+const OWED_AT_ONCE: usize = 200;
 /// Longer than a failover of the control plane takes (P10): a client that waits is better off than one that is refused.
 pub(crate) const OPERATION_MAX: Duration = Duration::from_secs(10);

@@ -62,6 +62,11 @@ pub struct Limits {
     /// 65535. More: one packet costs more to check.
     pub user_properties_max: u32,
 
+    /// Bytes that have come of packets that are not whole yet, or not handed in, of all clients together: above, those that
+    /// have gone longest without a whole packet are disconnected (0x97). Default 0 B: an eighth of the memory; bounds 0 B, or
+    /// 1 MiB to 1 TiB. Less: many clients on slow lines that send large packets do not get them done.
+    pub unfinished_bytes_max: ByteSize,
+
     /// Bytes of a Topic Name or Topic Filter: 0x90, and 0x8F in SUBACK. Default 65535; bounds 1 to 65535.
     pub topic_bytes_max: u32,
 
@@ -100,6 +105,7 @@ impl Default for Limits {
             subscriptions_max: 0,
             filters_per_packet_max: 1_000,
             user_properties_max: 128,
+            unfinished_bytes_max: ByteSize::mib(0),
             topic_bytes_max: 65_535,
             flapping_client_max: 0,
             flapping_address_max: 0,
@@ -141,6 +147,14 @@ impl Limits {
         range("limits.subscriptions_max", self.subscriptions_max, 0, 10_000_000)?;
         range("limits.filters_per_packet_max", self.filters_per_packet_max, 1, 100_000)?;
         range("limits.user_properties_max", self.user_properties_max, 0, 65_535)?;
+        if self.unfinished_bytes_max.bytes() != 0 {
+            size(
+                "limits.unfinished_bytes_max",
+                self.unfinished_bytes_max,
+                ByteSize::mib(1),
+                ByteSize::gib(1024),
+            )?;
+        }
         range("limits.topic_bytes_max", self.topic_bytes_max, 1, 65_535)?;
         time("limits.flapping_window", self.flapping_window, second, day)?;
         time("limits.flapping_ban", self.flapping_ban, second, day)

@@ -1,7 +1,7 @@
 //! What this process may use of its machine, and what is derived from that where the configuration says 0.
 //!
 //!     affinity, cgroup CPU quota ──▶ cores ───▶ node.workers
-//!     MemTotal, cgroup limits ─────▶ memory ──▶ storage.cache_bytes, storage.write_buffer_bytes
+//!     MemTotal, cgroup limits ─────▶ memory ──▶ storage.cache_bytes, storage.write_buffer_bytes, limits.unfinished_bytes_max
 //!
 //! A container of 512 MiB on a machine of 64 GiB has 512 MiB. Looked at once, at the start: a limit that is changed later is
 //! seen at the next one.
@@ -50,6 +50,12 @@ impl Config {
         } = &mut config.storage;
         derive(cache_bytes, machine.memory / 16, 16, 1024);
         derive(write_buffer_bytes, machine.memory / 64, 8, 64);
+        derive(
+            &mut config.limits.unfinished_bytes_max,
+            machine.memory / 8,
+            16,
+            16 * 1024,
+        );
         config
     }
 }
@@ -156,21 +162,23 @@ mod tests {
 
     #[test]
     fn what_is_zero_is_derived_and_what_is_not_stays() {
-        for (cores, memory, workers, cache, buffer) in [
-            (2, 128 * MIB, 2, 16, 8),
-            (2, 1024 * MIB, 2, 64, 16),
-            (8, 8192 * MIB, 8, 512, 64),
-            (512, 1 << 40, 256, 1024, 64),
+        for (cores, memory, workers, cache, buffer, unfinished) in [
+            (2, 128 * MIB, 2, 16, 8, 16),
+            (2, 1024 * MIB, 2, 64, 16, 128),
+            (8, 8192 * MIB, 8, 512, 64, 1024),
+            (512, 1 << 40, 256, 1024, 64, 16_384),
         ] {
             let config = Config::default().resolved(&Machine { cores, memory });
             assert_eq!(config.node.workers, workers);
             assert_eq!(config.storage.cache_bytes, ByteSize::mib(cache));
             assert_eq!(config.storage.write_buffer_bytes, ByteSize::mib(buffer));
+            assert_eq!(config.limits.unfinished_bytes_max, ByteSize::mib(unfinished));
         }
         let mut set = Config::default();
         set.node.workers = 3;
         set.storage.cache_bytes = ByteSize::mib(5);
         set.storage.write_buffer_bytes = ByteSize::mib(6);
+        set.limits.unfinished_bytes_max = ByteSize::mib(7);
         let machine = Machine { cores: 1, memory: MIB };
         assert_eq!(set.resolved(&machine), set);
     }

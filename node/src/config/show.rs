@@ -59,6 +59,9 @@ fn comment(section: &str, key: &str, loaded: &Loaded, resolved: &Config, machine
             Some(format!("derived from {} cores", machine.cores))
         }
         "storage.cache_bytes" if given.storage.cache_bytes != resolved.storage.cache_bytes => Some(of_memory()),
+        "limits.unfinished_bytes_max" if given.limits.unfinished_bytes_max != resolved.limits.unfinished_bytes_max => {
+            Some(of_memory())
+        }
         "storage.write_buffer_bytes" if given.storage.write_buffer_bytes != resolved.storage.write_buffer_bytes => {
             Some(of_memory())
         }

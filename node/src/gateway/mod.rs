@@ -15,6 +15,7 @@ pub mod peer;
 pub mod proxy;
 pub mod socket;
 pub mod tls;
+pub mod unfinished;
 pub mod ws;
 
 use std::io;
@@ -33,7 +34,7 @@ use crate::metrics::Refusal;
 use crate::protocol::codec::ReasonCode;
 use crate::session::admit;
 use crate::session::end::{self, Farewell};
-use crate::worker::{Client, ListenerConfig, Worker};
+use crate::worker::{Client, ListenerConfig, Progress, Worker};
 
 /// Serves a connection of a listener, which has this configuration, until it ends.
 pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Socket, mut peer: Peer) {
@@ -124,6 +125,9 @@ trait Transport {
     /// Nothing more comes; what came before was appended by earlier calls.
     fn read(&mut self, received: &mut BytesMut) -> io::Result<()>;
 
+    /// Bytes that have come and were not appended yet.
+    fn kept(&self) -> usize;
+
     /// Writes what the socket takes now, and takes that much from `sending`; nothing is added to it before it is empty.
     ///
     /// # Errors
@@ -161,15 +165,20 @@ async fn run<T: Transport>(
     let mut ended = false;
     let mut is_abrupt = false;
     let mut turn = 0;
+    let mut has_progressed = false;
+    // The last read left nothing in the socket.
+    let mut is_drained = true;
 
     loop {
-        let needs_more = worker.advance(&client, &mut received);
+        let before = received.len();
+        let progress = worker.advance(&client, &mut received);
+        has_progressed |= received.len() < before;
         if !is_abrupt && client.connection.borrow().has_will() {
             // Its DISCONNECT may be read and this process die: only a close that says "done" is in order. (P7)
             transport.set_abrupt(true);
             is_abrupt = true;
         }
-        if ended && needs_more {
+        if ended && progress == Progress::NeedsMore {
             let mut connection = client.connection.borrow_mut();
             // One that is ending has words to send.
             if connection.ending().is_none() {
@@ -185,6 +194,26 @@ async fn run<T: Transport>(
         if was_full && sending.is_empty() && client.connection.borrow().out.is_empty() {
             // What was received and not looked at has no other wake-up.
             continue;
+        }
+        if progress == Progress::TurnOver {
+            turn = 0;
+            tokio::task::yield_now().await;
+            continue;
+        }
+        if client.connection.borrow().ending().is_some() {
+            // Nothing of it is looked at any more.
+            received = BytesMut::new();
+            worker.unfinished.forget(client.id);
+        } else {
+            if is_drained && received.capacity() > 2 * received.len() + KEPT_SPARE {
+                // More may be long in coming: what is kept grows with what came.
+                received = BytesMut::from(&received[..]);
+            }
+            let held = match received.is_empty() {
+                true => transport.kept(),
+                false => received.capacity() + transport.kept(),
+            };
+            worker.tell_unfinished(&client, held, std::mem::take(&mut has_progressed));
         }
         let wait = {
             let connection = client.connection.borrow();
@@ -225,6 +254,7 @@ async fn run<T: Transport>(
                     ended = transport.read(&mut received).is_err();
                     worker.metrics.received_bytes(received.len() - before);
                     turn += received.len() - before;
+                    is_drained = received.len() - before < READ_BYTES;
                 }
             }
             Woken::Deadline => {
@@ -246,6 +276,7 @@ async fn run<T: Transport>(
             tokio::task::yield_now().await;
         }
     }
+    worker.unfinished.forget(client.id);
     let reason = client.connection.borrow().ending().map(|ending| ending.reason);
     if end::connection(&worker, &client).await == Farewell::Abrupt {
         return;
@@ -347,8 +378,11 @@ fn packets_in(mut bytes: &[u8]) -> u64 {
 
 /// One read; a larger packet takes several.
 const READ_BYTES: usize = 16 * 1024;
-/// After as much of one client it is the others' turn: the runtime alone would let it go on for 128 reads.
-const TURN_BYTES: usize = 4 * READ_BYTES;
+/// After as much of one client it is the others' turn: the runtime alone would let it go on for 128 reads. With packets of 64 KiB
+/// most turns hand in none, so that those behind thirty such clients do not wait for thirty packets.
+const TURN_BYTES: usize = READ_BYTES;
+/// Room behind a piece of a packet that is not given back.
+const KEPT_SPARE: usize = 1024;
 /// Received and not yet handed in: the largest packet, and what the last read brought beyond it, is let in by the
 /// framer's own limit; this only stops a client that may not send now.
 const RECEIVED_MAX: usize = 2 * 1024 * 1024;

@@ -29,6 +29,10 @@ impl Transport for Stream {
         Ok(())
     }
 
+    fn kept(&self) -> usize {
+        0
+    }
+
     fn has_unwritten(&self) -> bool {
         Stream::has_unwritten(self)
     }

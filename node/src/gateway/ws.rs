@@ -211,6 +211,10 @@ impl Transport for WebSocket {
         }
     }
 
+    fn kept(&self) -> usize {
+        self.incoming.kept()
+    }
+
     fn has_unwritten(&self) -> bool {
         self.pong_waits || self.stream.has_unwritten()
     }

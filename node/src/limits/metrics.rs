@@ -31,6 +31,7 @@ pub enum Limit {
     PacketSize,
     Topic,
     Retained,
+    UnfinishedBytes,
 }
 
 impl Limit {
@@ -44,7 +45,7 @@ impl Limit {
         Limit::NodeMessages,
         Limit::NodeBytes,
     ];
-    const REFUSING: [Limit; 13] = [
+    const REFUSING: [Limit; 14] = [
         Limit::AddressConnectionRate,
         Limit::AddressConnections,
         Limit::UserConnections,
@@ -58,6 +59,7 @@ impl Limit {
         Limit::PacketSize,
         Limit::Topic,
         Limit::Retained,
+        Limit::UnfinishedBytes,
     ];
 
     fn name(self) -> &'static str {
@@ -83,6 +85,7 @@ impl Limit {
             Limit::PacketSize => "packet_size",
             Limit::Topic => "topic",
             Limit::Retained => "retained",
+            Limit::UnfinishedBytes => "unfinished_bytes",
         }
     }
 

@@ -9,6 +9,7 @@ use std::num::NonZeroU16;
 
 use bytes::{Bytes, BytesMut};
 
+use super::checks::{Check, on};
 use super::codec::{
     Ack, AckKind, Auth, ConnAck, Connect, Disconnect, EncodeError, ReasonCode, SubAck, UnsubAck, Version, encode_ack,
     encode_ack_with_properties, encode_auth, encode_connack, encode_disconnect, encode_suback, encode_unsuback,
@@ -109,14 +110,16 @@ impl Answers {
     }
 
     fn reason_string(&self, why: Option<&'static str>) -> Option<String> {
-        why.filter(|_| self.version.is_v5() && self.problem_information)
-            .map(str::to_owned)
+        let is_wanted = self.problem_information || !on(Check::ProblemInformation);
+        why.filter(|_| self.version.is_v5() && is_wanted).map(str::to_owned)
     }
 
     /// Keeps what `encode` appends if the client takes a packet of its size.
     fn append(&self, out: &mut BytesMut, encode: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>) -> bool {
         let start = out.len();
-        let written = encode(out).is_ok() && out.len() - start <= self.packet_size_max;
+        let is_encoded = encode(out).is_ok();
+        let fits = out.len() - start <= self.packet_size_max || !on(Check::MaximumPacketSize);
+        let written = is_encoded && fits;
         if !written {
             out.truncate(start);
         }

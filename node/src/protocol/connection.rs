@@ -26,6 +26,7 @@ use lontra_storage::ids::{SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::LogTime;
 
 use super::answers::Answers;
+use super::checks::{Check, on};
 use super::codec::topic_grammar::{canonical, check_topic_filter, is_exclusive, is_shared};
 use super::codec::{
     Disconnect, Packet, Publish, ReasonCode, Subscribe, Unsubscribe, Version, Violation, encode_pingresp,
@@ -445,12 +446,13 @@ impl Connection {
 
     fn disconnect(&mut self, disconnect: &Disconnect) {
         let asked = self.accepted.as_ref().map_or(0, |accepted| accepted.expiry_requested);
-        if asked == 0 && disconnect.session_expiry_interval.is_some_and(|expiry| expiry > 0) {
+        let sets_expiry = disconnect.session_expiry_interval.is_some_and(|expiry| expiry > 0);
+        if asked == 0 && sets_expiry && on(Check::DisconnectExpiry) {
             return self.close(ReasonCode::PROTOCOL_ERROR, None); // [MQTT-3.14.2-2]
         }
         self.end(Ending {
             reason: disconnect.reason,
-            discard_will: disconnect.reason == ReasonCode::SUCCESS,
+            discard_will: disconnect.reason == ReasonCode::SUCCESS && on(Check::WillTakenBack),
             expiry: disconnect
                 .session_expiry_interval
                 .map(|expiry| expiry.min(self.policy.session_expiry_max)),

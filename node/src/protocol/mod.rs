@@ -1,6 +1,7 @@
 //! MQTT, sans-io: packets and events in, bytes and outputs out. No socket, no clock, no cluster.
 
 pub mod answers;
+pub mod checks;
 pub mod codec;
 pub mod connection;
 pub mod delayed;

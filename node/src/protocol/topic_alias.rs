@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::checks::{Check, on};
 use super::codec::{Publish, ReasonCode};
 
 /// Aliases that the client sets.
@@ -34,7 +35,7 @@ impl AliasesIn {
         let Some(alias) = publish.topic_alias() else {
             return Ok(publish);
         };
-        if alias == 0 || alias > self.maximum {
+        if alias == 0 || alias > self.maximum && on(Check::AliasMaximum) {
             return Err(ReasonCode::TOPIC_ALIAS_INVALID);
         }
         let at = usize::from(alias) - 1;

@@ -28,7 +28,11 @@ use crate::worker::{Client, Worker};
 pub fn begin(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) {
     let (worker, client) = (worker.clone(), client.clone());
     tokio::task::spawn_local(async move {
-        match attach(&worker, &client, accepted).await {
+        // Not for long: one that waits for the cluster is no reason for all others to.
+        let turn = tokio::time::timeout(TURN_WAIT_MAX, worker.attaching.acquire()).await;
+        let attached = attach(&worker, &client, accepted).await;
+        drop(turn);
+        match attached {
             Ok(()) => worker.metrics.connect_answered(ReasonCode::SUCCESS),
             // It counts itself.
             Err(Refused::Because(reason)) => client.connection.borrow_mut().refuse(reason, None),
@@ -359,3 +363,5 @@ fn take_lost(page: &mut Page, epoch: SessionEpoch) -> Vec<Offset> {
 
 const SERVING_WAIT_MAX: Duration = Duration::from_secs(10);
 const SERVING_POLL: Duration = Duration::from_millis(10);
+/// For a turn among those that connect.
+const TURN_WAIT_MAX: Duration = Duration::from_millis(250);

@@ -14,6 +14,7 @@ use lontra_storage::meta::SubscriptionOptions;
 
 use super::admit;
 use super::exclusive;
+use super::retained::Expected;
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::connection::Served;
@@ -48,8 +49,23 @@ impl Operations {
     }
 }
 
+/// What a piece of a SUBSCRIBE brings about once the whole is granted.
+struct Granted {
+    replays: Expected,
+    /// What `$SYS` tells at once.
+    told: Vec<Subscription>,
+}
+
+/// Whether this node replays retained messages for it: what a shard keeps a queue for comes from there.
+fn is_replayed(client: &Client, one: &Subscription) -> bool {
+    let is_asked = one.retain_handling == 0 || one.retain_handling == 1 && !client.has_filter(&one.filter);
+    is_asked && !is_shared(&one.filter) && (is_sys(&one.filter) || !client.is_durable() || one.qos == 0)
+}
+
 /// More SUBSCRIBEs than any client has under way.
 const OPERATIONS_MAX: usize = 64;
+/// About a millisecond of this thread, with a replay for each of twelve shards.
+const FILTERS_AT_ONCE: usize = 200;
 
 impl Worker {
     /// Queues an operation; a task runs them while there are any.
@@ -172,79 +188,121 @@ impl Worker {
         if subscriptions.is_empty() {
             return Ok(());
         }
-        let is_fresh = |one: &Subscription| !client.has_filter(&one.filter);
-        let fresh: Vec<Box<str>> = subscriptions
-            .iter()
-            .filter(|one| is_fresh(one))
-            .map(|one| one.filter.clone())
-            .collect();
-        // [MQTT-3.8.4-4]: what a replaced subscription gets again is decided before it is replaced.
-        let (told, replayed): (Vec<Subscription>, Vec<Subscription>) = subscriptions
-            .iter()
-            .filter(|one| !is_shared(&one.filter))
-            .filter(|one| one.retain_handling == 0 || one.retain_handling == 1 && is_fresh(one))
-            .filter(|one| is_sys(&one.filter) || !client.is_durable() || one.qos == 0)
-            .cloned()
-            .partition(|one| is_sys(&one.filter));
         // What was acknowledged before this SUBSCRIBE came is retained for it, not live: nothing of it is on its way any
-        // more when the filter begins to match.
+        // more when its filters begin to match.
+        let replayed = subscriptions
+            .iter()
+            .filter(|one| is_replayed(client, one) && !is_sys(&one.filter));
+        let replayed: Vec<&str> = replayed.map(|one| &*one.filter).collect();
         if !self.catch_up(&replayed).await {
             return Err(MetaError::Unavailable {
                 what: "retained messages",
             });
         }
-        if client.routes.is_over() {
-            // It ended meanwhile: what it subscribed to from here on nobody would take back.
-            return Err(MetaError::Stale);
-        }
-        let replays = self.expect_replays(client, replayed);
-        for subscription in &subscriptions {
-            self.add_filter(client, &subscription.filter, SubscriptionOptions::of(subscription));
-        }
-        let result = self.tell_cluster(client, served, &fresh, subscriptions).await;
-        if result.is_err() {
-            client.replays.cancel(replays);
-            for filter in &fresh {
-                self.remove_filter(client, filter);
+        // `bounded`: some at a time, so that neither this thread nor an entry of the log is held up by all of them.
+        let (mut replays, mut told) = (Vec::new(), Vec::new());
+        for some in subscriptions.chunks(FILTERS_AT_ONCE) {
+            match self.subscribe_some(client, served, some).await {
+                Ok(granted) => {
+                    replays.push(granted.replays);
+                    told.extend(granted.told);
+                }
+                Err(error) => {
+                    let is_first = replays.is_empty();
+                    for replays in replays {
+                        client.replays.cancel(replays);
+                    }
+                    return Err(match error {
+                        // What came before it stands.
+                        MetaError::Unavailable { what } if !is_first => MetaError::Unknown { what },
+                        error => error,
+                    });
+                }
             }
-            return result;
         }
-        self.replay_retained(client, replays);
+        for replays in replays {
+            self.replay_retained(client, replays);
+        }
         self.tell_sys(client, told);
         Ok(())
     }
 
+    /// At most [`FILTERS_AT_ONCE`].
+    async fn subscribe_some(
+        self: &Rc<Self>,
+        client: &Rc<Client>,
+        served: Served,
+        subscriptions: &[Subscription],
+    ) -> Result<Granted, MetaError> {
+        // No await from here until all of it is noted: what a connection that is gone has had is taken back by `forget`, once.
+        if !self.is_open(client) {
+            return Err(MetaError::Stale);
+        }
+        let mut fresh: Vec<Box<str>> = subscriptions
+            .iter()
+            .filter(|one| !client.has_filter(&one.filter))
+            .map(|one| one.filter.clone())
+            .collect();
+        // A filter that a packet has twice is subscribed once.
+        fresh.sort_unstable();
+        fresh.dedup();
+        // [MQTT-3.8.4-4]: what a replaced subscription gets again is decided before it is replaced.
+        let (told, replayed): (Vec<Subscription>, Vec<Subscription>) = subscriptions
+            .iter()
+            .filter(|one| is_replayed(client, one))
+            .cloned()
+            .partition(|one| is_sys(&one.filter));
+        let own: Vec<Box<str>> = match client.is_durable() {
+            true => Vec::new(),
+            false => fresh.iter().filter(|filter| !is_shared(filter)).cloned().collect(),
+        };
+        let Some(own) = client.routes.add(own) else {
+            return Err(MetaError::Stale);
+        };
+        self.cluster.count_routes(&own);
+        let replays = self.expect_replays(client, replayed);
+        for subscription in subscriptions {
+            self.add_filter(client, &subscription.filter, SubscriptionOptions::of(subscription));
+        }
+        let result = self.tell_cluster(client, served, &own, subscriptions).await;
+        if let Err(error) = result {
+            client.replays.cancel(replays);
+            if self.is_open(client) {
+                for filter in &fresh {
+                    self.remove_filter(client, filter);
+                }
+            }
+            self.cluster.remove_routes(client.routes.take(&own));
+            return Err(error);
+        }
+        Ok(Granted { replays, told })
+    }
+
+    /// `own`: what is fresh of an ephemeral session's and not shared.
     async fn tell_cluster(
         self: &Rc<Self>,
         client: &Rc<Client>,
         served: Served,
-        fresh: &[Box<str>],
-        subscriptions: Vec<Subscription>,
+        own: &[Box<str>],
+        subscriptions: &[Subscription],
     ) -> Result<(), MetaError> {
         if client.is_durable() {
-            let (_, owed) = self
+            let subscribed = self
                 .cluster
-                .subscribe(served.session, served.epoch, subscriptions)
-                .await?;
+                .subscribe(served.session, served.epoch, subscriptions.to_vec());
+            let (_, owed) = subscribed.await?;
             if !owed.is_empty() {
                 self.cluster.enqueue_retained(served.session, owed);
             }
             return Ok(());
         }
-        let shared: Vec<Subscription> = subscriptions.into_iter().filter(|one| is_shared(&one.filter)).collect();
+        let shared = subscriptions.iter().filter(|one| is_shared(&one.filter));
+        let shared: Vec<Subscription> = shared.cloned().collect();
         if !shared.is_empty() {
             // A group keeps its queue in the shards, whoever its members are.
             self.cluster.subscribe(served.session, served.epoch, shared).await?;
         }
-        let own: Vec<Box<str>> = fresh.iter().filter(|filter| !is_shared(filter)).cloned().collect();
-        let Some(own) = client.routes.add(own) else {
-            return Err(MetaError::Stale);
-        };
-        let added = self.cluster.add_routes(&own).await;
-        if added.is_err() {
-            self.cluster.remove_routes(client.routes.take(&own));
-        }
-        added
+        self.cluster.publish_routes(own.to_vec()).await
     }
 
     async fn unsubscribe(&self, client: &Rc<Client>, filters: Vec<Box<str>>) -> Result<Vec<bool>, MetaError> {

@@ -1,7 +1,7 @@
 //! What one connection counts for in its node's routes: each filter once, and taken back once.
 //!
 //! ```text
-//!   SUBSCRIBE ─▶ add ─▶ Cluster::add_routes … UNSUBSCRIBE, failure ─▶ take ─┐
+//!   SUBSCRIBE ─▶ add ─▶ Cluster::count_routes … UNSUBSCRIBE, failure ─▶ take ─┐
 //!                                             end of the connection ─▶ end ─┴▶ Cluster::remove_routes
 //! ```
 //!

@@ -23,6 +23,8 @@ use crate::protocol::topic_rules::TopicRules;
 pub struct WorkerConfig {
     /// Of the node.
     pub connections_max: i64,
+    /// Of each worker.
+    pub unfinished_bytes_max: usize,
     /// As in `Config::all_listeners`.
     pub listeners: Vec<Arc<ListenerConfig>>,
     /// Users and rules: for those who are connected too.
@@ -89,6 +91,8 @@ impl WorkerConfig {
             .map(|listener| listener_config(config, listener, &topic_rules, protection).map(Arc::new));
         Ok(WorkerConfig {
             connections_max: i64::from(config.mqtt.connections_max),
+            unfinished_bytes_max: config.limits.unfinished_bytes_max.bytes() as usize
+                / usize::from(config.node.workers.max(1)),
             listeners: listeners.collect::<Result<_, _>>()?,
             auth: Arc::new(Auth::load(config, lasting)?),
         })

@@ -28,7 +28,7 @@ use lontra_cluster::shared::Strategy;
 use lontra_storage::ids::{Incarnation, NodeId, SessionId, ShardId};
 use lontra_storage::meta::SubscriptionOptions;
 use lontra_storage::topic_tree::TopicTree;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub use self::config::{ListenerConfig, WorkerConfig};
 use crate::auth::Access;
@@ -36,6 +36,7 @@ use crate::auth::scram::Exchange;
 use crate::gateway::listen::Listening;
 use crate::gateway::peer::Peer;
 use crate::gateway::tls::handshake::Handshakes;
+use crate::gateway::unfinished::Unfinished;
 use crate::hub::{CreditBook, Fence, Hub, WorkerEvent, WorkerQueue};
 use crate::limits::Limit;
 use crate::limits::admission::{Place, UserPlace};
@@ -60,6 +61,8 @@ pub struct Worker {
     pub metrics: NodeMetrics,
     /// Of TLS.
     pub handshakes: Handshakes,
+    /// What has come of packets that are not whole.
+    pub unfinished: Unfinished,
     /// What `$SYS` tells; none if it is off.
     pub sys: Option<Arc<Sys>>,
     /// The multi-threaded runtime, for what may touch a disk.
@@ -75,6 +78,8 @@ pub struct Worker {
     /// it would always be the same one's turn.
     turns: Cell<usize>,
     stopping: Cell<bool>,
+    /// `bounded`: a storm of clients that come back takes turns, so that the thread is there for who is connected.
+    pub attaching: Semaphore,
 }
 
 /// A client's connection and what the node keeps beside its protocol state.
@@ -144,6 +149,17 @@ impl Client {
     }
 }
 
+/// How far [`Worker::advance`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// As far as what was received reaches.
+    NeedsMore,
+    /// There is more, and the others are due first.
+    TurnOver,
+    /// It goes on once the connection may.
+    Waits,
+}
+
 /// How many settlements and releases have no outcome yet, and in which shards (one bit each) they may be.
 #[derive(Default)]
 pub struct Unsettled {
@@ -206,6 +222,7 @@ pub fn spawn(
                 hub,
                 metrics,
                 handshakes: Handshakes::default(),
+                unfinished: Unfinished::default(),
                 sys,
                 runtime: main,
                 connections: RefCell::default(),
@@ -215,6 +232,7 @@ pub fn spawn(
                 numbers: Cell::new(0),
                 turns: Cell::new(0),
                 stopping: Cell::new(false),
+                attaching: Semaphore::new(ATTACHING_MAX),
             });
             local.block_on(&runtime, run(worker, listeners, queue, stop));
         })
@@ -229,8 +247,9 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listening>, mut queue: WorkerQue
             event = queue.events.recv() => {
                 let Some(event) = event else { return };
                 worker.event(event, &queue);
-                // Drained before the connections flush: one write per batch.
-                while let Ok(event) = queue.events.try_recv() {
+                // Drained before the connections flush: one write per batch. `bounded`: they have a turn in between.
+                for _ in 0..EVENTS_PER_TURN {
+                    let Ok(event) = queue.events.try_recv() else { break };
                     worker.event(event, &queue);
                 }
             }
@@ -281,17 +300,20 @@ impl Worker {
         client
     }
 
-    /// Takes whole packets out of what was received, until the connection wants no more. Whether it went as far as what was
-    /// received reaches; otherwise it goes on once the connection may.
-    pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) -> bool {
+    /// Takes whole packets out of what was received, until the connection wants no more, or it is the others' turn.
+    pub fn advance(self: &Rc<Self>, client: &Rc<Client>, received: &mut BytesMut) -> Progress {
         let mut packets = 0;
-        let mut needs_more = received.is_empty();
+        let mut progress = Progress::Waits;
         while self.may_go_on(client) {
+            if packets == PACKETS_PER_TURN && !received.is_empty() {
+                progress = Progress::TurnOver;
+                break;
+            }
             let mut connection = client.connection.borrow_mut();
             let version = connection.version();
             match codec::frame_length(received, &client.config.limits, version) {
                 Ok(None) => {
-                    needs_more = true;
+                    progress = Progress::NeedsMore;
                     break;
                 }
                 Ok(Some(length)) => {
@@ -322,7 +344,10 @@ impl Worker {
             self.metrics.received(packets);
         }
         self.pump(client);
-        needs_more || received.is_empty()
+        match received.is_empty() {
+            true => Progress::NeedsMore,
+            false => progress,
+        }
     }
 
     fn violation(&self, connection: &mut Connection, violation: &Violation) {
@@ -525,6 +550,28 @@ impl Worker {
         }
     }
 
+    /// A connection holds as many bytes that it has not handed in. `bounded`: with more in all than there may be, others end.
+    pub fn tell_unfinished(&self, client: &Client, bytes: usize, has_progressed: bool) {
+        // One packet fits, however small the budget is.
+        let budget = self.config.borrow().unfinished_bytes_max;
+        let budget = budget.max(2 * client.config.limits.packet_bytes);
+        for ending in self.unfinished.tell(client.id, bytes, has_progressed, budget) {
+            self.metrics.limits.refused(Limit::UnfinishedBytes, 1);
+            if let Some(client) = self.client(ending) {
+                client.connection.borrow_mut().close(
+                    ReasonCode::QUOTA_EXCEEDED,
+                    Some("the node has no room for more packets that are not whole"),
+                );
+                client.wake.notify_one();
+            }
+        }
+    }
+
+    /// Whether it has not been forgotten: what is noted of it later would stay for good.
+    pub fn is_open(&self, client: &Client) -> bool {
+        self.connections.borrow().contains_key(&client.id)
+    }
+
     fn client(&self, connection: u64) -> Option<Rc<Client>> {
         self.connections.borrow().get(&connection).cloned()
     }
@@ -651,5 +698,10 @@ impl Worker {
 
 /// About a millisecond.
 const FILTERS_AT_ONCE: usize = 500;
+/// Of one connection: a read of packets as short as can be has thousands.
+const PACKETS_PER_TURN: u64 = 128;
+const EVENTS_PER_TURN: usize = 256;
+/// CONNECTs of one worker that are carried out at a time, while what is connected goes on.
+const ATTACHING_MAX: usize = 64;
 /// The packet type of PUBLISH in the fixed header. [MQTT-2.1.2]
 const PUBLISH: u8 = 3;

@@ -3,7 +3,9 @@
 
 use super::corpus;
 use super::fuzzing::{Target, fuzz, outcome};
-use lontra::protocol::codec::topic_grammar::{check_topic_filter, check_topic_name, check_utf8, split_shared};
+use lontra::protocol::codec::topic_grammar::{
+    canonical, check_topic_filter, check_topic_name, check_utf8, split_shared,
+};
 use lontra_storage::topic;
 use lontra_storage::topic_tree::TopicTree;
 use std::collections::BTreeSet;
@@ -27,6 +29,8 @@ fn topics() {
             b"$",
             b"$share/",
             b"$share/g/",
+            b"$queue/",
+            b"$exclusive/",
             b"\n",
             b"\n#\n",
             "é".as_bytes(),
@@ -46,8 +50,9 @@ fn topics() {
             let is_right = check_topic_filter(filter).is_ok();
             assert_eq!(is_right, is_filter(filter), "{filter:?}");
             if is_right {
-                let plain = split_shared(filter).map_or(filter, |(_, filter)| filter);
-                *tree.entry(plain) = plain.to_owned();
+                let filter = canonical(filter.to_owned());
+                let plain = split_shared(&filter).map_or(&*filter, |(_, filter)| filter).to_owned();
+                *tree.entry(&plain) = plain.clone();
                 right.insert(plain);
             }
         }
@@ -59,12 +64,16 @@ fn topics() {
         tree.matches(name, &mut |filter| {
             assert!(found.insert(&**filter), "{filter:?} twice for {name:?}")
         });
-        let expected: BTreeSet<&str> = right.iter().copied().filter(|filter| matches(filter, name)).collect();
+        let expected: BTreeSet<&str> = right
+            .iter()
+            .map(|filter| &**filter)
+            .filter(|filter| matches(filter, name))
+            .collect();
         assert_eq!(found, expected, "{name:?} in the tree of {right:?}");
         for filter in &right {
             assert_eq!(
                 topic::matches(filter, name),
-                expected.contains(filter),
+                expected.contains(&**filter),
                 "{filter:?} on {name:?}"
             );
         }
@@ -82,13 +91,26 @@ fn topics() {
     });
 }
 
-/// Sections 4.7.1 to 4.7.3 and 4.8.2, level by level.
+/// Sections 4.7.1 to 4.7.3 and 4.8.2, level by level; `$queue/` is a shared subscription, `$exclusive/` none.
 fn is_filter(filter: &str) -> bool {
     let levels: Vec<&str> = filter.split('/').collect();
     let plain = match levels[..] {
         ["$share", group, ref rest @ ..] => {
             let named = !group.is_empty() && !group.contains(['+', '#']);
             if !named || rest.is_empty() || rest == [""] {
+                return false;
+            }
+            rest
+        }
+        ["$queue", ref rest @ ..] if !rest.is_empty() => {
+            if rest == [""] {
+                return false;
+            }
+            rest
+        }
+        ["$exclusive", ref rest @ ..] if !rest.is_empty() => {
+            let is_special = matches!(rest, ["$share" | "$queue" | "$exclusive", _, ..]);
+            if rest == [""] || is_special {
                 return false;
             }
             rest

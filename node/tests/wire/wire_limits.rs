@@ -95,17 +95,13 @@ async fn a_client_that_does_not_stop_is_disconnected_with_0x96() {
         assert!(elapsed > Duration::from_millis(1500), "{version:?}: {elapsed:?}");
     }
     assert_eq!(refused(&guarded, "over_rate").await, 2.0);
-    let ended = guarded
-        .counted("lontra_disconnects_total", "reason=\"message rate too high\"")
-        .await;
-    assert_eq!(ended, 2.0);
-    // Bursts with pauses between them are what a burst is for.
-    let mut client = Client::open(guarded.at(), Version::V5, "bursts").await;
-    for _ in 0..4 {
-        publishes(&mut client, 10, 1).await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
-    }
-    client.ping().await;
+    eventually("each that was refused has gone, and nobody else", SOON, || async {
+        let ended = guarded
+            .counted("lontra_disconnects_total", "reason=\"quota exceeded\"")
+            .await;
+        (ended == refused(&guarded, "unfinished_bytes").await).then_some(())
+    })
+    .await;
     guarded.cluster.assert_no_panic();
 }
 
@@ -243,6 +239,52 @@ async fn a_user_has_a_number_of_connections() {
 }
 
 // ---- packets and subscriptions ----
+
+#[tokio::test]
+async fn halves_of_packets_are_bounded_together_and_who_finishes_stays() {
+    let guarded = with(&[
+        ("node.workers", "2"),
+        ("mqtt.packet_size_max", "512KiB"),
+        ("limits.unfinished_bytes_max", "4MiB"),
+    ])
+    .await;
+    let v5 = Version::V5;
+    let publish = |pid| Publish {
+        pid,
+        ..Publish::new("halves/x", vec![b'x'; 400 << 10], 1)
+    };
+    let packet = publish(7).encode(v5);
+    let (half, rest) = packet.split_at(300 << 10);
+    let mut clients = Vec::new();
+    for n in 0..40 {
+        let mut client = Client::open(guarded.at(), v5, &format!("half-{n}")).await;
+        client.send(half).await.expect("half a packet");
+        clients.push(client);
+    }
+    // Each of two workers has room for six.
+    eventually("the oldest have gone", SOON, || async {
+        (refused(&guarded, "unfinished_bytes").await >= 28.0).then_some(())
+    })
+    .await;
+    let mut last = clients.pop().expect("the last one");
+    assert_eq!(clients[0].closed_by_server(SOON).await.0, Some(0x97));
+    last.send(rest).await.expect("the rest");
+    assert!(
+        matches!(last.packet().await, Ok(Packet::Puback { pid: 7, .. })),
+        "the newest goes on"
+    );
+    // Who gets packets done is never the oldest, however many it sends.
+    let mut busy = Client::open(guarded.at(), v5, "busy").await;
+    for pid in 1..=30 {
+        busy.publish_packet(publish(pid)).await;
+    }
+    busy.disconnect().await;
+    let ended = guarded
+        .counted("lontra_disconnects_total", "reason=\"quota exceeded\"")
+        .await;
+    assert_eq!(ended, refused(&guarded, "unfinished_bytes").await);
+    guarded.cluster.assert_no_panic();
+}
 
 #[tokio::test]
 async fn packets_and_subscriptions_have_limits_that_can_be_set() {

@@ -18,6 +18,8 @@ pub struct Incoming {
     /// A fragment was handed on that is not the last one of its message.
     in_message: bool,
     frame_largest: u64,
+    /// Of the message that is being handed on: the context keeps it until it is whole.
+    handed_on: usize,
 }
 
 impl Incoming {
@@ -28,6 +30,7 @@ impl Incoming {
             frame_left: 0,
             in_message: false,
             frame_largest: 0,
+            handed_on: 0,
         }
     }
 
@@ -47,6 +50,11 @@ impl Incoming {
     /// Lets go of memory that was handed on. What stays is at most a piece of a header.
     pub fn shrink(&mut self) {
         self.bytes = BytesMut::from(&self.bytes[..]);
+    }
+
+    /// Bytes that came and have not become a message.
+    pub fn kept(&self) -> usize {
+        self.bytes.len() + self.handed_on
     }
 
     pub fn clear(&mut self) {
@@ -89,6 +97,10 @@ impl io::Read for Incoming {
         let taken = usize::try_from(self.frame_left).map_or(whole, |left| whole.min(left));
         self.bytes.copy_to_slice(&mut buffer[..taken]);
         self.frame_left -= taken as u64;
+        self.handed_on = match self.frame_left == 0 && !self.in_message {
+            true => 0,
+            false => self.handed_on + taken,
+        };
         Ok(taken)
     }
 }

@@ -16,6 +16,7 @@ use super::{
     Connect, ConnectProperties, Direction, Limits, QoS, ReasonCode, Version, Violation, Will, WillProperties,
     topic_grammar,
 };
+use crate::protocol::checks::{Check, on};
 use bytes::Bytes;
 
 /// The form in which a CONNECT is refused: the version it asks for, or for a level that is none of ours the nearest one.
@@ -125,11 +126,11 @@ struct Flags {
 impl Flags {
     fn read(reader: &mut Reader<'_>, version: Version) -> Result<Flags, Violation> {
         let byte = reader.u8()?;
-        if byte & 1 != 0 && version != Version::V3_1 {
+        if byte & 1 != 0 && version != Version::V3_1 && on(Check::ConnectReserved) {
             return Err(Violation::malformed("MQTT-3.1.2-3", "reserved connect flag"));
         }
         let has_will = byte & 0b0000_0100 != 0;
-        if !has_will && byte & 0b0011_1000 != 0 && version != Version::V3_1 {
+        if !has_will && byte & 0b0011_1000 != 0 && version != Version::V3_1 && on(Check::WillFlags) {
             return Err(Violation::malformed(
                 "MQTT-3.1.2-11",
                 "will QoS or retain without a will",
@@ -148,7 +149,7 @@ impl Flags {
             has_password: byte & 0b0100_0000 != 0,
             has_user_name: byte & 0b1000_0000 != 0,
         };
-        if flags.has_password && !flags.has_user_name && !version.is_v5() {
+        if flags.has_password && !flags.has_user_name && !version.is_v5() && on(Check::PasswordAlone) {
             return Err(Violation::malformed("v3 MQTT-3.1.2-22", "password without a user name"));
         }
         Ok(flags)
@@ -162,7 +163,7 @@ fn check_client_id(client_id: &str, version: Version, clean_start: bool) -> Resu
         Version::V3_1_1 => clean_start,
         Version::V5 => true,
     };
-    if !client_id.is_empty() || allowed {
+    if !client_id.is_empty() || allowed || !on(Check::EmptyClientId) {
         return Ok(());
     }
     Err(Violation::new(

@@ -9,6 +9,7 @@
 
 use super::packet::PacketType;
 use super::{Direction, Limits, ReasonCode, Version, Violation};
+use crate::protocol::checks::{Check, on};
 
 /// Length of the first frame in `buf`, fixed header included, or `None` while its length is not known or more bytes are
 /// needed. `version` is `None` before CONNECT. Refuses wrong types and sizes as early as the first bytes show them.
@@ -56,7 +57,7 @@ impl Header {
             length: 1 + encoded_bytes,
             remaining_length,
         };
-        if version == Some(Version::V5) {
+        if version == Some(Version::V5) && on(Check::LengthMinimal) {
             header.check_minimal()?;
         }
         header.check_size(limits)?;
@@ -116,13 +117,23 @@ impl Header {
             _ => 0,
         };
         let resent = version == Version::V3_1 && expected != 0 && self.flags() == expected | 0b1000;
-        if self.flags() == expected || resent {
+        if self.flags() == expected || resent || !self.flags_are_checked() {
             Ok(())
         } else {
             Err(Violation::malformed(
                 "MQTT-2.1.3-1",
                 "reserved flags of the fixed header",
             ))
+        }
+    }
+
+    fn flags_are_checked(&self) -> bool {
+        match self.packet_type {
+            PacketType::PingReq => on(Check::PingReqFlags),
+            PacketType::Subscribe => on(Check::SubscribeFlags),
+            PacketType::Unsubscribe => on(Check::UnsubscribeFlags),
+            PacketType::Disconnect => on(Check::DisconnectFlags),
+            _ => true,
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::reader::Reader;
 use super::{Direction, EncodeError, Limits, ReasonCode, Violation, topic_grammar};
+use crate::protocol::checks::{Check, on};
 use std::borrow::Cow;
 
 /// One property with its value, borrowed from the packet.
@@ -201,7 +202,7 @@ pub(super) fn check<'a>(
                     "too many user properties",
                 ));
             }
-        } else if seen & bit(identifier) & !scope.repeated != 0 {
+        } else if seen & bit(identifier) & !scope.repeated != 0 && on(Check::PropertyTwice) {
             return Err(Violation::protocol_error("2.2.2.2", "property comes twice"));
         }
         seen |= bit(identifier);
@@ -229,7 +230,7 @@ fn check_allowed(identifier: u8, scope: Scope, direction: Direction) -> Result<(
         Direction::ClientToServer => scope.server_only,
         Direction::ServerToClient => scope.client_only,
     };
-    if other_side & identifier != 0 {
+    if other_side & identifier != 0 && on(Check::PropertySide) {
         return Err(Violation::protocol_error("2.2.2.2", "property sent by the wrong side"));
     }
     Ok(())
@@ -262,10 +263,12 @@ fn check_value(property: Property<'_>) -> Result<(), Violation> {
             "MQTT-3.3.2-8",
             "topic alias 0",
         )),
-        ResponseTopic(name) => topic_grammar::check_topic_name(name).map_err(|violation| Violation {
-            statement: "MQTT-3.3.2-14",
-            ..violation
-        }),
+        ResponseTopic(name) if on(Check::WildcardInResponseTopic) => {
+            topic_grammar::check_topic_name(name).map_err(|violation| Violation {
+                statement: "MQTT-3.3.2-14",
+                ..violation
+            })
+        }
         _ => Ok(()),
     }
 }

@@ -12,6 +12,7 @@ use super::properties::{self, Property, PropertyIter, Scope, id};
 use super::reader::Reader;
 use super::topic_grammar;
 use super::{Direction, Limits, QoS, ReasonCode, Version, Violation};
+use crate::protocol::checks::{Check, on};
 use bytes::Bytes;
 use std::fmt;
 use std::num::NonZeroU16;
@@ -242,7 +243,7 @@ pub(super) fn decode(
 
 fn check_publish_flags(flags: u8) -> Result<QoS, Violation> {
     let qos = QoS::from_bits((flags >> 1) & 0b11).ok_or(Violation::malformed("MQTT-3.3.1-4", "QoS 3"))?;
-    if qos == QoS::AtMostOnce && flags & DUP != 0 {
+    if qos == QoS::AtMostOnce && flags & DUP != 0 && on(Check::DupAtQos0) {
         return Err(Violation::malformed("MQTT-3.3.1-2", "DUP with QoS 0"));
     }
     Ok(qos)

@@ -10,6 +10,7 @@ use super::properties::{self, Property, PropertyIter, Scope};
 use super::reader::Reader;
 use super::topic_grammar;
 use super::{Direction, Limits, ReasonCode, Unsubscribe, Version, Violation};
+use crate::protocol::checks::{Check, on};
 use bytes::Bytes;
 
 pub(super) fn check_subscribe(
@@ -31,14 +32,16 @@ pub(super) fn check_subscribe(
         topic_grammar::check_topic_filter(filter)?;
         check_options(options, topic_grammar::is_shared(filter), version)?;
     }
-    budget.check_any("MQTT-3.8.3-2")?;
+    if on(Check::SubscribeEmpty) {
+        budget.check_any("MQTT-3.8.3-2")?;
+    }
     Ok(Checked::new(frame, header))
 }
 
 /// [MQTT-3.8.3-4] [MQTT-3.8.3-5]
 fn check_options(options: u8, is_shared: bool, version: Version) -> Result<(), Violation> {
     let reserved = if version.is_v5() { 0b1100_0000 } else { 0b1111_1100 };
-    if options & reserved != 0 {
+    if options & reserved != 0 && on(Check::SubscribeReserved) {
         return Err(Violation::malformed("MQTT-3.8.3-5", "reserved subscription option"));
     }
     if options & 0b11 == 0b11 {
@@ -47,7 +50,7 @@ fn check_options(options: u8, is_shared: bool, version: Version) -> Result<(), V
     if options & 0b11_0000 == 0b11_0000 {
         return Err(Violation::protocol_error("3.8.3.1", "retain handling 3"));
     }
-    if options & 0b100 != 0 && is_shared {
+    if options & 0b100 != 0 && is_shared && on(Check::NoLocalOnShared) {
         return Err(Violation::protocol_error(
             "MQTT-3.8.3-4",
             "no local on a shared subscription",
@@ -64,7 +67,9 @@ pub(super) fn check_unsubscribe_v3(frame: Bytes, header: Header, limits: &Limits
         budget.spend()?;
         topic_grammar::check_topic_filter(reader.string()?)?;
     }
-    budget.check_any("MQTT-3.10.3-2")?;
+    if on(Check::UnsubscribeEmpty) {
+        budget.check_any("MQTT-3.10.3-2")?;
+    }
     Ok(Checked::new(frame, header))
 }
 
@@ -80,7 +85,9 @@ pub(super) fn decode_unsubscribe_v5(frame: &[u8], header: Header, limits: &Limit
         topic_grammar::check_topic_filter(filter)?;
         filters.push(filter.to_owned());
     }
-    budget.check_any("MQTT-3.10.3-2")?;
+    if on(Check::UnsubscribeEmpty) {
+        budget.check_any("MQTT-3.10.3-2")?;
+    }
     let user_properties = PropertyIter::new(block).filter_map(|property| match property {
         Property::UserProperty(name, value) => Some((name.to_owned(), value.to_owned())),
         _ => None,

@@ -4,12 +4,13 @@
 //! Matching is not here; it belongs to the topic tree of `storage`.
 
 use super::{Limits, ReasonCode, Violation};
+use crate::protocol::checks::{Check, on};
 
 /// A UTF-8 Encoded String: well-formed, no surrogates, no U+0000; U+FEFF is kept.
 /// [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-1.5.4-3]
 pub fn check_utf8(bytes: &[u8]) -> Result<&str, Violation> {
     let string = std::str::from_utf8(bytes).map_err(|_| Violation::malformed("MQTT-1.5.4-1", "string is not UTF-8"))?;
-    if has_any(bytes, 0, 0) {
+    if on(Check::StringNul) && has_any(bytes, 0, 0) {
         return Err(Violation::malformed("MQTT-1.5.4-2", "string contains U+0000"));
     }
     Ok(string)
@@ -18,7 +19,7 @@ pub fn check_utf8(bytes: &[u8]) -> Result<&str, Violation> {
 /// A Topic Name: at least one character, no wildcard, no U+0000. [MQTT-4.7.3-1] [MQTT-3.3.2-2] [MQTT-4.7.3-2]
 pub fn check_topic_name(name: &str) -> Result<(), Violation> {
     check_length(name, ReasonCode::TOPIC_NAME_INVALID)?;
-    if has_any(name.as_bytes(), b'+', b'#') {
+    if on(Check::WildcardInName) && has_any(name.as_bytes(), b'+', b'#') {
         return Err(Violation::new(
             ReasonCode::TOPIC_NAME_INVALID,
             "MQTT-3.3.2-2",
@@ -57,7 +58,7 @@ pub fn check_topic_filter(filter: &str) -> Result<(), Violation> {
     let Some((share_name, filter)) = shared.split_once('/') else {
         return Err(bad_filter("MQTT-4.8.2-2", "shared subscription without a topic filter"));
     };
-    if share_name.is_empty() {
+    if share_name.is_empty() && on(Check::ShareName) {
         return Err(bad_filter("MQTT-4.8.2-1", "empty share name"));
     }
     if has_any(share_name.as_bytes(), b'+', b'#') {
@@ -118,10 +119,10 @@ fn check_levels(filter: &str) -> Result<(), Violation> {
     let mut levels = filter.split('/').peekable();
     while let Some(level) = levels.next() {
         let is_last = levels.peek().is_none();
-        if level.contains('#') && (level.len() > 1 || !is_last) {
+        if level.contains('#') && (level.len() > 1 || !is_last) && on(Check::HashAlone) {
             return Err(bad_filter("MQTT-4.7.1-1", "# is not alone in the last level"));
         }
-        if level.contains('+') && level.len() > 1 {
+        if level.contains('+') && level.len() > 1 && on(Check::PlusAlone) {
             return Err(bad_filter("MQTT-4.7.1-2", "+ is not alone in its level"));
         }
     }

@@ -28,6 +28,10 @@ pub struct Quality {
     pub p50: Duration,
     pub p99: Duration,
     pub max: Duration,
+    /// How late a timer of the pair's own thread went off, half of the time and at the worst: what the machine is like, whatever the
+    /// node does.
+    pub late: Duration,
+    pub late_max: Duration,
     /// The most that the node's process had in memory meanwhile.
     pub resident_max: u64,
 }
@@ -36,6 +40,7 @@ pub struct Quality {
 struct Shared {
     sent: AtomicU64,
     latencies: Mutex<Vec<Duration>>,
+    late: Mutex<Vec<Duration>>,
     resident_max: AtomicU64,
 }
 
@@ -51,6 +56,7 @@ impl Steady {
                 tokio::select! {
                     () = talk(&address, &tag, &of_thread) => {}
                     () = watch(pid, &of_thread) => {}
+                    () = look_at_the_clock(&of_thread) => {}
                     _ = stopped => {}
                 }
             });
@@ -75,6 +81,7 @@ impl Steady {
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> (T, Quality) {
         let from = self.received();
         self.shared.resident_max.store(0, Ordering::Relaxed);
+        self.shared.late.lock().expect("no panic").clear();
         let done = work.await;
         let sent = self.shared.sent.load(Ordering::Relaxed);
         eventually("every message of the pair", SOON, || async {
@@ -87,12 +94,16 @@ impl Steady {
         .await;
         let mut latencies = self.shared.latencies.lock().expect("no panic")[from..].to_vec();
         latencies.sort();
+        let mut late = self.shared.late.lock().expect("no panic").clone();
+        late.sort();
         let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
         let quality = Quality {
             messages: latencies.len(),
             p50: at(0.5),
             p99: at(0.99),
             max: at(1.0),
+            late: late.get(late.len() / 2).copied().unwrap_or_default(),
+            late_max: late.last().copied().unwrap_or_default(),
             resident_max: self.shared.resident_max.load(Ordering::Relaxed),
         };
         (done, quality)
@@ -146,6 +157,14 @@ async fn watch(pid: u32, shared: &Shared) {
     loop {
         shared.resident_max.fetch_max(resident(pid), Ordering::Relaxed);
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn look_at_the_clock(shared: &Shared) {
+    loop {
+        let due = Instant::now() + PERIOD;
+        tokio::time::sleep_until(due.into()).await;
+        shared.late.lock().expect("no panic").push(due.elapsed());
     }
 }
 
