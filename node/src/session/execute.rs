@@ -362,7 +362,11 @@ fn decide(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, reason: ReasonCo
             .runtime
             .spawn(async move { cluster.is_received(session, epoch, packet_id.get()).await });
         match looked.await.ok().flatten() {
-            Some(true) => answer(&worker, &client, token, ReasonCode::SUCCESS),
+            Some(true) => {
+                // Where this one would have gone says nothing of that one: its PUBREL goes everywhere.
+                client.publishes.borrow_mut().released(packet_id);
+                answer(&worker, &client, token, ReasonCode::SUCCESS);
+            }
             Some(false) => answer(&worker, &client, token, reason),
             // The exchange goes on with the client's next connection.
             None => client.connection.borrow_mut().close(
