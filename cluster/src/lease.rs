@@ -75,10 +75,15 @@ impl Lease {
         }
 
         let until = (sent_at + length).as_micros() as u64;
+        // Counted before it ends: whoever sees the new lease sees that there was none.
+        let is_known = self.until.load(Ordering::Acquire) <= boot_time().as_micros() as u64;
+        if is_known {
+            self.lapses.fetch_add(1, Ordering::AcqRel);
+        }
         let before = self.until.fetch_max(until, Ordering::AcqRel);
         // Whoever saw that there is none had read the clock before it read `before`: so this clock is not behind that one.
-        let lapsed = before <= boot_time().as_micros() as u64;
-        if lapsed {
+        let lapsed = is_known || before <= boot_time().as_micros() as u64;
+        if lapsed && !is_known {
             self.lapses.fetch_add(1, Ordering::AcqRel);
         }
         self.refuse_at

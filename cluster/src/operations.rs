@@ -605,25 +605,18 @@ impl Cluster {
     /// may be the repeat of one that an earlier connection published. `None` if that cannot be told in time.
     ///
     /// Nothing of an earlier connection is recorded any more once this has begun to read: each shard first applies an operation
-    /// of this epoch.
-    pub async fn is_received(&self, session: SessionId, epoch: SessionEpoch, packet_id: u16) -> Option<bool> {
+    /// of this epoch, unless it `is_fenced` by an earlier answer of this.
+    pub async fn is_received(
+        &self,
+        session: SessionId,
+        epoch: SessionEpoch,
+        packet_id: u16,
+        is_fenced: bool,
+    ) -> Option<bool> {
         let looked = async {
-            let (told, applied) = tokio::sync::oneshot::channel();
-            let done = Guard::new(move || {
-                let _ = told.send(());
-            });
-            for shard in self.inner.shards.shards() {
-                let request = ShardRequest::ReleaseReceived {
-                    session,
-                    epoch,
-                    packet_id: NO_PACKET_ID,
-                    done: done.clone(),
-                };
-                self.inner.send(shard, request);
+            if !is_fenced {
+                self.fence_earlier(session, epoch).await?;
             }
-            drop(done);
-            // Not told: this incarnation has ended.
-            applied.await.ok()?;
             let shards = self.inner.shards.shards();
             let each = shards.map(|shard| self.inner.read_received(shard, session, packet_id));
             Some(futures_util::future::join_all(each).await)
@@ -632,6 +625,26 @@ impl Cluster {
         let each: std::io::Result<Vec<bool>> = each.into_iter().collect();
         let each = each.inspect_err(|error| tracing::error!(%error, "QoS 2 identifiers cannot be read"));
         Some(each.ok()?.contains(&true))
+    }
+
+    /// When this returns, no shard records a QoS 2 publish of an earlier epoch any more (`one-owner`). `None`: this incarnation
+    /// has ended.
+    async fn fence_earlier(&self, session: SessionId, epoch: SessionEpoch) -> Option<()> {
+        let (told, applied) = tokio::sync::oneshot::channel();
+        let done = Guard::new(move || {
+            let _ = told.send(());
+        });
+        for shard in self.inner.shards.shards() {
+            let request = ShardRequest::ReleaseReceived {
+                session,
+                epoch,
+                packet_id: NO_PACKET_ID,
+                done: done.clone(),
+            };
+            self.inner.send(shard, request);
+        }
+        drop(done);
+        applied.await.ok()
     }
 
     /// What a member of a shared group was assigned under an earlier connection goes back to the group.

@@ -467,6 +467,13 @@ mod tests {
             ..report
         };
         assert_eq!(Report::decode(&leaving.encode()).unwrap(), leaving);
+        let received = ReceivedRequest {
+            shard: ShardId(11),
+            session: SessionId(u64::MAX),
+            packet_id: u16::MAX,
+            applied: 300,
+        };
+        assert_eq!(ReceivedRequest::decode(&received.encode()).unwrap(), received);
         for renewal in [
             Renewal::Granted {
                 applied_everywhere: vec![Offset(4)],

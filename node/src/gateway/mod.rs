@@ -247,25 +247,24 @@ async fn run<T: Transport>(
                 }
             }
         };
-        match wait.until(&transport, &client).await {
-            Woken::Ready { readable } => {
-                if readable {
-                    let before = received.len();
-                    ended = transport.read(&mut received).is_err();
-                    worker.metrics.received_bytes(received.len() - before);
-                    turn += received.len() - before;
-                    is_drained = received.len() - before < READ_BYTES;
-                }
+        let woken = wait.until(&transport, &client).await;
+        let is_late = matches!(woken, Woken::Deadline);
+        // What stands in the socket when a deadline is found passed came in time, if it was the node that stood still.
+        if matches!(woken, Woken::Ready { readable: true }) || is_late && wait.read {
+            let before = received.len();
+            ended = transport.read(&mut received).is_err();
+            worker.metrics.received_bytes(received.len() - before);
+            turn += received.len() - before;
+            is_drained = received.len() - before < READ_BYTES;
+        }
+        if is_late {
+            if flush_deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                break;
             }
-            Woken::Deadline => {
-                if flush_deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    break;
-                }
-                // Time without a lease does not count, also if it goes on.
-                worker.withholds(&client);
-                client.connection.borrow_mut().deadline_passed(Instant::now());
-            }
-            Woken::Event => {}
+            worker.advance(&client, &mut received);
+            // Time without a lease does not count, also if it goes on.
+            worker.withholds(&client);
+            client.connection.borrow_mut().deadline_passed(Instant::now());
         }
         if received.is_empty() {
             received = BytesMut::new();

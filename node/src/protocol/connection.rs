@@ -13,8 +13,9 @@
 //! Invariants
 //! - nothing but CONNECT comes first, and it comes once. [MQTT-3.1.0-1] [MQTT-3.1.0-2]
 //! - a closing connection answers nothing more than the packet that tells why.
-//! - `one-owner`: the caller looks at the fence and the lease before it hands in a packet, and before it takes bytes out.
-//!   Without them ([`Connection::set_withheld`]) nothing leaves: it waits, and goes with the connection if that ends first.
+//! - `one-owner`: the caller looks at the fence and the lease before it hands in a packet.
+//! - `lease-before-delivery`: and before it takes bytes out. While it may not ([`Connection::set_withheld`]) nothing leaves: it
+//!   waits, and goes with the connection if that ends first.
 
 use std::num::NonZeroU16;
 use std::rc::Rc;

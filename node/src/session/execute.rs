@@ -358,11 +358,18 @@ fn decide(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, reason: ReasonCo
     tokio::task::spawn_local(async move {
         let cluster = worker.cluster.clone();
         let (session, epoch) = (served.session, served.epoch);
+        let is_fenced = client.publishes.borrow().is_fenced;
         let looked = worker
             .runtime
-            .spawn(async move { cluster.is_received(session, epoch, packet_id.get()).await });
-        match looked.await.ok().flatten() {
-            Some(true) => answer(&worker, &client, token, ReasonCode::SUCCESS),
+            .spawn(async move { cluster.is_received(session, epoch, packet_id.get(), is_fenced).await });
+        let received = looked.await.ok().flatten();
+        client.publishes.borrow_mut().is_fenced |= received.is_some();
+        match received {
+            Some(true) => {
+                // Where this one would have gone says nothing of that one: its PUBREL goes everywhere.
+                client.publishes.borrow_mut().released(packet_id);
+                answer(&worker, &client, token, ReasonCode::SUCCESS);
+            }
             Some(false) => answer(&worker, &client, token, reason),
             // The exchange goes on with the client's next connection.
             None => client.connection.borrow_mut().close(

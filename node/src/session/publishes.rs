@@ -29,6 +29,8 @@ pub struct Publishes {
     stalled: Option<(Publish, u64)>,
     /// The shards of QoS 2 publishes that are not released, by Packet Identifier.
     received: HashMap<NonZeroU16, ShardId>,
+    /// The shards take no QoS 2 publish of an earlier connection of the session any more.
+    pub is_fenced: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

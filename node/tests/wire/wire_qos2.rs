@@ -428,6 +428,37 @@ async fn a_repeat_of_what_is_stored_is_not_refused() {
     assert!(!subscriber.has_kept(), "more than was sent");
 }
 
+/// A PUBLISH waits for the PUBREL of its identifier, and is refused then: what the client sent behind it is looked at.
+#[tokio::test]
+async fn what_comes_behind_a_refused_publish_that_waited_is_answered() {
+    let cluster = shared();
+    let mut publisher = Client::open(cluster.mqtt(0), Version::V5, "qos2-behind").await;
+    let publish = |topic: &str| Publish {
+        pid: 7,
+        ..Publish::new(topic, "x", 2)
+    };
+    for _ in 0..10 {
+        send(&mut publisher, publish("qos2-behind")).await;
+        publisher.pubrec_of(7).await;
+        let refused = publish("$SYS/nobody").encode(Version::V5);
+        let at_once = [codec::pubrel(7), refused, codec::pingreq()].concat();
+        publisher.send(&at_once).await.expect("three packets");
+        let mut expected = vec![
+            Packet::Pubcomp { pid: 7, code: 0 },
+            Packet::Pubrec {
+                pid: 7,
+                code: TOPIC_NAME_INVALID,
+            },
+            Packet::Pingresp,
+        ];
+        while !expected.is_empty() {
+            let packet = publisher.packet_within(SOON).await.expect("an answer");
+            let answered = expected.iter().position(|one| *one == packet);
+            expected.remove(answered.unwrap_or_else(|| panic!("{packet:?}, not one of {expected:?}")));
+        }
+    }
+}
+
 /// [MQTT-3.3.1-1] in both directions: a clean end and a lost connection tell the next node how far this one had sent.
 #[tokio::test]
 async fn dup_is_set_on_what_was_sent_and_nowhere_else() {

@@ -85,6 +85,25 @@ fn a_displaced_node_cannot_publish_qos_2() {
 }
 
 #[test]
+fn what_is_received_can_be_read_until_pubrel_behind_a_fence() {
+    let mut fixture = Fixture::new();
+    let read = |fixture: &Fixture, packet_id| {
+        crate::shard::read_received(&fixture.tables, SessionId(5), packet_id).expect("readable")
+    };
+    assert!(!read(&fixture, 7));
+    fixture.operate(&[recipient(10)], vec![publish(1, 7)]);
+    assert!(read(&fixture, 7) && !read(&fixture, 8));
+    // No packet has identifier 0: its release raises the epoch, and changes nothing else.
+    fixture.operate(&[], vec![pubrel(2, 0)]);
+    assert!(read(&fixture, 7));
+    let zombie = fixture.operate(&[recipient(10)], vec![publish(1, 8)]);
+    assert_eq!(zombie, [(0, OperationResult::Refused)]);
+    assert!(!read(&fixture, 8));
+    fixture.operate(&[], vec![pubrel(2, 7)]);
+    assert!(!read(&fixture, 7));
+}
+
+#[test]
 fn only_the_refused_operation_of_a_batch_is_refused() {
     let mut fixture = Fixture::new();
     let operations = vec![
