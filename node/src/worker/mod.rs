@@ -645,15 +645,16 @@ impl Worker {
     /// All filters of a client that is not found any more: what still matches them delivers nothing. `bounded`: the first at
     /// once, the others between what else the thread does.
     fn remove_filters(self: &Rc<Self>, client: &Rc<Client>, filters: &[Box<str>]) {
-        let shared: Vec<Box<str>> = client.shared.borrow().keys().cloned().collect();
-        let (first, others) = filters.split_at(filters.len().min(FILTERS_AT_ONCE));
-        for filter in first.iter().chain(&shared) {
+        let mut all = filters.to_vec();
+        all.extend(client.shared.borrow().keys().cloned());
+        let others = all.split_off(all.len().min(FILTERS_AT_ONCE));
+        for filter in &all {
             self.remove_filter(client, filter);
         }
         if others.is_empty() {
             return;
         }
-        let (worker, client, others) = (self.clone(), client.clone(), others.to_vec());
+        let (worker, client) = (self.clone(), client.clone());
         tokio::task::spawn_local(async move {
             for some in others.chunks(FILTERS_AT_ONCE) {
                 tokio::task::yield_now().await;
