@@ -243,9 +243,13 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listening>, mut queue: WorkerQue
                 let Some(event) = event else { return };
                 worker.event(event, &queue);
                 // Drained before the connections flush: one write per batch. `bounded`: they have a turn in between.
-                for _ in 0..EVENTS_PER_TURN {
-                    let Ok(event) = queue.events.try_recv() else { break };
+                let mut taken = 0;
+                while taken < EVENTS_PER_TURN && let Ok(event) = queue.events.try_recv() {
                     worker.event(event, &queue);
+                    taken += 1;
+                }
+                if taken == EVENTS_PER_TURN {
+                    tokio::task::yield_now().await;
                 }
             }
             Ok(()) = config.changed() => worker.access_changed(),
