@@ -455,6 +455,9 @@ impl Cluster {
             });
             return Ok(());
         }
+        if filters.is_empty() {
+            return Ok(());
+        }
         // Not on the caller's thread, which serves connections: it sorts, and encodes, all of them.
         let published = self
             .inner

@@ -152,11 +152,15 @@ impl WaitingGroups {
 /// Runs for the life of the node; acts in the shards that it leads, while it may serve.
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut scan_at = tokio::time::Instant::now();
+    let mut scanning: Option<tokio::task::JoinHandle<()>> = None;
     loop {
         let _ = tokio::time::timeout_at(scan_at, inner.waiting.wake.notified()).await;
         if scan_at <= tokio::time::Instant::now() {
             scan_at = tokio::time::Instant::now() + SCAN_INTERVAL;
-            scan(&inner);
+            // One at a time, however long it takes: what is known to wait does not wait for it.
+            if scanning.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                scanning = Some(tokio::spawn(scan(inner.clone())));
+            }
         }
         for key in inner.waiting.take_ready(|shard| inner.leads(shard)) {
             let inner = inner.clone();
@@ -171,8 +175,9 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// Finds queues that nobody told of: leadership came here, a member connected. Also measures the lag.
-fn scan(inner: &Arc<Inner>) {
+/// Finds queues that nobody told of: leadership came here, a member connected. Also measures the lag. `bounded`: with a hundred
+/// thousand groups the thread is others' in between.
+async fn scan(inner: Arc<Inner>) {
     let groups: Vec<SessionId> = inner.meta_view.read().share_groups().map(|(id, _)| id).collect();
     for shard in inner.groups.keys().copied() {
         if !inner.leads(shard) {
@@ -187,7 +192,10 @@ fn scan(inner: &Arc<Inner>) {
             continue;
         };
         let mut lag = 0;
-        for group in &groups {
+        for (at, group) in groups.iter().enumerate() {
+            if at % GROUPS_PER_TURN == GROUPS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
             let after = inner.waiting.known().assigned_upto.get(&(shard, *group)).copied();
             match lontra_storage::shard::count_waiting(tables, *group, after.unwrap_or_default(), LAG_MAX) {
                 Ok(0) => {}
@@ -200,6 +208,7 @@ fn scan(inner: &Arc<Inner>) {
         }
         inner.metrics.shared_waiting(shard, lag);
     }
+    inner.waiting.wake.notify_one();
 }
 
 /// Assigns what waits in one group, until nothing is left or nobody is there.
@@ -575,6 +584,8 @@ const PAGES_PER_ROUND: usize = 16;
 /// Enough to see who takes any.
 const PROBE_MAX: usize = 16;
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+/// A look at each costs microseconds.
+const GROUPS_PER_TURN: usize = 64;
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// A member that takes its time waits for the next message at most as long as it took, or this.
 const PAUSE_MAX: Duration = Duration::from_millis(200);

@@ -205,8 +205,9 @@ async fn run<T: Transport>(
             received = BytesMut::new();
             worker.unfinished.forget(client.id);
         } else {
-            if is_drained && received.capacity() > 2 * received.len() + KEPT_SPARE {
-                // More may be long in coming: what is kept grows with what came.
+            if is_drained && received.len() <= KEPT_MAX && received.capacity() > 2 * KEPT_MAX {
+                // More may be long in coming: what is kept grows with what came. Larger pieces are not copied for each byte that
+                // comes; their room counts.
                 received = BytesMut::from(&received[..]);
             }
             let held = match received.is_empty() {
@@ -380,8 +381,8 @@ const READ_BYTES: usize = 16 * 1024;
 /// After as much of one client it is the others' turn: the runtime alone would let it go on for 128 reads. With packets of 64 KiB
 /// most turns hand in none, so that those behind thirty such clients do not wait for thirty packets.
 const TURN_BYTES: usize = READ_BYTES;
-/// Room behind a piece of a packet that is not given back.
-const KEPT_SPARE: usize = 1024;
+/// Of a piece of a packet, without the room behind it.
+const KEPT_MAX: usize = READ_BYTES / 4;
 /// Received and not yet handed in: the largest packet, and what the last read brought beyond it, is let in by the
 /// framer's own limit; this only stops a client that may not send now.
 const RECEIVED_MAX: usize = 2 * 1024 * 1024;

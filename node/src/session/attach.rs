@@ -18,6 +18,7 @@ use crate::auth::certificate;
 use crate::auth::chain::{Connecting, Refused as Refusal, check_client_id};
 use crate::metrics::DeniedAction;
 use crate::protocol::codec::ReasonCode;
+use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::connection::Served;
 use crate::protocol::handshake::Accepted;
 use crate::protocol::publish_out::{PAGE_BYTES, PAGE_ENTRIES};
@@ -41,6 +42,24 @@ pub fn begin(worker: &Rc<Worker>, client: &Rc<Client>, accepted: Box<Accepted>) 
         }
         client.wake.notify_one();
     });
+}
+
+/// What the session has subscribed to by itself, before CONNACK, and before anything is delivered for it. `bounded`: some at a
+/// time, between what else the thread does.
+async fn add_filters(worker: &Rc<Worker>, client: &Rc<Client>, attached: &Attached) {
+    let mut own = attached.subscriptions.iter().filter(|(filter, _)| !is_shared(filter));
+    // One that has gone meanwhile has been forgotten, with its filters.
+    while worker.is_open(client) {
+        let mut added = 0;
+        for (filter, options) in own.by_ref().take(FILTERS_AT_ONCE) {
+            worker.add_filter(client, filter, *options);
+            added += 1;
+        }
+        if added < FILTERS_AT_ONCE {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Why a CONNECT is not served.
@@ -98,6 +117,8 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
         .hub
         .register(session, epoch, worker.id, client.id, client.credit.clone());
     *client.fence.borrow_mut() = Some(fence);
+    add_filters(worker, client, &attached).await;
+    // No await from here until it is attached.
     let is_current = attached.incarnation == worker.cluster.lease().incarnation();
     if !is_current || !worker.cluster.is_owner(session, epoch) {
         worker.hub.unregister(session, epoch);
@@ -143,7 +164,8 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
             sys.connected(client_id, version);
         }
     }
-    for (filter, options) in &attached.subscriptions {
+    // A group gives it messages from here on.
+    for (filter, options) in attached.subscriptions.iter().filter(|(filter, _)| is_shared(filter)) {
         worker.add_filter(client, filter, *options);
     }
     subscribe_for_it(worker, client, &attached);
@@ -363,5 +385,6 @@ fn take_lost(page: &mut Page, epoch: SessionEpoch) -> Vec<Offset> {
 
 const SERVING_WAIT_MAX: Duration = Duration::from_secs(10);
 const SERVING_POLL: Duration = Duration::from_millis(10);
+const FILTERS_AT_ONCE: usize = 500;
 /// For a turn among those that connect.
 const TURN_WAIT_MAX: Duration = Duration::from_millis(250);

@@ -11,7 +11,7 @@
 //! is left out; a page is handed on only when everything that it shows has been delivered here.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +32,10 @@ use crate::worker::{Client, Worker};
 /// The replays of one connection.
 #[derive(Default)]
 pub struct Replays {
-    running: RefCell<HashMap<u64, Rc<Replay>>>,
+    running: RefCell<BTreeMap<(ShardId, u64), Rc<Replay>>>,
     next: Cell<u64>,
+    /// Topics that they all have noted.
+    noted: Cell<usize>,
     /// One of them is over.
     fewer: Notify,
 }
@@ -48,6 +50,7 @@ type ReplaysOfShard = Vec<(Rc<Subscription>, Rc<Replay>)>;
 struct Replay {
     number: u64,
     shard: ShardId,
+    subscription: Rc<Subscription>,
     /// Topics that came live since the filter began to match, up to the view of the first page.
     early: RefCell<HashSet<Box<str>>>,
     /// Topics that came live since the last page was asked for.
@@ -59,11 +62,13 @@ struct Replay {
 impl Replays {
     /// A retained message was delivered live.
     pub fn delivered(&self, shard: ShardId, offset: Offset, topic: &str) {
-        for replay in self.running.borrow().values().filter(|replay| replay.shard == shard) {
+        let running = self.running.borrow();
+        let of_shard = running.range((shard, 0)..=(shard, u64::MAX)).map(|(_, replay)| replay);
+        for replay in of_shard.filter(|replay| matches(&replay.subscription.filter, topic)) {
             if replay.bound.get().is_none_or(|bound| offset <= bound) {
-                insert(&replay.early, topic);
+                self.note(&replay.early, topic);
             }
-            insert(&replay.recent, topic);
+            self.note(&replay.recent, topic);
         }
     }
 
@@ -78,31 +83,45 @@ impl Replays {
         }
     }
 
-    fn begin(&self, shard: ShardId) -> Rc<Replay> {
+    /// `bounded`: beyond, a topic may be delivered once more, with the same message.
+    fn note(&self, topics: &RefCell<HashSet<Box<str>>>, topic: &str) {
+        if self.noted.get() < TOPICS_MAX && !topics.borrow().contains(topic) {
+            topics.borrow_mut().insert(topic.into());
+            self.noted.set(self.noted.get() + 1);
+        }
+    }
+
+    fn clear(&self, topics: &RefCell<HashSet<Box<str>>>) {
+        let cleared = std::mem::take(&mut *topics.borrow_mut());
+        self.noted.set(self.noted.get() - cleared.len());
+    }
+
+    fn begin(&self, shard: ShardId, subscription: Rc<Subscription>) -> Rc<Replay> {
         let number = self.next.get();
         self.next.set(number + 1);
         let replay = Rc::new(Replay {
             number,
             shard,
+            subscription,
             early: RefCell::default(),
             recent: RefCell::default(),
             bound: Cell::new(None),
         });
-        self.running.borrow_mut().insert(number, replay.clone());
+        self.running.borrow_mut().insert((shard, number), replay.clone());
         replay
     }
 
     fn forget(&self, replay: &Replay) {
-        self.running.borrow_mut().remove(&replay.number);
+        if self
+            .running
+            .borrow_mut()
+            .remove(&(replay.shard, replay.number))
+            .is_some()
+        {
+            self.clear(&replay.early);
+            self.clear(&replay.recent);
+        }
         self.fewer.notify_waiters();
-    }
-}
-
-/// Bounded: beyond, a topic may be delivered once more, with the same message.
-fn insert(topics: &RefCell<HashSet<Box<str>>>, topic: &str) {
-    let mut topics = topics.borrow_mut();
-    if topics.len() < TOPICS_MAX && !topics.contains(topic) {
-        topics.insert(topic.into());
     }
 }
 
@@ -148,7 +167,7 @@ impl Worker {
         let mut expected = Expected::default();
         for subscription in subscriptions.into_iter().map(Rc::new) {
             for shard in self.cluster.shards().shards_of(&subscription.filter) {
-                let replay = client.replays.begin(shard);
+                let replay = client.replays.begin(shard, subscription.clone());
                 expected
                     .0
                     .entry(shard)
@@ -198,7 +217,7 @@ impl Worker {
             if !self.is_wanted(client, subscription) {
                 return;
             }
-            replay.recent.borrow_mut().clear();
+            client.replays.clear(&replay.recent);
             let request = RetainedRequest {
                 shard,
                 filter: subscription.filter.clone(),
@@ -370,7 +389,8 @@ fn aged(retained: &RetainedMessage, now: LogTime) -> Option<Arc<Message>> {
 /// A page fits an outbox.
 const PAGE_MESSAGES: u32 = 64;
 const PAGE_BYTES: u32 = 128 * 1024;
-const TOPICS_MAX: usize = 10_000;
+/// Noted for one connection: some megabytes.
+const TOPICS_MAX: usize = 100_000;
 /// Beyond, a client's next SUBSCRIBE waits: as many filters of all shards are taken in a second.
 const REPLAYS_MAX: usize = 1_000;
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);

@@ -248,9 +248,13 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listening>, mut queue: WorkerQue
                 let Some(event) = event else { return };
                 worker.event(event, &queue);
                 // Drained before the connections flush: one write per batch. `bounded`: they have a turn in between.
-                for _ in 0..EVENTS_PER_TURN {
-                    let Ok(event) = queue.events.try_recv() else { break };
+                let mut taken = 0;
+                while taken < EVENTS_PER_TURN && let Ok(event) = queue.events.try_recv() {
                     worker.event(event, &queue);
+                    taken += 1;
+                }
+                if taken == EVENTS_PER_TURN {
+                    tokio::task::yield_now().await;
                 }
             }
             Ok(()) = config.changed() => worker.access_changed(),
@@ -672,15 +676,16 @@ impl Worker {
     /// All filters of a client that is not found any more: what still matches them delivers nothing. `bounded`: the first at
     /// once, the others between what else the thread does.
     fn remove_filters(self: &Rc<Self>, client: &Rc<Client>, filters: &[Box<str>]) {
-        let shared: Vec<Box<str>> = client.shared.borrow().keys().cloned().collect();
-        let (first, others) = filters.split_at(filters.len().min(FILTERS_AT_ONCE));
-        for filter in first.iter().chain(&shared) {
+        let mut all = filters.to_vec();
+        all.extend(client.shared.borrow().keys().cloned());
+        let others = all.split_off(all.len().min(FILTERS_AT_ONCE));
+        for filter in &all {
             self.remove_filter(client, filter);
         }
         if others.is_empty() {
             return;
         }
-        let (worker, client, others) = (self.clone(), client.clone(), others.to_vec());
+        let (worker, client) = (self.clone(), client.clone());
         tokio::task::spawn_local(async move {
             for some in others.chunks(FILTERS_AT_ONCE) {
                 tokio::task::yield_now().await;

@@ -2,7 +2,7 @@
 //! that says what to do, an exit code, and never a panic.
 
 use crate::support::client::{Client, Gone};
-use crate::support::cluster::{Cluster, LONTRA, shared};
+use crate::support::cluster::{Cluster, LONTRA, shared, shared_single};
 use crate::support::codec::{self, Connect, Packet, Publish, VERSIONS, Version};
 use crate::support::{SOON, START, eventually};
 use std::net::{TcpListener, UdpSocket};
@@ -190,7 +190,14 @@ async fn a_wrong_connect_is_refused_and_nobody_else_notices() {
 /// own table test; here it is that the connection ends, and only that one.
 #[tokio::test]
 async fn every_frame_of_the_table_that_must_be_rejected_is() {
-    let cluster = shared();
+    for cluster in [shared_single(), shared()] {
+        every_bad_frame_is_rejected(cluster).await;
+    }
+}
+
+async fn every_bad_frame_is_rejected(cluster: &Cluster) {
+    // Where there is another node, not the bystander's.
+    let address = cluster.mqtt(1 % cluster.nodes.len());
     let mut bystander = Bystander::start(cluster).await;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/protocol/codec/testdata/mqtt-frames.tsv");
     let table = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -206,8 +213,8 @@ async fn every_frame_of_the_table_that_must_be_rejected_is() {
         let version = if version == "5" { Version::V5 } else { Version::V311 };
         let bytes = unhex(hex);
         let mut client = match bytes[0] >> 4 {
-            1 => Client::raw(cluster.mqtt(1), version, SOON).await.expect("a connection"),
-            _ => Client::open(cluster.mqtt(1), version, "table").await,
+            1 => Client::raw(address, version, SOON).await.expect("a connection"),
+            _ => Client::open(address, version, "table").await,
         };
         client.send(&bytes).await.expect("bytes");
         let refused = match client.packet_within(SOON).await {

@@ -89,7 +89,7 @@ fn show_prints_what_a_node_runs_with_and_where_each_value_comes_from() {
         line("workers"),
         format!("workers = {cores} # derived from {cores} cores")
     );
-    for key in ["cache_bytes", "write_buffer_bytes"] {
+    for key in ["cache_bytes", "write_buffer_bytes", "unfinished_bytes_max"] {
         let line = line(key);
         assert!(
             line.contains("MiB\" # derived from ") || line.contains("GiB\" # derived from "),

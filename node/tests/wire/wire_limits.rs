@@ -261,7 +261,7 @@ async fn halves_of_packets_are_bounded_together_and_who_finishes_stays() {
         client.send(half).await.expect("half a packet");
         clients.push(client);
     }
-    // Each of two workers has room for six.
+    // Each of two workers has room for six at most.
     eventually("the oldest have gone", SOON, || async {
         (refused(&guarded, "unfinished_bytes").await >= 28.0).then_some(())
     })

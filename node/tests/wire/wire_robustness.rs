@@ -415,6 +415,39 @@ async fn a_persistent_session_with_many_filters_holds_nobody_up() {
     .await;
 }
 
+#[tokio::test]
+async fn who_leaves_while_it_subscribes_leaves_nothing_behind() {
+    let _alone = crate::support::alone().await;
+    let cluster = target();
+    let names: Vec<String> = (0..1000).map(|n| format!("left/+/{n}")).collect();
+    let filters: Vec<(&str, u8)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    for n in 0..20 {
+        for connect in [Connect::clean, Connect::persistent] {
+            let (mut client, _) = Client::connect(cluster.mqtt(0), &connect(Version::V5, &format!("left-{n}"))).await;
+            client
+                .send(&codec::subscribe(Version::V5, 1, &filters))
+                .await
+                .expect("SUBSCRIBE");
+        }
+        // It ends the session.
+        let (client, _) = Client::connect(cluster.mqtt(0), &Connect::clean(Version::V5, &format!("left-{n}"))).await;
+        client.disconnect().await;
+    }
+    // What those had under way is over by then.
+    let mut last = Client::open(cluster.mqtt(0), Version::V5, "left-last").await;
+    for _ in 0..5 {
+        last.subscribe(&filters).await;
+    }
+    last.disconnect().await;
+    eventually("no subscription and no route of them is left", START, || async {
+        let metrics = cluster.metrics(1).await;
+        let (subscriptions, routes) = (metrics.sum("lontra_subscriptions"), metrics.sum("lontra_routes"));
+        (subscriptions < 100.0 && routes < 100.0).then_some(())
+    })
+    .await;
+    cluster.assert_no_panic();
+}
+
 /// As many SUBSCRIBEs, with a thousand filters each.
 async fn subscribe_to_many(client: &mut Client, packets: usize) {
     for packet in 0..packets {

@@ -22,7 +22,7 @@ mod sessions;
 mod subscriptions;
 mod wills;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map};
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -123,6 +123,10 @@ pub struct MetaState {
     durable_sessions: usize,
     clients: HashMap<Box<str>, SessionId>,
     routes: TopicTree<Route>,
+    /// Subscriptions of sessions that the entry has ended: none of them matches any more, and they are taken out of routes and
+    /// rows piece by piece before the entry counts as applied. `bounded`: a session may have had a hundred thousand, and
+    /// whoever publishes waits for the lock.
+    leaving: VecDeque<(SessionId, btree_map::IntoIter<Box<str>, SubscriptionOptions>)>,
     groups: BTreeMap<SessionId, ShareGroup>,
     /// Who holds the exclusive subscription to a filter.
     exclusive: HashMap<Box<str>, SessionId>,
@@ -308,6 +312,10 @@ impl Machine for Meta {
             })
             .collect();
         rows::put_head(change.batch, state.log_time);
+        while state.remove_leaving(change.batch) {
+            drop(state);
+            state = self.view.write();
+        }
         Ok(Reply(replies))
     }
 

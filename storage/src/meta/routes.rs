@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Change, MetaState, rows};
 use crate::command::{MetaReply, Owner, Subscription};
 use crate::ids::{NodeId, SessionId};
+use crate::machine::TableBatch;
+use crate::topic::share_parts;
 
 /// Options of one subscription, as granted. [MQTT-3.8.3]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,10 +114,14 @@ impl MetaState {
         });
         let sessions = sessions
             .into_iter()
-            .map(|(session, subscriptions)| MatchedSession {
-                session,
-                owner: self.owner_node(session),
-                subscriptions,
+            .filter_map(|(session, subscriptions)| {
+                // Of one that has ended, and whose filters are leaving, nothing is left to match.
+                let owner = self.sessions.get(&session)?.owner;
+                Some(MatchedSession {
+                    session,
+                    owner: owner.map(|owner| owner.node),
+                    subscriptions,
+                })
             })
             .collect();
         Matched {
@@ -146,6 +152,23 @@ impl MetaState {
     fn owner_node(&self, session: SessionId) -> Option<NodeId> {
         let owner = self.sessions.get(&session)?.owner?;
         Some(owner.node)
+    }
+
+    /// Takes some filters of sessions that have ended out of routes and rows; whether there were any.
+    pub(super) fn remove_leaving(&mut self, batch: &mut TableBatch<'_>) -> bool {
+        let Some((session, mut filters)) = self.leaving.pop_front() else {
+            return false;
+        };
+        for (filter, _) in filters.by_ref().take(LEAVING_AT_ONCE) {
+            if share_parts(&filter).is_none() {
+                self.unlink_subscription(session, &filter);
+                rows::delete_subscription(batch, session, &filter);
+            }
+        }
+        if filters.len() > 0 {
+            self.leaving.push_front((session, filters));
+        }
+        true
     }
 
     /// Number of filters in the route table.
@@ -212,3 +235,6 @@ impl MetaState {
         }
     }
 }
+
+/// About a millisecond, for which nobody can match anything.
+const LEAVING_AT_ONCE: usize = 500;

@@ -19,6 +19,7 @@ use super::{Change, MetaEvent, MetaState, SubscriptionOptions, expires_at, rows}
 use crate::command::{MetaReply, Owner, Will};
 use crate::ids::{Incarnation, MetaIndex, Offset, SessionEpoch, SessionId};
 use crate::message::LogTime;
+use crate::topic::share_parts;
 
 /// The state of a client that outlives its connections, or (ephemeral) ends with the one it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -327,8 +328,16 @@ impl MetaState {
             Some(will) => self.schedule_will(id, session.epoch, will, 0, change),
             None => self.will_due(id, session.epoch, change),
         }
-        for filter in session.subscriptions.keys() {
-            self.remove_subscription(id, filter, change);
+        for (filter, options) in &session.subscriptions {
+            if share_parts(filter).is_some() {
+                self.remove_subscription(id, filter, change);
+            } else if options.exclusive {
+                self.let_go(filter, id);
+            }
+        }
+        if !session.subscriptions.is_empty() {
+            self.routes_changed(change);
+            self.leaving.push_back((id, session.subscriptions.into_iter()));
         }
         if self.clients.get(&session.client_id) == Some(&id) {
             self.clients.remove(&session.client_id);

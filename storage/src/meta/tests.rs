@@ -602,3 +602,52 @@ fn what_was_sent_is_known_only_after_a_detach() {
     fixture.connect("c", false, 60, one);
     assert_eq!(sent(&fixture), None, "a displaced connection did not tell");
 }
+
+/// Its filters leave in pieces, between which others match: nobody ever finds a session that is not there.
+#[test]
+fn a_session_with_many_filters_is_gone_at_once_for_who_matches() {
+    let mut fixture = Fixture::new();
+    let owner = fixture.live(1);
+    let (id, epoch, ..) = fixture.connect("many", true, 60, owner);
+    let subscriptions: Vec<Subscription> = (0..3_000)
+        .map(|n| Subscription {
+            filter: format!("many/{n}/+").into(),
+            qos: 1,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: 2,
+            identifier: None,
+            exclusive: n == 7,
+        })
+        .collect();
+    fixture.apply(MetaOp::Subscribe {
+        session: id,
+        epoch,
+        subscriptions,
+    });
+    assert_eq!(fixture.view.read().route_count(), 3_000);
+    let (view, stop) = (
+        fixture.view.clone(),
+        Arc::new(std::sync::atomic::AtomicBool::new(false)),
+    );
+    let stopped = stop.clone();
+    let matching = std::thread::spawn(move || {
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            let state = view.read();
+            for topic in ["many/0/x", "many/2999/x"] {
+                let matched = state.match_topic(topic);
+                assert!(matched.sessions.iter().all(|one| state.session(one.session).is_some()));
+            }
+        }
+    });
+    let version = fixture.view.read().route_version();
+    fixture.apply(MetaOp::EndSession {
+        session: id,
+        epoch: Some(epoch),
+    });
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    matching.join().unwrap();
+    let state = fixture.view.read();
+    assert!(state.route_version() > version && state.leaving.is_empty());
+    assert_eq!((state.route_count(), state.exclusive_holder("many/7/+")), (0, None));
+}
