@@ -31,6 +31,7 @@ pub mod link;
 pub mod local;
 mod metrics;
 mod operations;
+mod pieces;
 mod progress;
 mod publisher;
 mod reader;

@@ -18,6 +18,7 @@ use crate::error::MetaError;
 use crate::lease::{Lease, Serving};
 use crate::ledger_metrics::{Families, LedgerCollector};
 use crate::local::{Guard, Member, Outcome, Ticket};
+use crate::pieces::{each, pieces};
 use crate::publisher::{Publish, PublishReply, ShardRequest};
 use crate::reader::PageLimits;
 use crate::requests::RetainedRequest;
@@ -257,10 +258,28 @@ impl Cluster {
         subscriptions: Vec<Subscription>,
     ) -> Result<(Vec<u32>, Vec<Owed>), MetaError> {
         let filters: Vec<Box<str>> = subscriptions.iter().map(|one| one.filter.clone()).collect();
+        // All or nothing where another session may hold one exclusively. Otherwise in entries as short as others'.
+        let is_all_or_nothing = subscriptions.iter().any(|one| one.exclusive);
+        let mut some = match is_all_or_nothing {
+            true => vec![subscriptions],
+            false => pieces(subscriptions, |one| one.filter.len()),
+        };
+        let last = some.pop().unwrap_or_default();
+        for subscriptions in some {
+            let operation = MetaOp::Subscribe {
+                session,
+                epoch,
+                subscriptions,
+            };
+            let (_, replies) = self.inner.change_meta("subscribe", &[operation], OPERATION_MAX).await?;
+            let Some(MetaReply::Subscribed { .. }) = replies.into_iter().next() else {
+                return Err(MetaError::Stale);
+            };
+        }
         let operation = MetaOp::Subscribe {
             session,
             epoch,
-            subscriptions,
+            subscriptions: last,
         };
         if has(Bug::SubackBeforeCommit) {
             let inner = self.inner.clone();
@@ -389,19 +408,25 @@ impl Cluster {
         epoch: SessionEpoch,
         filters: Vec<Box<str>>,
     ) -> Result<Vec<bool>, MetaError> {
-        let operation = MetaOp::Unsubscribe {
-            session,
-            epoch,
-            filters,
-        };
-        let (index, replies) = self
-            .inner
-            .change_meta("unsubscribe", &[operation], OPERATION_MAX)
-            .await?;
-        let Some(MetaReply::Unsubscribed { existed }) = replies.into_iter().next() else {
-            return Err(MetaError::Stale);
-        };
-        self.inner.barrier(index, OPERATION_MAX).await?;
+        let mut existed = Vec::with_capacity(filters.len());
+        let mut last = MetaIndex(0);
+        for filters in pieces(filters, |filter| filter.len()) {
+            let operation = MetaOp::Unsubscribe {
+                session,
+                epoch,
+                filters,
+            };
+            let (index, replies) = self
+                .inner
+                .change_meta("unsubscribe", &[operation], OPERATION_MAX)
+                .await?;
+            let Some(MetaReply::Unsubscribed { existed: some }) = replies.into_iter().next() else {
+                return Err(MetaError::Stale);
+            };
+            existed.extend(some);
+            last = index;
+        }
+        self.inner.barrier(last, OPERATION_MAX).await?;
         Ok(existed)
     }
 
@@ -456,7 +481,11 @@ impl Cluster {
             let inner = self.inner.clone();
             tokio::spawn(async move {
                 // What fails is tried again with the next change of the same filter, or ends with the incarnation.
-                let _ = inner.publish_routes(&unused).await;
+                let change = |some: Vec<Box<str>>| {
+                    let inner = inner.clone();
+                    async move { inner.publish_some_routes(&some).await }
+                };
+                let _ = each(pieces(unused, |filter| filter.len()), change).await;
             });
         }
     }
@@ -701,8 +730,8 @@ impl Inner {
     /// Brings what the cluster knows of `filters` in line with the counts, and waits until all nodes see additions.
     /// `bounded`: however many a client had, an entry holds as many as others can wait for.
     async fn publish_routes(self: &Arc<Self>, filters: &[Box<str>]) -> Result<(), MetaError> {
-        for some in filters.chunks(ROUTES_PER_ENTRY) {
-            self.publish_some_routes(some).await?;
+        for some in pieces(filters.iter().cloned(), |filter| filter.len()) {
+            self.publish_some_routes(&some).await?;
         }
         Ok(())
     }
@@ -760,7 +789,5 @@ impl Inner {
     }
 }
 
-/// As many filters as a SUBSCRIBE has by default: some tens of KiB.
-const ROUTES_PER_ENTRY: usize = 1_000;
 /// Longer than a failover of the control plane takes (P10): a client that waits is better off than one that is refused.
 pub(crate) const OPERATION_MAX: Duration = Duration::from_secs(10);
