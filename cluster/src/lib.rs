@@ -31,6 +31,7 @@ pub mod link;
 pub mod local;
 mod metrics;
 mod operations;
+mod pieces;
 mod progress;
 mod publisher;
 mod reader;
@@ -71,7 +72,7 @@ pub use shard_map::ShardMap;
 use delivery::{Followers, ShardView};
 use group::{Group, ProposeError, Proposed};
 use lease::{Lease, Renewed};
-use link::{Lane, Links};
+use link::{Lane, Links, RequestError};
 use local::Local;
 use publisher::{ShardRequest, ShardSender};
 use routes::TopicMatch;
@@ -196,6 +197,7 @@ impl Inner {
             let result = match asked.await {
                 Ok(bytes) => requests::decode_proposed(&bytes).unwrap_or(Err(ProposeError::Unknown)),
                 Err(error) if error.is_outcome_unknown() => Err(ProposeError::Unknown),
+                Err(RequestError::QueueFull { .. }) => Err(ProposeError::Busy),
                 Err(_) => Err(ProposeError::NotLeader { leader: None }),
             };
             match &result {

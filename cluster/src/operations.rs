@@ -18,6 +18,7 @@ use crate::error::MetaError;
 use crate::lease::{Lease, Serving};
 use crate::ledger_metrics::{Families, LedgerCollector};
 use crate::local::{Guard, Member, Outcome, Ticket};
+use crate::pieces::{each, pieces};
 use crate::publisher::{Publish, PublishReply, ShardRequest};
 use crate::reader::PageLimits;
 use crate::requests::RetainedRequest;
@@ -281,10 +282,31 @@ impl Cluster {
         let mut filters: Vec<Box<str>> = subscriptions.iter().map(|one| one.filter.clone()).collect();
         filters.sort_unstable();
         filters.dedup();
+        // All or nothing where another session may hold one exclusively. Otherwise in entries as short as others'.
+        let is_all_or_nothing = subscriptions.iter().any(|one| one.exclusive);
+        let mut some = match is_all_or_nothing {
+            true => vec![subscriptions],
+            false => pieces(subscriptions, |one| one.filter.len()),
+        };
+        let last = some.pop().unwrap_or_default();
+        let mut is_begun = false;
+        for subscriptions in some {
+            let operation = MetaOp::Subscribe {
+                session,
+                epoch,
+                subscriptions,
+            };
+            let changed = self.inner.change_meta("subscribe", &[operation], OPERATION_MAX).await;
+            let (_, replies) = changed.map_err(|error| begun(is_begun, error))?;
+            let Some(MetaReply::Subscribed { .. }) = replies.into_iter().next() else {
+                return Err(MetaError::Stale);
+            };
+            is_begun = true;
+        }
         let operation = MetaOp::Subscribe {
             session,
             epoch,
-            subscriptions,
+            subscriptions: last,
         };
         if has(Bug::SubackBeforeCommit) {
             let inner = self.inner.clone();
@@ -293,7 +315,8 @@ impl Cluster {
             });
             return Ok((Vec::new(), Vec::new()));
         }
-        let (index, replies) = self.inner.change_meta("subscribe", &[operation], OPERATION_MAX).await?;
+        let changed = self.inner.change_meta("subscribe", &[operation], OPERATION_MAX).await;
+        let (index, replies) = changed.map_err(|error| begun(is_begun, error))?;
         let Some(MetaReply::Subscribed { refused, .. }) = replies.into_iter().next() else {
             return Err(MetaError::Stale);
         };
@@ -417,19 +440,25 @@ impl Cluster {
         epoch: SessionEpoch,
         filters: Vec<Box<str>>,
     ) -> Result<Vec<bool>, MetaError> {
-        let operation = MetaOp::Unsubscribe {
-            session,
-            epoch,
-            filters,
-        };
-        let (index, replies) = self
-            .inner
-            .change_meta("unsubscribe", &[operation], OPERATION_MAX)
-            .await?;
-        let Some(MetaReply::Unsubscribed { existed }) = replies.into_iter().next() else {
-            return Err(MetaError::Stale);
-        };
-        self.inner.barrier(index, OPERATION_MAX).await?;
+        let mut existed = Vec::with_capacity(filters.len());
+        let mut last = MetaIndex(0);
+        for filters in pieces(filters, |filter| filter.len()) {
+            let operation = MetaOp::Unsubscribe {
+                session,
+                epoch,
+                filters,
+            };
+            let (index, replies) = self
+                .inner
+                .change_meta("unsubscribe", &[operation], OPERATION_MAX)
+                .await?;
+            let Some(MetaReply::Unsubscribed { existed: some }) = replies.into_iter().next() else {
+                return Err(MetaError::Stale);
+            };
+            existed.extend(some);
+            last = index;
+        }
+        self.inner.barrier(last, OPERATION_MAX).await?;
         Ok(existed)
     }
 
@@ -469,14 +498,13 @@ impl Cluster {
 
     /// Takes back what [`Cluster::count_routes`] counted.
     pub fn remove_routes(&self, filters: Vec<Box<str>>) {
-        if filters.len() > ROUTES_PER_ENTRY {
+        if filters.len() > UNCOUNTED_AT_ONCE {
             // `bounded`: neither the caller's thread nor the lock is held for all of them.
             let inner = self.inner.clone();
             self.inner.runtime.spawn(async move {
-                for some in filters.chunks(ROUTES_PER_ENTRY) {
+                for some in filters.chunks(UNCOUNTED_AT_ONCE) {
                     let unused = inner.node_routes.uncount(some);
-                    // What fails is tried again with the next change of the same filter, or ends with the incarnation.
-                    let _ = inner.publish_routes(&unused).await;
+                    inner.unpublish_routes(unused).await;
                 }
             });
             return;
@@ -484,10 +512,7 @@ impl Cluster {
         let unused = self.inner.node_routes.uncount(&filters);
         if !unused.is_empty() {
             let inner = self.inner.clone();
-            self.inner.runtime.spawn(async move {
-                // As above.
-                let _ = inner.publish_routes(&unused).await;
-            });
+            self.inner.runtime.spawn(async move { inner.unpublish_routes(unused).await });
         }
     }
 
@@ -753,6 +778,14 @@ impl Cluster {
     }
 }
 
+/// What the failure of a later piece says of the whole: those before it stand.
+fn begun(is_begun: bool, error: MetaError) -> MetaError {
+    match error {
+        MetaError::Unavailable { what } if is_begun => MetaError::Unknown { what },
+        error => error,
+    }
+}
+
 fn owed(session: &Session) -> Vec<Owed> {
     let filters = session.retained_owed.keys();
     filters.filter_map(|filter| owed_for(session, filter)).collect()
@@ -780,10 +813,16 @@ impl Inner {
     /// Brings what the cluster knows of `filters` in line with the counts, and waits until all nodes see additions.
     /// `bounded`: however many a client had, an entry holds as many as others can wait for.
     async fn publish_routes(self: &Arc<Self>, filters: &[Box<str>]) -> Result<(), MetaError> {
-        for some in filters.chunks(ROUTES_PER_ENTRY) {
-            self.publish_some_routes(some).await?;
+        for some in pieces(filters.iter().cloned(), |filter| filter.len()) {
+            self.publish_some_routes(&some).await?;
         }
         Ok(())
+    }
+
+    /// What fails is tried again with the next change of the same filter, or ends with the incarnation; the others go on.
+    async fn unpublish_routes(self: &Arc<Self>, filters: Vec<Box<str>>) {
+        let change = |some: Vec<Box<str>>| async move { self.publish_some_routes(&some).await };
+        let _ = each(pieces(filters, |filter| filter.len()), change).await;
     }
 
     async fn publish_some_routes(self: &Arc<Self>, filters: &[Box<str>]) -> Result<(), MetaError> {
@@ -841,8 +880,8 @@ impl Inner {
 
 /// No packet has it [MQTT-2.2.1-2]: nothing is recorded under it, so that its release changes no more than the epoch.
 const NO_PACKET_ID: u16 = 0;
-/// As many filters as a SUBSCRIBE has by default: some tens of KiB.
-const ROUTES_PER_ENTRY: usize = 1_000;
+/// Filters that are counted no more, under the lock of the counts.
+const UNCOUNTED_AT_ONCE: usize = 1_000;
 /// Subscriptions whose retained messages are asked for, and recorded as owed no more, together.
 const OWED_AT_ONCE: usize = 200;
 /// Longer than a failover of the control plane takes (P10): a client that waits is better off than one that is refused.

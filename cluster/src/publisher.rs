@@ -448,6 +448,7 @@ impl Sender {
 
     fn answered(&mut self, sent: Sent, answer: Result<Proposed, ProposeError>) {
         let Sent { round, sequence, .. } = sent;
+        let is_full = matches!(answer, Err(ProposeError::Busy));
         let reply = answer
             .ok()
             .and_then(|proposed| BatchReply::decode(&proposed.reply).ok());
@@ -461,9 +462,11 @@ impl Sender {
                     sequence,
                     "the shard no longer takes batches of this incarnation"
                 );
-                self.retry_later(round);
+                self.retry_later(round, RETRY_WAIT);
             }
-            Some(BatchReply::Gap { .. }) | None => self.retry_later(round),
+            // Whoever has no room for it gets it again when that may have changed.
+            None if is_full => self.retry_later(round, FULL_WAIT),
+            Some(BatchReply::Gap { .. }) | None => self.retry_later(round, RETRY_WAIT),
         }
     }
 
@@ -551,9 +554,9 @@ impl Sender {
         }
     }
 
-    fn retry_later(&mut self, round: u64) {
+    fn retry_later(&mut self, round: u64, wait: Duration) {
         if round == self.round && self.retry_at.is_none() && !self.window.is_empty() {
-            self.retry_at = Some(Instant::now() + RETRY_WAIT);
+            self.retry_at = Some(Instant::now() + wait);
         }
     }
 }
@@ -774,6 +777,8 @@ const SETTLE_WAIT_MAX: Duration = Duration::from_millis(20);
 pub(crate) const ANSWER_KEPT: Duration = Duration::from_secs(2 * PATIENCE_MAX.as_secs());
 /// Between two tries to find a leader that takes the window.
 const RETRY_WAIT: Duration = Duration::from_millis(20);
+/// While the leader's queue, or that of the link to it, is full.
+const FULL_WAIT: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@
 //! Leaderships go to nodes that say that they take some: where all nodes share one stuck disk, an election helps nobody.
 //! Elections by silence go on everywhere: a slow leader is better than none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -77,6 +77,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
     let mut episodes = Episodes::default();
     let (mut quiet_until, mut give_at) = (Duration::ZERO, Duration::ZERO);
+    let mut given = BTreeMap::new();
     loop {
         let slept_at = boot_time();
         tokio::time::sleep(TICK).await;
@@ -106,7 +107,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             None => {}
         }
         if !inner.is_log_synced_in_time() && now >= give_at {
-            inner.give_leaderships_away().await;
+            inner.give_leaderships_away(&mut given).await;
             give_at = boot_time() + GIVE_INTERVAL;
         }
     }
@@ -127,8 +128,9 @@ impl Inner {
         self.takes_leaderships() && self.storage.unsynced_for() <= UNSYNCED_MAX / 2
     }
 
-    /// To nodes that take them, as far as there are any.
-    async fn give_leaderships_away(self: &Arc<Self>) {
+    /// To nodes that take them, as far as there are any. `given`: by group, the last term that was; asked again, since this
+    /// node may hear late that its heir was elected, or the heir may have failed, but not counted again.
+    async fn give_leaderships_away(self: &Arc<Self>, given: &mut BTreeMap<GroupId, u64>) {
         let groups = std::iter::once(&self.meta).chain(self.groups.values());
         let led: Vec<&Group> = groups.filter(|group| group.is_leader()).collect();
         if led.is_empty() {
@@ -142,13 +144,22 @@ impl Inner {
                 continue;
             };
             let group = group.clone();
-            moves.spawn(async move { group.transfer(heir, ASK_MAX).await });
+            moves.spawn(async move {
+                let term = group.term();
+                group.transfer(heir, ASK_MAX).await.then_some((group.id, term))
+            });
         }
-        while let Some(moved) = moves.join_next().await {
-            if matches!(moved, Ok(true)) {
-                self.metrics.leadership_given_away();
+        let moved = async {
+            while let Some(moved) = moves.join_next().await {
+                if let Ok(Some((group, term))) = moved
+                    && given.insert(group, term) != Some(term)
+                {
+                    self.metrics.leadership_given_away();
+                }
             }
-        }
+        };
+        // A group whose core waits for the disk takes no commands either.
+        let _ = tokio::time::timeout(ASK_MAX * 2, moved).await;
     }
 
     /// Up nodes that say that they take leaderships.

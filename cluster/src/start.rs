@@ -291,6 +291,7 @@ fn start_tasks(inner: &Arc<Inner>, events: mpsc::UnboundedReceiver<ControlEvent>
     tasks.spawn(delayed::run(inner.clone()));
     tasks.spawn(shared::run(inner.clone()));
     tasks.spawn(checkpoint(inner.clone()));
+    tasks.spawn(purge_logs(inner.clone()));
     for shard in inner.shards.shards().filter(|shard| !inner.groups.contains_key(shard)) {
         tasks.spawn(follow::run(inner.clone(), shard));
     }
@@ -316,6 +317,16 @@ async fn checkpoint(inner: Arc<Inner>) {
         }
         for group in std::iter::once(&inner.meta).chain(inner.groups.values()) {
             let _ = group.raft.trigger().snapshot().await;
+        }
+    }
+}
+
+/// Beside the checkpoints: followers that lagged at one have caught up soon after.
+async fn purge_logs(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(PURGE_INTERVAL).await;
+        for group in std::iter::once(&inner.meta).chain(inner.groups.values()) {
+            group.purge(|node| inner.is_linked(node)).await;
         }
     }
 }
@@ -365,6 +376,8 @@ impl Propose for ProposeToShard {
     }
 }
 
+/// A look at every group costs microseconds.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 /// One wait for routes; repeated while the node lives.
 const ROUTES_WAIT: Duration = Duration::from_secs(1);
 

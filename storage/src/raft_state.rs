@@ -3,7 +3,7 @@
 //!     entry ──▶ wait until synced here ──▶ Machine::apply ──▶ one batch with `applied` ──▶ emit ──▶ reply
 //!
 //! A snapshot is a marker: building one does no I/O, it names the position that the last checkpoint made durable, and
-//! openraft purges the log up to there. What is sent is read from a view when it is sent.
+//! openraft purges no log beyond it. What is sent is read from a view when it is sent.
 //!
 //! Invariants
 //! - `state-behind-log`: no batch is written before the group's log has synced its entry.

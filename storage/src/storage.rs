@@ -3,7 +3,7 @@
 //!     open ──▶ group() per group ──▶ checkpoint() now and then ──▶ close()
 //!
 //! A checkpoint makes the tables of all groups durable with one flush; after it each group's `trigger().snapshot()`
-//! lets openraft purge the logs up to there.
+//! marks how far its log may be purged.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -5,6 +5,7 @@
 //! What a group's state machine means stands in `storage`; here it is started, proposed to, and waited for.
 
 mod proposer;
+mod purge;
 mod rounds;
 
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ pub use rounds::{ReadIndexError, Rounds};
 
 use crate::clock::LogClock;
 use crate::error::ClusterError;
-use crate::link::RaftNetworkFactory;
+use crate::link::{RaftNetworkFactory, Transfers};
 use crate::progress::Progress;
 
 /// A Raft handle; meta and shards share the type.
@@ -46,6 +47,7 @@ pub struct Group {
     pub applied: Arc<Progress>,
     pub proposer: Proposer,
     pub rounds: Rounds,
+    transfers: Transfers,
 }
 
 /// One leadership of a group: a node's in a term.
@@ -79,6 +81,7 @@ impl Group {
             applied,
             storage,
         } = parts;
+        let transfers = network.transfers();
         let raft = Raft::new(node, config, network, log, state)
             .await
             .map_err(|source| ClusterError::Recover {
@@ -94,6 +97,7 @@ impl Group {
             raft,
             clock,
             applied,
+            transfers,
         })
     }
 
@@ -286,11 +290,9 @@ pub fn raft_config(heartbeat: Duration, election: Duration) -> Result<Arc<openra
         max_append_entries: Some(4096),
         api_channel_size: Some(1024),
         snapshot_policy: openraft::SnapshotPolicy::Never,
-        // Entries of up to 256 KiB: a follower that was away for longer than a checkpoint gets a snapshot instead; one
-        // that lags but lives delays the purge anyway.
-        max_in_snapshot_log_to_keep: 64,
-        // Purges come with checkpoints, so seldom anyway.
-        purge_batch_size: 64,
+        // By itself it never purges (`purge.rs` does): it knows nothing of followers that lag, and a purge of its own beside
+        // one that was asked for and put off would go back behind it.
+        max_in_snapshot_log_to_keep: u64::MAX,
         install_snapshot_timeout: 600_000,
         replication_lag_threshold: 1000,
         enable_leader_restore: Some(false),

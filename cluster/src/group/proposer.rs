@@ -37,7 +37,7 @@ pub enum ProposeError {
     #[error("not stored: this node does not lead the group")]
     NotLeader { leader: Option<NodeId> },
     /// Nothing was stored.
-    #[error("not stored: the leader's queue is full")]
+    #[error("not stored: the leader's queue, or that of the link to it, is full")]
     Busy,
     /// It may yet commit.
     #[error("outcome unknown: leadership changed during commit")]

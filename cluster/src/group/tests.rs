@@ -25,7 +25,26 @@ impl Machine for Panics {
     fn emit(&mut self, _: EntryPosition) {}
 }
 
+/// A machine that keeps nothing.
+struct Idle;
+
+impl Machine for Idle {
+    fn load(&mut self, _: &Tables, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn apply(&mut self, _: &Tables, _: &mut TableBatch<'_>, _: EntryPosition, _: &Bytes) -> io::Result<Reply> {
+        Ok(Reply::default())
+    }
+
+    fn emit(&mut self, _: EntryPosition) {}
+}
+
 async fn start() -> (Arc<Storage>, Group) {
+    start_with(Box::new(Panics)).await
+}
+
+async fn start_with(machine: Box<dyn Machine>) -> (Arc<Storage>, Group) {
     let identity = Identity {
         cluster: "test".into(),
         node: 1,
@@ -36,7 +55,7 @@ async fn start() -> (Arc<Storage>, Group) {
     let metrics = StorageMetrics::new(&prometheus::Registry::new());
     let (log, state) = (Arc::new(MemoryLog::new()), Arc::new(MemoryState::new()));
     let storage = Storage::over(log, state, identity, metrics).unwrap();
-    let stored = storage.group(GroupId(1), Box::new(Panics)).unwrap();
+    let stored = storage.group(GroupId(1), machine).unwrap();
     let parts = GroupParts {
         id: GroupId(1),
         clock: Arc::default(),
@@ -74,4 +93,47 @@ async fn a_group_that_is_shut_down_does_not() {
     while metrics.changed().await.is_ok() {}
     tokio::task::yield_now().await;
     assert!(storage.failed().borrow().is_none());
+}
+
+/// openraft purges nothing by itself, and what is asked of it never goes beyond the last checkpoint, however much was
+/// applied since.
+#[tokio::test]
+async fn a_log_shrinks_to_a_margin_behind_the_last_checkpoint() {
+    let limit = Some(Duration::from_secs(20));
+    let (storage, group) = start_with(Box::new(Idle)).await;
+    group.raft.wait(limit).current_leader(1, "leads").await.unwrap();
+    let write = async |count: usize| {
+        let mut last = 0;
+        for _ in 0..count {
+            let command = encode_envelope(group.clock.now(), &[]);
+            last = group.raft.client_write(command).await.unwrap().log_id.index;
+        }
+        last
+    };
+    let checkpoint = async |applied: u64| {
+        storage.checkpoint().await.unwrap();
+        group.raft.trigger().snapshot().await.unwrap();
+        let built = |metrics: &RaftMetrics<TypeConfig>| metrics.snapshot.is_some_and(|id| id.index >= applied);
+        group.raft.wait(limit).metrics(built, "built").await.unwrap();
+    };
+    let purged = || group.raft.metrics().borrow_watched().purged.map(|id| id.index);
+
+    let first = write(300).await;
+    group.purge(|_| true).await;
+    checkpoint(first).await;
+    // As beside a checkpoint that is under way: this is applied, and not durable.
+    write(300).await;
+    assert_eq!(purged(), None, "nothing is purged unasked");
+    group.purge(|_| true).await;
+    let is_purged = |metrics: &RaftMetrics<TypeConfig>| metrics.purged.is_some();
+    group.raft.wait(limit).metrics(is_purged, "purged").await.unwrap();
+    let upto = purged().unwrap();
+    assert!((first - 100..first).contains(&upto), "{upto} of {first}");
+
+    let second = write(300).await;
+    checkpoint(second).await;
+    group.purge(|_| true).await;
+    let is_purged = |metrics: &RaftMetrics<TypeConfig>| metrics.purged.is_some_and(|id| id.index > first);
+    group.raft.wait(limit).metrics(is_purged, "purged").await.unwrap();
+    shut_down(group.raft.clone()).await.unwrap();
 }

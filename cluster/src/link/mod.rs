@@ -42,6 +42,7 @@ mod request;
 mod spool;
 mod stream;
 pub mod tls;
+mod transfers;
 mod wire;
 
 #[cfg(test)]
@@ -71,6 +72,7 @@ pub use self::raft_rpc::{LinksHandle, RaftNetwork, RaftNetworkFactory};
 pub use self::raft_serve::{RaftRegistry, StageSnapshot};
 pub use self::request::ReplySender;
 pub use self::stream::{FrameSink, FrameSource, SinkError};
+pub use self::transfers::Transfers;
 
 use self::peer::PeerLink;
 use self::raft_serve::RaftService;

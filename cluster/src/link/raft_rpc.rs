@@ -45,6 +45,7 @@ use super::peer::PeerLink;
 use super::raft_codec as codec;
 use super::raft_serve::RaftRegistry;
 use super::request::FRAME_HEAD_MAX;
+use super::transfers::Transfers;
 use super::wire::{self, FrameReader, FrameWriter};
 
 type RpcError = RPCError<TypeConfig>;
@@ -81,6 +82,7 @@ pub struct RaftNetworkFactory {
     links: LinksHandle,
     group: GroupId,
     answer_max: Duration,
+    transfers: Transfers,
 }
 
 impl RaftNetworkFactory {
@@ -91,7 +93,13 @@ impl RaftNetworkFactory {
             links,
             group,
             answer_max,
+            transfers: Transfers::default(),
         }
+    }
+
+    /// The snapshots that this node sends of the group.
+    pub fn transfers(&self) -> Transfers {
+        self.transfers.clone()
     }
 
     fn network(&self, target: NodeId, heartbeats: bool) -> RaftNetwork {
@@ -101,6 +109,7 @@ impl RaftNetworkFactory {
             target,
             answer_max: self.answer_max,
             heartbeats,
+            transfers: self.transfers.clone(),
         }
     }
 }
@@ -134,6 +143,7 @@ pub struct RaftNetwork {
     target: NodeId,
     answer_max: Duration,
     heartbeats: bool,
+    transfers: Transfers,
 }
 
 impl RaftNetwork {
@@ -334,6 +344,8 @@ impl RaftNetworkV2<TypeConfig> for RaftNetwork {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let deadline = option.hard_ttl();
+        let index = snapshot.meta.last_log_id.as_ref().map_or(0, |id| id.index);
+        let _sending = self.transfers.begin(self.target, index);
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),

@@ -547,3 +547,44 @@ async fn a_shard_slower_than_an_election_is_learnt_not_flooded() {
     // The first is sent at 0, 0.5 and 1.5 s; the others are waited for.
     assert_eq!(shard.calls.load(Ordering::Relaxed), 3 + 19);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_room_is_not_asked_all_the_time() {
+    /// Has room after a second.
+    struct Full(Arc<Shard>, Instant);
+    impl Propose for Full {
+        fn propose(&self, bundle: Bytes) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
+            self.0.calls.fetch_add(1, Ordering::Relaxed);
+            let answer = match self.1.elapsed() < Duration::from_secs(1) {
+                true => Err(ProposeError::Busy),
+                false => Ok(Proposed {
+                    index: 1,
+                    reply: self.0.apply(&bundle).encode(),
+                }),
+            };
+            Box::pin(std::future::ready(answer))
+        }
+
+        fn led_by_another(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+
+        fn routes_reach(&self, _: MetaIndex) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn rematch(&self, _: &Bytes) -> (Arc<[Recipient]>, u64) {
+            (Arc::from([]), 0)
+        }
+    }
+    let (local, shard) = (Arc::new(Outcomes::default()), Arc::new(Shard::default()));
+    let metrics = ClusterMetrics::new(&prometheus::Registry::new());
+    let propose = Arc::new(Full(shard.clone(), Instant::now()));
+    let answer_max = Duration::from_millis(500);
+    let sender = ShardSender::start(1, ShardId(0), propose, local.clone(), metrics, answer_max);
+    sender.send(ShardRequest::Incarnation(Incarnation(5)));
+    sender.send(publish(1));
+    assert_eq!(local.wait_for(1).await, [(1, Outcome::Stored(Offset(1)))]);
+    let calls = shard.calls.load(Ordering::Relaxed);
+    assert!((5..=7).contains(&calls), "{calls} calls");
+}

@@ -14,6 +14,7 @@ mod slow_five_nodes;
 mod slow_full_disk;
 mod slow_kill;
 mod slow_power_cut;
+mod slow_pressure;
 mod slow_retained;
 mod slow_rolling;
 mod slow_shared;

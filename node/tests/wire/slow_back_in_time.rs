@@ -174,7 +174,7 @@ async fn is_down(cluster: &Cluster, victim: u64) {
 }
 
 /// A tag whose topics fall to every shard.
-fn tag_on_every_shard() -> String {
+pub fn tag_on_every_shard() -> String {
     let covers = |tag: &String| {
         let shards: BTreeSet<_> = topics(tag).iter().map(|topic| shard_of(topic, SHARDS as u16)).collect();
         shards.len() == SHARDS

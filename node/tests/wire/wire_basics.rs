@@ -927,7 +927,10 @@ const METRICS: &[(&str, &str)] = &[
         "lontra_raft_leader_transfers_total",
         "leaders that move to the node that starts again",
     ),
-    ("lontra_raft_leaderships_given_away_total", "a log that is not synced in time"),
+    (
+        "lontra_raft_leaderships_given_away_total",
+        "a log that is not synced in time",
+    ),
     ("lontra_raft_leaders", "the shard leader that is killed"),
     ("lontra_raft_term", "the shard leader that is killed"),
     ("lontra_retained_bytes", "a retained message"),

@@ -4,7 +4,8 @@
 //!                 ▲         ▲                         codec has in both directions cannot hide here
 //!     websocket ──┤         │                         the same client, its bytes in frames
 //!     tls, pki ───┤         │                         the same client, its bytes through openssl's TLS
-//!     cluster ────┴─────────┴── power, partition      real processes, real files, real sockets
+//!     cluster ────┴─────────┴── power, partition,     real processes, real files, real sockets
+//!                               stuck
 //!     steady                                          a healthy pair, and how it fares while others attack
 //!     script                                          conversations in bytes: one node and three answer alike
 //!     foreign, mosquitto                              clients that others wrote
@@ -38,6 +39,7 @@ pub mod random;
 pub mod register;
 pub mod script;
 pub mod steady;
+pub mod stuck;
 pub mod tls;
 pub mod websocket;
 pub mod wills;

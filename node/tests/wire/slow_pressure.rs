@@ -1,0 +1,211 @@
+//! Parts of the cluster that are slow: what waits for them, and what does not.
+//!
+//! A disk that does not answer is a log writer that stands still ([`Stuck`]): the node runs, hears and speaks, and nothing
+//! that it appends is ever synced.
+
+use crate::slow_back_in_time::tag_on_every_shard;
+use crate::support::client::{Client, Gone};
+use crate::support::cluster::Cluster;
+use crate::support::codec::{self, Connect, Packet, Publish, Version};
+use crate::support::load::{Load, Plan, assert_kept};
+use crate::support::random::Random;
+use crate::support::stuck::Stuck;
+use crate::support::{SOON, START, eventually};
+use lontra_storage::topic::shard_of;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// DESIGN §3: a leader whose log write stays unsynced for 1 s gives its leaderships away. This one leads meta too, so that
+/// nobody else would take it Down. As a follower it lives, and the others keep what it lacks: it goes on by log afterwards,
+/// not by snapshot, though they make a checkpoint every second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_is_slow_leads_nothing() {
+    let _alone = crate::support::alone().await;
+    let mut random = Random::announced("slow-disk");
+    let dir = tempfile::tempdir().expect("a directory");
+    let environment = [("LONTRA__STORAGE__CHECKPOINT_INTERVAL", "1s")];
+    let cluster = Cluster::start_in(dir.path().to_owned(), 3, &environment).await;
+    let victim = cluster.leader_of("meta").await;
+    eventually("it leads shards as well", START, || async {
+        (led_by(&cluster, victim).await.len() > 2).then_some(())
+    })
+    .await;
+    let healthy = cluster.nodes.iter().filter(|node| node.id != victim);
+    let healthy: Vec<&str> = healthy.map(|node| node.mqtt.as_str()).collect();
+    let plan = Plan {
+        rate: 60,
+        ..Plan::default()
+    };
+    let load = Load::start(&healthy, &tag_on_every_shard(), plan, &mut random).await;
+    load.acknowledges_more(500, START).await;
+
+    let Some(stuck) = Stuck::stop(cluster.pid(victim).expect("it runs"), LOG_WRITER) else {
+        return;
+    };
+    let at = load.now();
+    let published = eventually("a publish on every topic", START, || async {
+        let all: Option<Vec<Duration>> = load.published_after(at).into_iter().collect();
+        all.and_then(|all| all.into_iter().max())
+    })
+    .await;
+    println!("slow-disk: publishing on every topic again after {published:?}");
+    let given_away = cluster
+        .metrics(victim)
+        .await
+        .sum("lontra_raft_leaderships_given_away_total");
+    assert!(
+        given_away >= 1.0,
+        "it gave {given_away} leaderships away\n{}",
+        cluster.logs()
+    );
+    eventually("it leads nothing", START, || async {
+        led_by(&cluster, victim).await.is_empty().then_some(())
+    })
+    .await;
+    // Hundreds of entries for each shard.
+    load.acknowledges_more(4_000, START).await;
+
+    drop(stuck);
+    cluster.wait_all_ready().await;
+    let history = load.drain(PATIENCE).await;
+    let snapshots = cluster
+        .metrics(victim)
+        .await
+        .sum("lontra_storage_snapshots_installed_total");
+    assert_eq!(snapshots, 0.0, "it was sent snapshots\n{}", cluster.logs());
+    assert_kept("slow-disk", &history, &cluster).await;
+    assert!(published < BACK_WITHIN, "{published:?}\n{}", cluster.logs());
+}
+
+/// P5, P4: what was acknowledged elsewhere before the SUBSCRIBE is what the subscriber gets, though the replica beside it has
+/// not applied it yet. No entry of the control plane says so: another client subscribed to the filter here before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retained_message_is_read_from_a_view_that_has_caught_up() {
+    let _alone = crate::support::alone().await;
+    let cluster = Cluster::start(3).await;
+    let meta = cluster.leader_of("meta").await;
+    let lagging = cluster.ids().into_iter().find(|id| *id != meta).expect("three nodes");
+    let mut topic = String::new();
+    for number in 0.. {
+        topic = format!("pressure/{number}");
+        let shard = shard_of(&topic, SHARDS).0;
+        if cluster.leader_of(&format!("shard-{shard}")).await != lagging {
+            break;
+        }
+    }
+    let mut publisher = Client::open(&cluster.node(meta).mqtt, Version::V5, "pressure-publisher").await;
+    let mut first = Client::open(&cluster.node(lagging).mqtt, Version::V5, "pressure-first").await;
+    first.subscribe(&[(&topic, 1)]).await;
+    let mut late = Client::open(&cluster.node(lagging).mqtt, Version::V5, "pressure-late").await;
+    let retained = |text: &str| Publish {
+        retain: true,
+        ..Publish::new(&topic, text, 1)
+    };
+    assert_eq!(publisher.publish_packet(retained("old")).await, 0);
+    assert_eq!(first.message().await.text(), "old");
+
+    let Some(stuck) = Stuck::stop(cluster.pid(lagging).expect("it runs"), LOG_WRITER) else {
+        return;
+    };
+    assert_eq!(
+        publisher.publish_packet(retained("new")).await,
+        0,
+        "two of three have it"
+    );
+    let subscribe = codec::subscribe(Version::V5, 7, &[(&topic, 1)]);
+    late.send(&subscribe).await.expect("SUBSCRIBE");
+    // A broker that reads what it has answers at once.
+    let early = late.packet_within(Duration::from_millis(500)).await;
+    assert!(
+        matches!(early, Err(Gone::Silent(_))),
+        "before its view had caught up: {early:?}"
+    );
+    drop(stuck);
+    let mut packets = Vec::new();
+    while !matches!(packets.last(), Some(Packet::Publish(_))) {
+        packets.push(
+            late.packet_within(SOON)
+                .await
+                .expect("SUBACK, and the retained message"),
+        );
+    }
+    let Some(Packet::Publish(message)) = packets.pop() else {
+        unreachable!("the loop ends with one")
+    };
+    assert_eq!(message.text(), "new", "after {packets:?}");
+    cluster.assert_no_panic();
+}
+
+/// A subscriber that takes nothing holds its publisher back once its outbox is full; nothing is dropped, and the broker takes
+/// no more on than outbox and sockets hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_subscriber_slows_its_publisher_and_loses_nothing() {
+    let _alone = crate::support::alone().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let environment = [
+        ("LONTRA__MQTT__OUTBOX_MESSAGES_MAX", "16"),
+        // It is slow, not gone.
+        ("LONTRA__MQTT__OUTBOX_WAIT_MAX", "10s"),
+    ];
+    let cluster = Cluster::start_in(dir.path().to_owned(), 1, &environment).await;
+    let connect = Connect::clean(Version::V5, "pressure-subscriber");
+    let mut subscriber = Client::open_with_small_buffer(cluster.mqtt(0), &connect).await;
+    subscriber.subscribe(&[("pressure/slow", 1)]).await;
+    let mut publisher = Client::open(cluster.mqtt(0), Version::V5, "pressure-fast").await;
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let counted = acknowledged.clone();
+    let publishing = tokio::spawn(async move {
+        for number in 0..MESSAGES {
+            let mut payload = number.to_string().into_bytes();
+            payload.resize(MESSAGE_BYTES, b' ');
+            publisher.publish("pressure/slow", payload, 1).await;
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let mut last = (usize::MAX, Instant::now());
+    let held_at = eventually("the publisher stands still", START, || {
+        let now = acknowledged.load(Ordering::SeqCst);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        let stands_still = last.1.elapsed() > Duration::from_millis(500);
+        async move { (stands_still && now > 0).then_some(now) }
+    })
+    .await;
+    println!("slow-subscriber: {held_at} of {MESSAGES} messages were taken on");
+    assert!(
+        held_at < MESSAGES / 2,
+        "{held_at} messages of {MESSAGE_BYTES} bytes were taken on"
+    );
+    for number in 0..MESSAGES {
+        let message = subscriber.message().await;
+        assert_eq!(message.text().trim_end(), number.to_string());
+    }
+    publishing.await.expect("every message is acknowledged");
+    cluster.assert_no_panic();
+}
+
+/// The groups that the node leads, as the newest of all nodes' views.
+async fn led_by(cluster: &Cluster, node: u64) -> Vec<String> {
+    let shards = (0..SHARDS).map(|shard| format!("shard-{shard}"));
+    let mut led = Vec::new();
+    for group in std::iter::once("meta".to_owned()).chain(shards) {
+        if cluster.leader_of(&group).await == node {
+            led.push(group);
+        }
+    }
+    led
+}
+
+/// The thread that writes and syncs the logs of all groups.
+const LOG_WRITER: &str = "lontra-log";
+/// P10.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+/// How long nothing may move in the drain before what is missing counts as lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// 64 MiB in all: more than twice what outbox, the publisher and the sockets of both hold.
+const MESSAGES: usize = 1_000;
+const MESSAGE_BYTES: usize = 64 * 1024;
+/// The default of `cluster.shards`.
+const SHARDS: u16 = 12;
