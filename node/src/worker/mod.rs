@@ -10,7 +10,9 @@
 mod accept;
 mod access;
 pub mod config;
+pub mod deadlines;
 mod deliver;
+pub mod wake;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +33,8 @@ use lontra_storage::topic_tree::TopicTree;
 use tokio::sync::{Notify, watch};
 
 pub use self::config::{ListenerConfig, WorkerConfig};
+use self::deadlines::Deadlines;
+use self::wake::Wake;
 use crate::auth::Access;
 use crate::auth::scram::Exchange;
 use crate::gateway::listen::Listening;
@@ -64,6 +68,7 @@ pub struct Worker {
     /// The multi-threaded runtime, for what may touch a disk.
     pub runtime: tokio::runtime::Handle,
     pub routes: RefCell<RouteCache>,
+    pub deadlines: Deadlines,
     connections: RefCell<HashMap<u64, Rc<Client>>>,
     sessions: RefCell<HashMap<SessionId, Rc<Client>>>,
     /// Subscriptions of the connected sessions here, by filter.
@@ -83,7 +88,9 @@ pub struct Client {
     pub peer: Peer,
     pub connection: RefCell<Connection>,
     /// Something happened that its gateway task must act on.
-    pub wake: Notify,
+    pub wake: Wake,
+    /// Until when its task waits.
+    pub deadline: deadlines::Entry,
     pub fence: RefCell<Option<Arc<Fence>>>,
     /// The incarnation under which it was attached.
     pub incarnation: Cell<Incarnation>,
@@ -203,6 +210,7 @@ pub fn spawn(
                 handshakes: Handshakes::default(),
                 sys,
                 runtime: main,
+                deadlines: Deadlines::default(),
                 connections: RefCell::default(),
                 sessions: RefCell::default(),
                 filters: RefCell::default(),
@@ -217,6 +225,7 @@ pub fn spawn(
 
 async fn run(worker: Rc<Worker>, listeners: Vec<Listening>, mut queue: WorkerQueue, mut stop: watch::Receiver<bool>) {
     let mut accepting = accept::begin(&worker, listeners);
+    tokio::task::spawn_local(deadlines::run(worker.clone()));
     let mut config = worker.config.clone();
     config.mark_unchanged();
     loop {
@@ -253,7 +262,8 @@ impl Worker {
             config,
             peer,
             connection: RefCell::new(Connection::new(policy, waits.0, waits.1, now)),
-            wake: Notify::new(),
+            wake: Wake::default(),
+            deadline: deadlines::Entry::default(),
             fence: RefCell::default(),
             incarnation: Cell::default(),
             subscriptions: RefCell::default(),
@@ -591,6 +601,7 @@ impl Worker {
             }
         }
         self.connections.borrow_mut().remove(&client.id);
+        self.deadlines.forget(client.id, &client.deadline);
         self.remove_filters(client, &filters);
         filters
     }
