@@ -11,7 +11,7 @@
 //! is left out; a page is handed on only when everything that it shows has been delivered here.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ use crate::worker::{Client, Worker};
 /// The replays of one connection.
 #[derive(Default)]
 pub struct Replays {
-    running: RefCell<HashMap<u64, Rc<Replay>>>,
+    running: RefCell<BTreeMap<u64, Rc<Replay>>>,
     next: Cell<u64>,
     /// One of them is over.
     fewer: Notify,

@@ -47,7 +47,7 @@ use crate::limits::flow::{Flow, Pace};
 use crate::metrics::NodeMetrics;
 use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::codec::{self, Direction, ReasonCode, Violation};
-use crate::protocol::connection::Connection;
+use crate::protocol::connection::{Connection, Output};
 use crate::session::execute;
 use crate::session::operations::Operations;
 use crate::session::publishes::Publishes;
@@ -73,6 +73,8 @@ pub struct Worker {
     sessions: RefCell<HashMap<SessionId, Rc<Client>>>,
     /// Subscriptions of the connected sessions here, by filter.
     filters: RefCell<TopicTree<BTreeMap<u64, SubscriptionOptions>>>,
+    /// Room for what a connection asks for, lent to the one whose turn it is: each packet needs it, and no idle one keeps it.
+    pub outputs: Cell<Vec<Output>>,
     next_connection: Cell<u64>,
     numbers: Cell<u64>,
     /// Whose turn it is in shared groups at QoS 0. Not `numbers`: a publish takes one of those too, and with two members
@@ -112,9 +114,9 @@ pub struct Client {
     /// Until when it is not read from: it is above a rate.
     pub held: Cell<Option<Instant>>,
     /// Its places among the connections of its address and of its user.
-    pub places: RefCell<(Option<Place>, Option<UserPlace>)>,
+    pub places: RefCell<(Option<Place>, Option<Box<UserPlace>>)>,
     /// Its enhanced authentication, between a challenge and the answer.
-    pub exchange: RefCell<Option<Exchange>>,
+    pub exchange: RefCell<Option<Box<Exchange>>>,
 }
 
 impl Client {
@@ -214,6 +216,7 @@ pub fn spawn(
                 connections: RefCell::default(),
                 sessions: RefCell::default(),
                 filters: RefCell::default(),
+                outputs: Cell::default(),
                 next_connection: Cell::new(1),
                 numbers: Cell::new(0),
                 turns: Cell::new(0),
@@ -298,6 +301,9 @@ impl Worker {
                     break;
                 }
                 Ok(Some(length)) => {
+                    if connection.outputs.capacity() == 0 {
+                        connection.outputs = self.outputs.take();
+                    }
                     let frame = received.split_to(length).freeze();
                     packets += 1;
                     let is_publish = frame.first().is_some_and(|first| first >> 4 == PUBLISH);
