@@ -199,7 +199,7 @@ mod tests {
             answers.connack(connack, out)
         };
         // Each with the bytes of its shortest form, and whether Request Problem Information 0 leaves the string out.
-        let cases: [(&str, Write, usize, bool); 5] = [
+        let cases: [(&str, Write, u32, bool); 5] = [
             (
                 "PUBACK",
                 |a, out| a.ack(AckKind::PubAck, ID, ReasonCode::QUOTA_EXCEEDED, out),
