@@ -448,10 +448,8 @@ impl Cluster {
                 epoch,
                 filters,
             };
-            let (index, replies) = self
-                .inner
-                .change_meta("unsubscribe", &[operation], OPERATION_MAX)
-                .await?;
+            let changed = self.inner.change_meta("unsubscribe", &[operation], OPERATION_MAX).await;
+            let (index, replies) = changed.map_err(|error| begun(!existed.is_empty(), error))?;
             let Some(MetaReply::Unsubscribed { existed: some }) = replies.into_iter().next() else {
                 return Err(MetaError::Stale);
             };
@@ -512,7 +510,9 @@ impl Cluster {
         let unused = self.inner.node_routes.uncount(&filters);
         if !unused.is_empty() {
             let inner = self.inner.clone();
-            self.inner.runtime.spawn(async move { inner.unpublish_routes(unused).await });
+            self.inner
+                .runtime
+                .spawn(async move { inner.unpublish_routes(unused).await });
         }
     }
 

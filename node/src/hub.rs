@@ -11,7 +11,7 @@
 //!   durable sessions then read pages, connected ephemeral ones with QoS 1 subscriptions are let go.
 //! - `one-owner`: a fence that is set stays set; a connection looks at it before it acts.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ pub struct CreditBook {
     free: AtomicUsize,
     load: AtomicUsize,
     /// Guards what is reserved, by queue, and since when; the oldest first.
-    reserved: Mutex<HashMap<(ShardId, SessionId), Reservations>>,
+    reserved: Mutex<BTreeMap<(ShardId, SessionId), Reservations>>,
 }
 
 /// Messages reserved for offers of one queue, and since when.

@@ -28,6 +28,7 @@ pub mod operator;
 pub mod pid_file;
 pub mod probe;
 pub mod protocol;
+mod rare;
 pub mod reload;
 pub mod session;
 pub mod start;

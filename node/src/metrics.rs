@@ -176,8 +176,12 @@ pub struct NodeMetrics {
     connections: IntGauge,
     connects: IntCounterVec,
     disconnects: IntCounterVec,
+    /// By QoS.
     received: IntCounterVec,
     sent: IntCounterVec,
+    /// The counters of those: finding one by its label costs more than the rest of counting.
+    received_at: [IntCounter; 3],
+    sent_at: [IntCounter; 3],
     dropped: IntCounterVec,
     publish_ack: Histogram,
     subscriptions: IntGauge,
@@ -221,7 +225,11 @@ impl NodeMetrics {
             "lontra_listener_connections",
             "Network connections of clients that are open, by the kind of their listener.",
         );
+        let received = counters("lontra_messages_received_total", "PUBLISH packets from clients.", "qos");
+        let sent = counters("lontra_messages_sent_total", "PUBLISH packets to clients.", "qos");
         let metrics = NodeMetrics {
+            received_at: QOS_LABELS.map(|qos| received.with_label_values(&[qos])),
+            sent_at: QOS_LABELS.map(|qos| sent.with_label_values(&[qos])),
             limits: LimitMetrics::new(registry),
             listener_connections: IntGaugeVec::new(by_kind, &["kind"]).expect("a valid metric name"),
             handshakes: counters(
@@ -254,8 +262,8 @@ impl NodeMetrics {
                 "Connections ended, by the reason code that tells why.",
                 "reason",
             ),
-            received: counters("lontra_messages_received_total", "PUBLISH packets from clients.", "qos"),
-            sent: counters("lontra_messages_sent_total", "PUBLISH packets to clients.", "qos"),
+            received,
+            sent,
             dropped: counters(
                 "lontra_messages_dropped_total",
                 "Messages that a matching client did not get, by reason.",
@@ -315,10 +323,6 @@ impl NodeMetrics {
         let failures = HandshakeFailure::ALL.map(HandshakeFailure::name);
         for result in [HANDSHAKE_FULL, HANDSHAKE_RESUMED].into_iter().chain(failures) {
             metrics.handshakes.with_label_values(&[result]).inc_by(0);
-        }
-        for qos in QOS_LABELS {
-            metrics.received.with_label_values(&[qos]).inc_by(0);
-            metrics.sent.with_label_values(&[qos]).inc_by(0);
         }
         for reason in Drop::ALL {
             metrics.dropped.with_label_values(&[reason.name()]).inc_by(0);
@@ -453,11 +457,11 @@ impl NodeMetrics {
     }
 
     pub fn message_received(&self, qos: u8) {
-        self.received.with_label_values(&[qos_label(qos)]).inc();
+        self.received_at[usize::from(qos.min(2))].inc();
     }
 
-    pub fn message_sent(&self, qos: u8) {
-        self.sent.with_label_values(&[qos_label(qos)]).inc();
+    pub fn messages_sent(&self, qos: u8, count: u64) {
+        self.sent_at[usize::from(qos.min(2))].inc_by(count);
     }
 
     pub fn dropped(&self, reason: Drop, count: u64) {
@@ -492,10 +496,6 @@ const HANDSHAKE_FULL: &str = "full";
 const HANDSHAKE_RESUMED: &str = "resumed";
 const RELOAD_APPLIED: &str = "applied";
 const RELOAD_REFUSED: &str = "refused";
-
-fn qos_label(qos: u8) -> &'static str {
-    QOS_LABELS[usize::from(qos.min(2))]
-}
 
 const QOS_LABELS: [&str; 3] = ["0", "1", "2"];
 

@@ -20,6 +20,7 @@ use super::authorized::Authorized;
 use super::cluster::ClusterAccess;
 use super::identity::Identity;
 use super::rule::Subject;
+use crate::rare::Rare;
 
 /// Of one connection; shared with its outbound half.
 #[derive(Debug)]
@@ -67,8 +68,8 @@ impl Access {
             true => Permissions::all(),
             false => acl.permissions(&subject, self.identity.rules.as_deref()),
         };
-        self.publish.borrow_mut().0.clear();
-        self.read.borrow_mut().0.clear();
+        self.publish.take();
+        self.read.take();
     }
 
     /// Whether a ban of the cluster is about this connection.
@@ -91,8 +92,8 @@ impl Access {
     /// Nothing is allowed any more.
     pub fn revoke(&self) {
         *self.permissions.borrow_mut() = Permissions::none();
-        self.publish.borrow_mut().0.clear();
-        self.read.borrow_mut().0.clear();
+        self.publish.take();
+        self.read.take();
     }
 
     pub fn may_publish(&self, topic: &str) -> bool {
@@ -132,19 +133,20 @@ impl Access {
 
 /// By topic.
 #[derive(Debug, Default)]
-struct Decisions(HashMap<Box<str>, bool>);
+struct Decisions(Rare<HashMap<Box<str>, bool>>);
 
 impl Decisions {
     fn decide(&mut self, topic: &str, decide: impl FnOnce(&str) -> bool) -> bool {
-        if let Some(decision) = self.0.get(topic) {
+        if let Some(decision) = self.0.get().and_then(|decisions| decisions.get(topic)) {
             return *decision;
         }
         let decision = decide(topic);
         if topic.len() <= TOPIC_BYTES_MAX {
-            if self.0.len() >= DECISIONS_MAX {
-                self.0.clear();
+            let decisions = self.0.make();
+            if decisions.len() >= DECISIONS_MAX {
+                decisions.clear();
             }
-            self.0.insert(topic.into(), decision);
+            decisions.insert(topic.into(), decision);
         }
         decision
     }
@@ -172,6 +174,10 @@ mod tests {
         Access::new(Identity::anonymous(), "c", None, &acl(rules))
     }
 
+    fn kept(access: &Access) -> usize {
+        access.publish.borrow().0.get().map_or(0, HashMap::len)
+    }
+
     #[test]
     fn decisions_are_those_of_the_permissions_and_change_with_them() {
         let access = access(&["allow publish a/%c", "allow subscribe b/#"]);
@@ -192,11 +198,11 @@ mod tests {
         let access = access(&["allow publish a/#"]);
         for n in 0..1000 {
             assert!(access.may_publish(&format!("a/{n}")));
-            assert!(access.publish.borrow().0.len() <= DECISIONS_MAX);
+            assert!(kept(&access) <= DECISIONS_MAX);
         }
-        let before = access.publish.borrow().0.len();
+        let before = kept(&access);
         assert!(access.may_publish(&format!("a/{}", "x".repeat(TOPIC_BYTES_MAX))));
-        assert_eq!(access.publish.borrow().0.len(), before, "long topics are not kept");
+        assert_eq!(kept(&access), before, "long topics are not kept");
     }
 
     /// Prints what a decision costs: `cargo test -p lontra --lib warm_decision -- --nocapture`.

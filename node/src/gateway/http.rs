@@ -48,6 +48,7 @@ pub async fn serve(
     stream: Stream,
     accepted: Instant,
     place: Option<Place>,
+    guard: impl Sized,
 ) {
     let (upgraded, peer) = (Cell::new(false), RefCell::new(peer));
     let service = service_fn(|request| {
@@ -77,7 +78,7 @@ pub async fn serve(
             let early = [&parts.read_buf[..], &received].concat();
             let transport = WebSocket::new(stream, &early, super::received_max(&config));
             let peer = peer.into_inner();
-            super::run(worker.clone(), config.clone(), peer, transport, accepted, place).await;
+            super::run(worker.clone(), config.clone(), peer, transport, accepted, place, guard).await;
         }
     }
 }

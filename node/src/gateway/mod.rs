@@ -6,7 +6,9 @@
 //!                           └─▶ http ─▶ ws ──┘                                             the only one on its socket
 //! ```
 //!
-//! An idle connection holds no buffer: it waits for readiness, and reads into memory only when there is something.
+//! An idle connection holds no buffer: it waits for readiness, and reads into memory only when there is something. Its task
+//! is little more than what [`Serving`] says, which is polled by hand: it waits for its socket and one word
+//! ([`Wake`](crate::worker::wake::Wake)), and its deadline stands in its worker's set of them.
 
 pub mod http;
 pub mod listen;
@@ -18,10 +20,13 @@ pub mod tls;
 pub mod unfinished;
 pub mod ws;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -34,21 +39,42 @@ use crate::metrics::Refusal;
 use crate::protocol::codec::ReasonCode;
 use crate::session::admit;
 use crate::session::end::{self, Farewell};
+use crate::worker::wake::Woken;
 use crate::worker::{Client, ListenerConfig, Progress, Worker};
 
-/// Serves a connection of a listener, which has this configuration, until it ends.
-pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Socket, mut peer: Peer) {
+/// Serves a connection of a listener, which has this configuration, by a task of its own; `guard` is dropped when it has ended.
+pub fn spawn(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Socket, peer: Peer, guard: impl Sized + 'static) {
     let accepted = Instant::now();
     if let Socket::Tcp(stream) = &socket {
         let _ = stream.set_nodelay(true);
-        if config.proxy_protocol {
-            let told = told_by_proxy(&config, stream, &peer, accepted).await;
-            let Ok(told) = told.inspect_err(|why| tracing::debug!(%peer, listener = config.name, why, "not served"))
-            else {
-                return worker.metrics.connection_refused(Refusal::Proxy);
-            };
-            peer.address = told.or(peer.address);
-        }
+    }
+    if config.proxy_protocol || config.tls.is_some() || config.kind.is_websocket() {
+        let serving = serve(worker, config, socket, peer, accepted, guard);
+        tokio::task::spawn_local(serving);
+    } else {
+        // A task is as large as the largest of what it may wait for: handshakes are none of this one's.
+        let stream = Stream::Plain(socket);
+        let serving = run(worker, config, peer, stream, accepted, None, guard);
+        tokio::task::spawn_local(serving);
+    }
+}
+
+async fn serve(
+    worker: Rc<Worker>,
+    config: Arc<ListenerConfig>,
+    socket: Socket,
+    mut peer: Peer,
+    accepted: Instant,
+    guard: impl Sized + 'static,
+) {
+    if let Socket::Tcp(stream) = &socket
+        && config.proxy_protocol
+    {
+        let told = Box::pin(told_by_proxy(&config, stream, &peer, accepted)).await;
+        let Ok(told) = told.inspect_err(|why| tracing::debug!(%peer, listener = config.name, why, "not served")) else {
+            return worker.metrics.connection_refused(Refusal::Proxy);
+        };
+        peer.address = told.or(peer.address);
     }
     let mut place = None;
     let stream = match &config.tls {
@@ -72,7 +98,7 @@ pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Sock
                 tls.handshakes_max,
                 deadline,
             );
-            match done.await {
+            match Box::pin(done).await {
                 Ok(done) => {
                     worker.metrics.handshake_done(done.is_resumed, done.elapsed);
                     peer.certificate = done.certificate;
@@ -88,8 +114,8 @@ pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Sock
         }
     };
     match config.kind.is_websocket() {
-        false => run(worker, config, peer, stream, accepted, place).await,
-        true => http::serve(worker, config, peer, stream, accepted, place).await,
+        false => run(worker, config, peer, stream, accepted, place, guard).await,
+        true => http::serve(worker, config, peer, stream, accepted, place, guard).await,
     }
 }
 
@@ -112,12 +138,8 @@ async fn told_by_proxy(
 
 /// What carries the bytes of MQTT between one client and [`run`]. Nothing here waits but `ready` and `close`.
 trait Transport {
-    /// Waits until it can be read or written, whichever is asked for; whether it can be read. Never resolves when
-    /// nothing is asked for.
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is read.
-    async fn ready(&self, read: bool, write: bool) -> bool;
+    /// Whether it can be read; ready once it can be read or written, whichever is asked for, and never when nothing is.
+    fn poll_ready(&self, context: &mut Context<'_>, read: bool, write: bool) -> Poll<bool>;
 
     /// Appends what has come.
     ///
@@ -145,217 +167,283 @@ trait Transport {
     async fn close(self, reason: ReasonCode);
 }
 
-/// Serves a connection, accepted at `accepted` under `config`, until it ends, on whichever side. `place` is what it was
-/// given before its handshake.
-async fn run<T: Transport>(
+/// Serves a connection, accepted at `accepted` under `config`, until it ends, on whichever side; then `guard` is dropped.
+/// `place` is what it was given before its handshake.
+fn run<T: Transport>(
     worker: Rc<Worker>,
     config: Arc<ListenerConfig>,
     peer: Peer,
-    mut transport: T,
+    transport: T,
     accepted: Instant,
     place: Option<Place>,
-) {
-    let received_max = received_max(&config);
+    guard: impl Sized,
+) -> impl Future<Output = ()> {
     let client = worker.open(config, peer, accepted);
     admit::connection(&worker, &client, place);
-    let mut received = BytesMut::new();
-    let mut sending = BytesMut::new();
-    let mut flush_deadline = None;
-    // Nothing more comes; what came before is still looked at.
-    let mut ended = false;
-    let mut is_abrupt = false;
-    let mut turn = 0;
-    let mut has_progressed = false;
-    // The last read left nothing in the socket.
-    let mut is_drained = true;
+    let mut serving = Serving {
+        worker,
+        client,
+        transport,
+        received: BytesMut::new(),
+        sending: BytesMut::new(),
+        flush_deadline: None,
+        turn: 0,
+        has_progressed: false,
+        is_drained: true,
+        reads: false,
+        writes: false,
+        acts: true,
+        is_due: false,
+        ended: false,
+        is_abrupt: false,
+    };
+    // It is captured, and neither an argument nor awaited itself: those are kept twice.
+    async move {
+        poll_fn(|context| serving.poll(context)).await;
+        Box::pin(serving.end()).await;
+        drop(guard);
+    }
+}
 
-    loop {
-        let before = received.len();
-        let progress = worker.advance(&client, &mut received);
-        has_progressed |= received.len() < before;
-        if !is_abrupt && client.connection.borrow().has_will() {
-            // Its DISCONNECT may be read and this process die: only a close that says "done" is in order. (P7)
-            transport.set_abrupt(true);
-            is_abrupt = true;
+/// A connection that is being served.
+struct Serving<T> {
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    transport: T,
+    received: BytesMut,
+    sending: BytesMut,
+    flush_deadline: Option<Instant>,
+    /// Bytes read since it was the others' turn.
+    turn: usize,
+    /// A whole packet was taken since the worker was told of what is unfinished.
+    has_progressed: bool,
+    /// The last read left nothing in the socket.
+    is_drained: bool,
+    /// What it waits for, besides being woken.
+    reads: bool,
+    writes: bool,
+    /// Something has happened since it acted last.
+    acts: bool,
+    is_due: bool,
+    /// Nothing more comes; what came before is still looked at.
+    ended: bool,
+    is_abrupt: bool,
+}
+
+/// What follows an [`Serving::act`].
+enum Next {
+    Act,
+    /// Again, after the others.
+    Yield,
+    Wait,
+    Over,
+}
+
+impl<T: Transport> Serving<T> {
+    /// Ready once it is over.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.turn >= TURN_BYTES {
+                // Those behind it wait for one turn of each, however much a client has in its socket.
+                self.turn = 0;
+                // Polled once, it has this task polled again; it need not be kept for that.
+                if pin!(tokio::task::yield_now()).poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+            while self.acts {
+                match self.act() {
+                    Next::Act => {}
+                    Next::Yield => break,
+                    Next::Wait => self.acts = false,
+                    Next::Over => return Poll::Ready(()),
+                }
+            }
+            if self.acts {
+                continue;
+            }
+            let woken = self.client.wake.poll(context);
+            let ready = self.transport.poll_ready(context, self.reads, self.writes);
+            if woken.is_pending() && ready.is_pending() {
+                return Poll::Pending;
+            }
+            self.acts = true;
+            self.is_due |= woken == Poll::Ready(Woken { is_due: true });
+            // What stands in the socket when a deadline is found passed came in time, if it was the node that stood still.
+            if self.reads && (ready == Poll::Ready(true) || self.is_due) {
+                let before = self.received.len();
+                self.ended = self.transport.read(&mut self.received).is_err();
+                let read = self.received.len() - before;
+                self.worker.metrics.received_bytes(read);
+                self.turn += read;
+                self.is_drained = read < READ_BYTES;
+            }
+            if self.received.is_empty() {
+                self.received = BytesMut::new();
+            }
         }
-        if ended && progress == Progress::NeedsMore {
+    }
+
+    /// Does what can be done now, and decides what to wait for.
+    fn act(&mut self) -> Next {
+        let (worker, client) = (self.worker.clone(), self.client.clone());
+        let before = self.received.len();
+        let progress = worker.advance(&client, &mut self.received);
+        self.has_progressed |= self.received.len() < before;
+        // After what came in time was looked at.
+        if std::mem::take(&mut self.is_due) && !self.deadline_passed(Instant::now()) {
+            return Next::Over;
+        }
+        if !self.is_abrupt && client.connection.borrow().has_will() {
+            // Its DISCONNECT may be read and this process die: only a close that says "done" is in order. (P7)
+            self.transport.set_abrupt(true);
+            self.is_abrupt = true;
+        }
+        if self.ended && progress == Progress::NeedsMore {
             let mut connection = client.connection.borrow_mut();
             // One that is ending has words to send.
             if connection.ending().is_none() {
                 connection.lost();
-                break;
+                return Next::Over;
             }
         }
         let was_full = client.is_full(&client.connection.borrow());
-        if flush_all(&worker, &client, &mut transport, &mut sending).is_err() {
+        if self.flush().is_err() {
             client.connection.borrow_mut().lost();
-            break;
+            return Next::Over;
         }
-        if was_full && sending.is_empty() && client.connection.borrow().out.is_empty() {
+        if was_full && self.sending.is_empty() && client.connection.borrow().out.is_empty() {
             // What was received and not looked at has no other wake-up.
-            continue;
+            return Next::Act;
         }
         if progress == Progress::TurnOver {
-            turn = 0;
-            tokio::task::yield_now().await;
-            continue;
+            // The others are due first; then it goes on.
+            self.turn = TURN_BYTES;
+            return Next::Yield;
         }
-        if client.connection.borrow().ending().is_some() {
-            // Nothing of it is looked at any more.
-            received = BytesMut::new();
-            worker.unfinished.forget(client.id);
+        self.tell_unfinished();
+        let connection = client.connection.borrow();
+        let deadline = if connection.ending().is_some() {
+            if self.sending.is_empty() && connection.out.is_empty() && !self.transport.has_unwritten() {
+                return Next::Over;
+            }
+            (self.reads, self.writes) = (false, true);
+            Some(*self.flush_deadline.get_or_insert_with(|| Instant::now() + FLUSH_MAX))
         } else {
-            if is_drained && received.len() <= KEPT_MAX && received.capacity() > 2 * KEPT_MAX {
-                // More may be long in coming: what is kept grows with what came. Larger pieces are not copied for each byte that
-                // comes; their room counts.
-                received = BytesMut::from(&received[..]);
-            }
-            let held = match received.is_empty() {
-                true => transport.kept(),
-                false => received.capacity() + transport.kept(),
+            // Also between CONNECT and CONNACK: a client that gives up meanwhile must not be attached later, when it may
+            // be served elsewhere.
+            let held = client.held.get();
+            let room = match connection.is_attaching() {
+                true => READ_BYTES,
+                // `back-pressure-first`: its socket waits.
+                false if held.is_some() => 0,
+                false if connection.wants_packets() => received_max(&client.config),
+                false => 0,
             };
-            worker.tell_unfinished(&client, held, std::mem::take(&mut has_progressed));
-        }
-        let wait = {
-            let connection = client.connection.borrow();
-            if connection.ending().is_some() {
-                if sending.is_empty() && connection.out.is_empty() && !transport.has_unwritten() {
-                    break;
-                }
-                let deadline = *flush_deadline.get_or_insert_with(|| Instant::now() + FLUSH_MAX);
-                Wait {
-                    read: false,
-                    write: true,
-                    deadline: Some(deadline),
-                }
-            } else {
-                let withheld = connection.is_withheld();
-                // Also between CONNECT and CONNACK: a client that gives up meanwhile must not be attached later, when it may
-                // be served elsewhere.
-                let held = client.held.get();
-                let room = match connection.is_attaching() {
-                    true => READ_BYTES,
-                    // `back-pressure-first`: its socket waits.
-                    false if held.is_some() => 0,
-                    false if connection.wants_packets() => received_max,
-                    false => 0,
-                };
-                Wait {
-                    read: !ended && received.len() < room,
-                    // What is withheld waits for the lease, which wakes it, not for the socket.
-                    write: !withheld && (!sending.is_empty() || transport.has_unwritten()),
-                    deadline: [connection.next_deadline(), held].into_iter().flatten().min(),
-                }
-            }
+            self.reads = !self.ended && self.received.len() < room;
+            // What is withheld waits for the lease, which wakes it, not for the socket.
+            let may_write = !connection.is_withheld();
+            self.writes = may_write && (!self.sending.is_empty() || self.transport.has_unwritten());
+            let kept = (connection.out.capacity() > 0).then(|| Instant::now() + KEPT_FOR);
+            [connection.next_deadline(), held, kept].into_iter().flatten().min()
         };
-        let woken = wait.until(&transport, &client).await;
-        let is_late = matches!(woken, Woken::Deadline);
-        // What stands in the socket when a deadline is found passed came in time, if it was the node that stood still.
-        if matches!(woken, Woken::Ready { readable: true }) || is_late && wait.read {
-            let before = received.len();
-            ended = transport.read(&mut received).is_err();
-            worker.metrics.received_bytes(received.len() - before);
-            turn += received.len() - before;
-            is_drained = received.len() - before < READ_BYTES;
+        worker.deadlines.wait_until(client.id, &client.deadline, deadline);
+        Next::Wait
+    }
+
+    /// Something may be due now. False: its time to take the last packet is over.
+    fn deadline_passed(&mut self, now: Instant) -> bool {
+        if self.flush_deadline.is_some_and(|deadline| now >= deadline) {
+            return false;
         }
-        if is_late {
-            if flush_deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                break;
+        // Time without a lease does not count, also if it goes on.
+        self.worker.withholds(&self.client);
+        let mut connection = self.client.connection.borrow_mut();
+        connection.deadline_passed(now);
+        if connection.out.is_empty() {
+            connection.out = BytesMut::new();
+        }
+        true
+    }
+
+    /// Tells the worker of what it holds of packets that are not whole, or not handed in yet.
+    fn tell_unfinished(&mut self) {
+        if self.client.connection.borrow().ending().is_some() {
+            // Nothing of it is looked at any more.
+            self.received = BytesMut::new();
+            return self.worker.unfinished.forget(self.client.id);
+        }
+        if self.is_drained && self.received.len() <= KEPT_MAX && self.received.capacity() > 2 * KEPT_MAX {
+            // More may be long in coming: what is kept grows with what came. Larger pieces are not copied for each byte that
+            // comes; their room counts.
+            self.received = BytesMut::from(&self.received[..]);
+        }
+        let held = match self.received.is_empty() {
+            true => self.transport.kept(),
+            false => self.received.capacity() + self.transport.kept(),
+        };
+        let has_progressed = std::mem::take(&mut self.has_progressed);
+        self.worker.tell_unfinished(&self.client, held, has_progressed);
+    }
+
+    /// Flushes, and lets the connection fill what became free: what waited for room has no other wake-up. Writes nothing while
+    /// the client is not to be served; if its connection ends meanwhile, no more than why, and not even that behind a packet of
+    /// which it has a part. (P6)
+    fn flush(&mut self) -> io::Result<()> {
+        loop {
+            if self.worker.withholds(&self.client) {
+                let is_ending = self.client.connection.borrow().ending().is_some();
+                match (is_ending, self.sending.is_empty()) {
+                    (false, _) => return Ok(()),
+                    (true, false) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                    (true, true) => {}
+                }
             }
-            worker.advance(&client, &mut received);
-            // Time without a lease does not count, also if it goes on.
-            worker.withholds(&client);
-            client.connection.borrow_mut().deadline_passed(Instant::now());
-        }
-        if received.is_empty() {
-            received = BytesMut::new();
-        }
-        if turn >= TURN_BYTES {
-            // Those behind it wait for one turn of each, however much a client has in its socket.
-            turn = 0;
-            tokio::task::yield_now().await;
+            if self.sending.is_empty() {
+                // All that has gathered is one write.
+                self.sending = self.client.connection.borrow_mut().take_out();
+                if !self.sending.is_empty() {
+                    let packets = packets_in(&self.sending);
+                    self.worker.metrics.sent(packets, self.sending.len());
+                }
+            }
+            let length = self.sending.len();
+            self.transport.write(&mut self.sending)?;
+            if !self.sending.is_empty() {
+                return Ok(());
+            }
+            let mut written = std::mem::take(&mut self.sending);
+            if length >= KEPT_BYTES {
+                // Whoever is sent much is so again soon.
+                written.clear();
+                self.client.connection.borrow_mut().keep_buffer(written);
+            }
+            self.worker.pump(&self.client);
+            if self.client.connection.borrow().out.is_empty() {
+                return Ok(());
+            }
         }
     }
-    worker.unfinished.forget(client.id);
-    let reason = client.connection.borrow().ending().map(|ending| ending.reason);
-    if end::connection(&worker, &client).await == Farewell::Abrupt {
-        return;
+
+    /// Gives back what it served; then the socket closes.
+    async fn end(self) {
+        self.worker.unfinished.forget(self.client.id);
+        let reason = self.client.connection.borrow().ending().map(|ending| ending.reason);
+        if end::connection(&self.worker, &self.client).await == Farewell::Abrupt {
+            return;
+        }
+        if self.is_abrupt {
+            self.transport.set_abrupt(false);
+        }
+        self.transport
+            .close(reason.unwrap_or(ReasonCode::UNSPECIFIED_ERROR))
+            .await;
     }
-    if is_abrupt {
-        transport.set_abrupt(false);
-    }
-    transport.close(reason.unwrap_or(ReasonCode::UNSPECIFIED_ERROR)).await;
 }
 
 /// The largest packet must fit; beyond, a client that may not send now is not read from.
 fn received_max(config: &ListenerConfig) -> usize {
     RECEIVED_MAX.max(config.limits.packet_bytes + HEADER_MAX)
-}
-
-struct Wait {
-    read: bool,
-    write: bool,
-    deadline: Option<Instant>,
-}
-
-enum Woken {
-    Ready { readable: bool },
-    Deadline,
-    Event,
-}
-
-impl Wait {
-    async fn until<T: Transport>(&self, transport: &T, client: &Client) -> Woken {
-        tokio::select! {
-            ready = transport.ready(self.read, self.write) => Woken::Ready { readable: self.read && ready },
-            () = client.wake.notified() => Woken::Event,
-            () = sleep_until(self.deadline) => Woken::Deadline,
-        }
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Flushes, and lets the connection fill what became free: what waited for room has no other wake-up. Writes nothing while the
-/// client is not to be served; if its connection ends meanwhile, no more than why, and not even that behind a packet of which
-/// it has a part. (P6)
-fn flush_all<T: Transport>(
-    worker: &Rc<Worker>,
-    client: &Rc<Client>,
-    transport: &mut T,
-    sending: &mut BytesMut,
-) -> io::Result<()> {
-    loop {
-        if worker.withholds(client) {
-            let is_ending = client.connection.borrow().ending().is_some();
-            match (is_ending, sending.is_empty()) {
-                (false, _) => return Ok(()),
-                (true, false) => return Err(io::ErrorKind::ConnectionAborted.into()),
-                (true, true) => {}
-            }
-        }
-        if sending.is_empty() {
-            *sending = client.connection.borrow_mut().take_out();
-            if !sending.is_empty() {
-                worker.metrics.sent(packets_in(sending), sending.len());
-            }
-        }
-        // All that has gathered is one write.
-        transport.write(sending)?;
-        if !sending.is_empty() {
-            return Ok(());
-        }
-        *sending = BytesMut::new();
-        worker.pump(client);
-        if client.connection.borrow().out.is_empty() {
-            return Ok(());
-        }
-    }
 }
 
 /// How many packets our own encoders have put there.
@@ -390,6 +478,10 @@ const RECEIVED_MAX: usize = 2 * 1024 * 1024;
 const HEADER_MAX: usize = 5;
 /// A client that ends gets this long to take the packet that tells why.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
+/// A connection that was sent as much at a time keeps the memory of it,
+const KEPT_BYTES: usize = 1024;
+/// but no longer than this at a time: one that is idle has none.
+const KEPT_FOR: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

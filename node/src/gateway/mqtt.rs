@@ -1,6 +1,7 @@
 //! MQTT over TCP, TLS and Unix sockets: its packets are the bytes of the stream.
 
 use std::io;
+use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 
@@ -9,8 +10,8 @@ use super::socket::Stream;
 use crate::protocol::codec::ReasonCode;
 
 impl Transport for Stream {
-    async fn ready(&self, read: bool, write: bool) -> bool {
-        Stream::ready(self, read, write).await
+    fn poll_ready(&self, context: &mut Context<'_>, read: bool, write: bool) -> Poll<bool> {
+        Stream::poll_ready(self, context, read, write)
     }
 
     fn read(&mut self, received: &mut BytesMut) -> io::Result<()> {

@@ -76,16 +76,32 @@ impl Socket {
     /// Appends what has come.
     fn read(&self, received: &mut BytesMut) -> io::Result<()> {
         received.reserve(READ_BYTES);
+        let room = received.capacity() - received.len();
         let read = match self {
             Socket::Tcp(stream) => stream.try_read_buf(received),
             Socket::Unix(stream) => stream.try_read_buf(received),
         };
         match read {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(()),
+            Ok(read) => {
+                if read < room {
+                    self.note_drained();
+                }
+                Ok(())
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// A read brought less than it had room for: nothing is left. What comes later is an event of its own (epoll tells edges),
+    /// which this thread has not seen yet; so the next look at the socket waits, without a read that would find nothing.
+    fn note_drained(&self) {
+        let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = match self {
+            Socket::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
+            Socket::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+        };
     }
 
     fn poll_ready(&self, context: &mut Context<'_>, write: bool) -> Poll<io::Result<()>> {
@@ -111,10 +127,23 @@ impl Stream {
     /// # Cancel safety
     /// Safe: nothing is read.
     pub async fn ready(&self, read: bool, write: bool) -> bool {
+        poll_fn(|context| self.poll_ready(context, read, write)).await
+    }
+
+    /// Whether it can be read from, or a read tells why not; never ready without an interest.
+    pub fn poll_ready(&self, context: &mut Context<'_>, read: bool, write: bool) -> Poll<bool> {
         if read && matches!(self, Stream::Tls(stream) if stream.has_early()) {
-            return true;
+            return Poll::Ready(true);
         }
-        self.socket().ready(read, write).await
+        let socket = self.socket();
+        // An error is what the next read, or write, tells.
+        if read && socket.poll_ready(context, false).is_ready() {
+            return Poll::Ready(true);
+        }
+        if write && socket.poll_ready(context, true).is_ready() {
+            return Poll::Ready(false);
+        }
+        Poll::Pending
     }
 
     /// Appends what has come.

@@ -17,6 +17,7 @@ pub mod incoming;
 mod outgoing;
 
 use std::io::{self, IoSlice};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -166,12 +167,12 @@ impl WebSocket {
 }
 
 impl Transport for WebSocket {
-    async fn ready(&self, read: bool, write: bool) -> bool {
+    fn poll_ready(&self, context: &mut Context<'_>, read: bool, write: bool) -> Poll<bool> {
         // No byte of the socket would wake it for these.
         if read && (self.ended.is_some() || self.early) {
-            return true;
+            return Poll::Ready(true);
         }
-        self.stream.ready(read, write).await
+        self.stream.poll_ready(context, read, write)
     }
 
     fn read(&mut self, received: &mut BytesMut) -> io::Result<()> {

@@ -20,7 +20,7 @@ use super::codec::{
 pub struct Answers {
     pub version: Version,
     /// Maximum Packet Size in bytes.
-    pub packet_size_max: usize,
+    pub packet_size_max: u32,
     /// Request Problem Information.
     pub problem_information: bool,
 }
@@ -30,7 +30,7 @@ impl Answers {
     pub fn of_version(version: Version) -> Self {
         Answers {
             version,
-            packet_size_max: usize::MAX,
+            packet_size_max: u32::MAX,
             problem_information: true,
         }
     }
@@ -38,10 +38,7 @@ impl Answers {
     pub fn of(connect: &Connect) -> Self {
         Answers {
             version: connect.version,
-            packet_size_max: connect
-                .properties
-                .maximum_packet_size
-                .map_or(usize::MAX, |bytes| bytes as usize),
+            packet_size_max: connect.properties.maximum_packet_size.unwrap_or(u32::MAX),
             problem_information: connect.properties.request_problem_information,
         }
     }
@@ -118,7 +115,7 @@ impl Answers {
     fn append(&self, out: &mut BytesMut, encode: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>) -> bool {
         let start = out.len();
         let is_encoded = encode(out).is_ok();
-        let fits = out.len() - start <= self.packet_size_max || !on(Check::MaximumPacketSize);
+        let fits = out.len() - start <= self.packet_size_max as usize || !on(Check::MaximumPacketSize);
         let written = is_encoded && fits;
         if !written {
             out.truncate(start);
@@ -155,7 +152,7 @@ mod tests {
 
     /// What `write` appends for a 5.0 client, decoded; `None` if nothing.
     fn written(
-        packet_size_max: usize,
+        packet_size_max: u32,
         problem_information: bool,
         write: impl FnOnce(&Answers, &mut BytesMut) -> bool,
     ) -> Option<Packet> {
@@ -167,7 +164,7 @@ mod tests {
         let mut out = BytesMut::new();
         let told = write(&answers, &mut out);
         assert_eq!(told, !out.is_empty());
-        assert!(out.len() <= packet_size_max);
+        assert!(out.len() <= packet_size_max as usize);
         told.then(|| {
             decode(
                 out.freeze(),
@@ -205,7 +202,7 @@ mod tests {
             answers.connack(connack, out)
         };
         // Each with the bytes of its shortest form, and whether Request Problem Information 0 leaves the string out.
-        let cases: [(&str, Write, usize, bool); 5] = [
+        let cases: [(&str, Write, u32, bool); 5] = [
             (
                 "PUBACK",
                 |a, out| a.ack(AckKind::PubAck, ID, ReasonCode::QUOTA_EXCEEDED, out),
@@ -234,9 +231,9 @@ mod tests {
         ];
         for (name, write, shortest, left_out) in cases {
             let string = |max, problem_information| written(max, problem_information, write).map(reason_string);
-            assert!(matches!(string(usize::MAX, true), Some(Some(_))), "{name}");
+            assert!(matches!(string(u32::MAX, true), Some(Some(_))), "{name}");
             assert_eq!(
-                string(usize::MAX, false).map(|told| told.is_none()),
+                string(u32::MAX, false).map(|told| told.is_none()),
                 Some(left_out),
                 "{name}"
             );
@@ -247,7 +244,7 @@ mod tests {
 
     #[test]
     fn success_is_told_without_a_string() {
-        let ack = written(usize::MAX, true, |answers, out| {
+        let ack = written(u32::MAX, true, |answers, out| {
             answers.ack(AckKind::PubAck, ID, ReasonCode::SUCCESS, out)
         });
         assert_eq!(ack.map(reason_string), Some(None));

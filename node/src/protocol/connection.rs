@@ -19,6 +19,7 @@
 
 use std::num::NonZeroU16;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -110,13 +111,23 @@ enum State {
     Closing(Ending),
 }
 
+/// What is kept of a CONNECT for as long as its connection is served.
+struct Kept {
+    client_id: Box<str>,
+    /// Where its will is to be published, in the cluster.
+    will_topic: Option<Box<str>>,
+    /// Session Expiry Interval as granted, and as asked for.
+    expiry: u32,
+    expiry_requested: u32,
+}
+
 /// The protocol state of one connection.
 pub struct Connection {
     state: State,
     /// Known once CONNECT came, or what can be told of a bad one.
     answers: Option<Answers>,
-    policy: Policy,
-    accepted: Option<Box<Accepted>>,
+    policy: Arc<Policy>,
+    kept: Option<Kept>,
     /// As whoever authenticated it says.
     user_name: Option<Box<str>>,
     pub served: Option<Served>,
@@ -137,7 +148,7 @@ pub struct Connection {
     pub effects: Effects,
     aliases: AliasesIn,
     /// A PUBLISH whose identifier is being released; its outcome wakes the connection again.
-    held: Option<Publish>,
+    held: Option<Box<Publish>>,
     last_received: Instant,
     keep_alive: Option<NonZeroU16>,
     overfull_since: Option<Instant>,
@@ -148,7 +159,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(policy: Policy, connect_timeout: Duration, outbox_wait_max: Duration, now: Instant) -> Self {
+    pub fn new(
+        policy: impl Into<Arc<Policy>>,
+        connect_timeout: Duration,
+        outbox_wait_max: Duration,
+        now: Instant,
+    ) -> Self {
+        let policy = policy.into();
         let (idle, answers) = (policy.idle_limits(), Answers::of_version(Version::V3_1_1));
         Connection {
             state: State::AwaitConnect,
@@ -156,7 +173,7 @@ impl Connection {
             inbound: Inbound::new(answers, policy.receive_maximum),
             outbound: Outbound::new(answers, idle, 1, false, None),
             policy,
-            accepted: None,
+            kept: None,
             user_name: None,
             served: None,
             expires: None,
@@ -222,17 +239,16 @@ impl Connection {
 
     /// Whether its client left a will with it.
     pub fn has_will(&self) -> bool {
-        self.accepted.as_ref().is_some_and(|accepted| accepted.will.is_some())
+        self.will_topic().is_some()
     }
 
     /// Where its will is to be published, in the cluster.
     pub fn will_topic(&self) -> Option<&str> {
-        let will = self.accepted.as_ref()?.will.as_ref()?;
-        Some(&will.topic)
+        self.kept.as_ref()?.will_topic.as_deref()
     }
 
     pub fn client_id(&self) -> Option<&str> {
-        self.accepted.as_ref().map(|accepted| &*accepted.client_id)
+        self.kept.as_ref().map(|kept| &*kept.client_id)
     }
 
     /// A packet that passed the strict check.
@@ -329,7 +345,7 @@ impl Connection {
                 self.outputs.push(Output::Publish { publish, token });
             }
             Received::Again => {}
-            Received::Wait => self.held = Some(publish),
+            Received::Wait => self.held = Some(Box::new(publish)),
             Received::Refused(reason) => self.refuse_publish(reason, "more publishes in flight than agreed"),
         }
     }
@@ -446,7 +462,7 @@ impl Connection {
     }
 
     fn disconnect(&mut self, disconnect: &Disconnect) {
-        let asked = self.accepted.as_ref().map_or(0, |accepted| accepted.expiry_requested);
+        let asked = self.kept.as_ref().map_or(0, |kept| kept.expiry_requested);
         let sets_expiry = disconnect.session_expiry_interval.is_some_and(|expiry| expiry > 0);
         if asked == 0 && sets_expiry && on(Check::DisconnectExpiry) {
             return self.close(ReasonCode::PROTOCOL_ERROR, None); // [MQTT-3.14.2-2]
@@ -482,7 +498,19 @@ impl Connection {
         self.aliases = AliasesIn::new(self.policy.topic_alias_max);
         self.keep_alive = accepted.keep_alive;
         self.last_received = now;
-        self.accepted = Some(accepted);
+        let Accepted {
+            client_id,
+            will,
+            expiry,
+            expiry_requested,
+            ..
+        } = *accepted;
+        self.kept = Some(Kept {
+            client_id,
+            will_topic: will.map(|will| will.topic.into()),
+            expiry,
+            expiry_requested,
+        });
         self.served = Some(served);
         self.state = State::Connected;
         if !answers.connack(connack, &mut self.out) {
@@ -495,7 +523,7 @@ impl Connection {
 
     /// Session Expiry Interval as granted, or as DISCONNECT changed it.
     pub fn session_expiry(&self, ending: Ending) -> u32 {
-        let granted = self.accepted.as_ref().map_or(0, |accepted| accepted.expiry);
+        let granted = self.kept.as_ref().map_or(0, |kept| kept.expiry);
         ending.expiry.unwrap_or(granted)
     }
 
@@ -572,7 +600,15 @@ impl Connection {
         }
         self.farewell = 0;
         self.is_told |= self.served.is_some() && !self.out.is_empty();
-        self.out.split()
+        std::mem::take(&mut self.out)
+    }
+
+    /// Gives back what [`Connection::take_out`] gave, empty, unless something has gathered since.
+    pub fn keep_buffer(&mut self, written: BytesMut) {
+        debug_assert!(written.is_empty());
+        if self.out.is_empty() {
+            self.out = written;
+        }
     }
 
     /// The socket is gone.
@@ -588,7 +624,7 @@ impl Connection {
             return;
         }
         if let Some(publish) = self.held.take() {
-            self.resolved_publish(publish, now);
+            self.resolved_publish(*publish, now);
         }
         self.outbound.pump(log_time, now, &mut self.out, &mut self.effects);
         self.outputs.extend(self.effects.wishes.drain(..).map(Output::Wish));

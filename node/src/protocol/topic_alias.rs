@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::checks::{Check, on};
 use super::codec::{Publish, ReasonCode};
+use crate::rare::Rare;
 
 /// Aliases that the client sets.
 #[derive(Debug, Default)]
@@ -60,6 +61,12 @@ impl AliasesIn {
 #[derive(Debug, Default)]
 pub struct AliasesOut {
     maximum: u16,
+    table: Rare<Table>,
+}
+
+/// Made with the first.
+#[derive(Debug, Default)]
+struct Table {
     numbers: HashMap<Arc<str>, u16>,
     /// By alias - 1.
     slots: Vec<Slot>,
@@ -104,36 +111,40 @@ impl AliasesOut {
         if self.maximum == 0 || !TOPIC_BYTES.contains(&topic.len()) {
             return None;
         }
-        if let Some(number) = self.numbers.get(topic) {
+        let Some(table) = self.table.get() else {
+            return Some(Alias::New(1));
+        };
+        if let Some(number) = table.numbers.get(topic) {
             return Some(Alias::Known(*number));
         }
-        if self.slots.len() < usize::from(self.maximum) {
-            return Some(Alias::New(self.slots.len() as u16 + 1));
+        if table.slots.len() < usize::from(self.maximum) {
+            return Some(Alias::New(table.slots.len() as u16 + 1));
         }
-        let oldest = self.slots.iter().enumerate().min_by_key(|(_, slot)| slot.last_use);
+        let oldest = table.slots.iter().enumerate().min_by_key(|(_, slot)| slot.last_use);
         oldest.map(|(at, _)| Alias::New(at as u16 + 1))
     }
 
     /// A PUBLISH of `topic` was written with `alias`, as chosen.
     pub fn written(&mut self, topic: &str, alias: Alias) {
-        self.uses += 1;
+        let table = self.table.make();
+        table.uses += 1;
         let at = usize::from(alias.number()) - 1;
         if let Alias::New(number) = alias {
             let topic: Arc<str> = topic.into();
             let slot = Slot {
                 topic: topic.clone(),
-                last_use: self.uses,
+                last_use: table.uses,
             };
-            match self.slots.get_mut(at) {
+            match table.slots.get_mut(at) {
                 Some(replaced) => {
-                    self.numbers.remove(&replaced.topic);
+                    table.numbers.remove(&replaced.topic);
                     *replaced = slot;
                 }
-                None => self.slots.push(slot),
+                None => table.slots.push(slot),
             }
-            self.numbers.insert(topic, number);
-        } else if let Some(slot) = self.slots.get_mut(at) {
-            slot.last_use = self.uses;
+            table.numbers.insert(topic, number);
+        } else if let Some(slot) = table.slots.get_mut(at) {
+            slot.last_use = table.uses;
         }
     }
 }

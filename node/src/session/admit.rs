@@ -68,7 +68,7 @@ pub fn user(worker: &Worker, client: &Client, access: &Access, client_id: &str) 
     let entered =
         not_banned(worker, guard, &Subject::User(user.clone())).and_then(|()| guard.enter_user(user, client_id));
     let place = entered.map_err(|limit| refused(worker, client, limit))?;
-    client.places.borrow_mut().1 = place;
+    client.places.borrow_mut().1 = place.map(Box::new);
     Ok(())
 }
 

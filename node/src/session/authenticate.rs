@@ -27,7 +27,7 @@ pub fn step(worker: &Rc<Worker>, client: &Rc<Client>, data: &[u8]) {
     let failed = match under_way {
         None => match scram::begin(&worker.auth().users, data, &nonce()) {
             Ok((exchange, challenge)) => {
-                *client.exchange.borrow_mut() = Some(exchange);
+                *client.exchange.borrow_mut() = Some(Box::new(exchange));
                 return connection.challenge(challenge);
             }
             Err(failed) => failed,

@@ -31,7 +31,7 @@ use crate::worker::{Client, Worker};
 /// Carries out what the connection asks for, until it asks for nothing more.
 pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
     loop {
-        let outputs = {
+        let mut outputs = {
             let mut connection = client.connection.borrow_mut();
             count(&worker.metrics, &mut connection.effects);
             let connection = &mut *connection;
@@ -41,9 +41,12 @@ pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
             std::mem::take(&mut connection.outputs)
         };
         if outputs.is_empty() {
+            if outputs.capacity() > 0 {
+                worker.outputs.set(outputs);
+            }
             return;
         }
-        for output in outputs {
+        for output in outputs.drain(..) {
             match output {
                 Output::Connect(accepted) => attach::begin(worker, client, accepted),
                 Output::Authenticate { data } => authenticate::step(worker, client, &data),
@@ -95,12 +98,15 @@ pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
                 }
             }
         }
+        worker.outputs.set(outputs);
     }
 }
 
 fn count(metrics: &NodeMetrics, effects: &mut Effects) {
-    for qos in effects.sent.drain(..) {
-        metrics.message_sent(qos);
+    for (qos, count) in (0..).zip(&mut effects.sent) {
+        if *count > 0 {
+            metrics.messages_sent(qos, u64::from(std::mem::take(count)));
+        }
     }
     for reason in effects.dropped.drain(..) {
         metrics.dropped(reason, 1);

@@ -17,10 +17,14 @@ use lontra_cluster::routes::TopicMatch;
 use lontra_storage::ids::{Offset, ShardId};
 
 use crate::protocol::codec::Publish;
+use crate::rare::Rare;
 
-/// A connection's publishes under way, by topic.
+/// A connection's publishes under way, by topic; made with the first.
 #[derive(Default)]
-pub struct Publishes {
+pub struct Publishes(Rare<Books>);
+
+#[derive(Default)]
+struct Books {
     /// By the token of a publish that waits for its outcome.
     waiting: HashMap<u64, (Arc<TopicMatch>, Path, u8)>,
     durable: [HashMap<Box<str>, Durable>; 3],
@@ -47,25 +51,27 @@ struct Durable {
 
 impl Publishes {
     pub fn is_stalled(&self) -> bool {
-        self.stalled.is_some()
+        self.0.is_some_and(|books| books.stalled.is_some())
     }
 
     pub fn stall(&mut self, publish: Publish, token: u64) {
-        self.stalled = Some((publish, token));
+        self.0.make().stalled = Some((publish, token));
     }
 
     /// The stalled publish, if it may go now.
     pub fn take_ready(&mut self) -> Option<(Publish, u64)> {
-        let publish = &self.stalled.as_ref()?.0;
-        if self.has_ephemeral(publish.topic(), publish.qos() as u8) {
+        let books = self.0.get_mut()?;
+        let publish = &books.stalled.as_ref()?.0;
+        if books.ephemeral[publish.qos() as usize].contains_key(publish.topic()) {
             return None;
         }
-        self.stalled.take()
+        books.stalled.take()
     }
 
     /// Whether earlier durable publishes on the topic keep later ones of their QoS on that path.
     pub fn keeps_durable(&mut self, topic: &str, qos: u8, lease: &Lease) -> bool {
-        let of_qos = &mut self.durable[usize::from(qos)];
+        let Some(books) = self.0.get_mut() else { return false };
+        let of_qos = &mut books.durable[usize::from(qos)];
         let Some(durable) = of_qos.get(topic) else {
             return false;
         };
@@ -77,14 +83,16 @@ impl Publishes {
     }
 
     pub fn has_ephemeral(&self, topic: &str, qos: u8) -> bool {
-        self.ephemeral[usize::from(qos)].contains_key(topic)
+        self.0
+            .is_some_and(|books| books.ephemeral[usize::from(qos)].contains_key(topic))
     }
 
     /// A publish with this token went out.
     pub fn begin(&mut self, token: u64, matched: &Arc<TopicMatch>, path: Path, qos: u8, lease: &Lease) {
+        let books = self.0.make();
         match path {
             Path::Durable => {
-                let of_qos = &mut self.durable[usize::from(qos)];
+                let of_qos = &mut books.durable[usize::from(qos)];
                 if of_qos.len() >= TOPICS_MAX {
                     of_qos.retain(|_, durable| {
                         durable.under_way > 0 || !lease.is_applied_everywhere(durable.shard, durable.highest)
@@ -103,27 +111,28 @@ impl Publishes {
                 }
             }
             Path::Ephemeral => {
-                let of_qos = &mut self.ephemeral[usize::from(qos)];
+                let of_qos = &mut books.ephemeral[usize::from(qos)];
                 *of_qos.entry(matched.topic.clone()).or_default() += 1;
             }
         }
-        self.waiting.insert(token, (matched.clone(), path, qos));
+        books.waiting.insert(token, (matched.clone(), path, qos));
     }
 
     /// Its outcome came; `offset` where it was stored: that offset or a later one.
     pub fn end(&mut self, token: u64, offset: Option<Offset>) {
-        let Some((matched, path, qos)) = self.waiting.remove(&token) else {
+        let Some(books) = self.0.get_mut() else { return };
+        let Some((matched, path, qos)) = books.waiting.remove(&token) else {
             return;
         };
         match path {
             Path::Durable => {
-                if let Some(durable) = self.durable[usize::from(qos)].get_mut(&matched.topic) {
+                if let Some(durable) = books.durable[usize::from(qos)].get_mut(&matched.topic) {
                     durable.under_way = durable.under_way.saturating_sub(1);
                     durable.highest = durable.highest.max(offset.unwrap_or_default());
                 }
             }
             Path::Ephemeral => {
-                let of_qos = &mut self.ephemeral[usize::from(qos)];
+                let of_qos = &mut books.ephemeral[usize::from(qos)];
                 if let Some(count) = of_qos.get_mut(&matched.topic) {
                     *count -= 1;
                     if *count == 0 {
@@ -136,12 +145,12 @@ impl Publishes {
 
     /// A QoS 2 publish under this Packet Identifier went to `shard`.
     pub fn received(&mut self, packet_id: NonZeroU16, shard: ShardId) {
-        self.received.insert(packet_id, shard);
+        self.0.make().received.insert(packet_id, shard);
     }
 
     /// The shard that knows the identifier; none if an earlier connection published it.
     pub fn released(&mut self, packet_id: NonZeroU16) -> Option<ShardId> {
-        self.received.remove(&packet_id)
+        self.0.get_mut()?.received.remove(&packet_id)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::gateway;
 use crate::gateway::listen::{Listening, ListeningSocket};
 use crate::gateway::peer::Peer;
 use crate::gateway::socket::Socket;
-use crate::metrics::{NodeMetrics, Refusal};
+use crate::metrics::Refusal;
 
 /// Accepts until the tasks are aborted, which closes the listeners.
 pub(super) fn begin(worker: &Rc<Worker>, listeners: Vec<Listening>) -> JoinSet<()> {
@@ -87,12 +87,8 @@ async fn accept(worker: Rc<Worker>, at: usize, listener: Listener, open: Arc<Ato
             tell_surplus(&worker, &told, listener, socket, peer);
             continue;
         }
-        let counted = Counted::new(&worker.metrics, listener.kind, open.clone());
-        let worker = worker.clone();
-        tokio::task::spawn_local(async move {
-            gateway::serve(worker, listener, socket, peer).await;
-            drop(counted);
-        });
+        let counted = Counted::new(&worker, listener.kind, open.clone());
+        gateway::spawn(worker.clone(), listener, socket, peer, counted);
     }
 }
 
@@ -106,11 +102,7 @@ fn tell_surplus(worker: &Rc<Worker>, told: &Rc<()>, listener: Arc<ListenerConfig
         is_surplus: true,
         ..peer
     };
-    let (worker, told) = (worker.clone(), told.clone());
-    tokio::task::spawn_local(async move {
-        gateway::serve(worker, listener, socket, peer).await;
-        drop(told);
-    });
+    gateway::spawn(worker.clone(), listener, socket, peer, told.clone());
 }
 
 /// `back-pressure-first`: connections above a rate wait in the system's queue, and nobody is refused.
@@ -130,23 +122,23 @@ async fn wait_for_rate(worker: &Worker, at: usize) {
 
 /// A connection that is counted, from its accept to the end of its socket.
 struct Counted {
-    metrics: NodeMetrics,
+    worker: Rc<Worker>,
     kind: ListenerKind,
     open: Arc<AtomicI64>,
 }
 
 impl Counted {
-    fn new(metrics: &NodeMetrics, kind: ListenerKind, open: Arc<AtomicI64>) -> Self {
-        metrics.connection_opened(kind);
+    fn new(worker: &Rc<Worker>, kind: ListenerKind, open: Arc<AtomicI64>) -> Self {
+        worker.metrics.connection_opened(kind);
         open.fetch_add(1, Ordering::Relaxed);
-        let metrics = metrics.clone();
-        Counted { metrics, kind, open }
+        let worker = worker.clone();
+        Counted { worker, kind, open }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.metrics.connection_closed(self.kind);
+        self.worker.metrics.connection_closed(self.kind);
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -44,7 +44,7 @@ pub enum FileError {
 pub struct ListenerConfig {
     pub name: String,
     pub kind: ListenerKind,
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     pub limits: Limits,
     pub connect_timeout: Duration,
     pub outbox_wait_max: Duration,
@@ -133,7 +133,7 @@ fn listener_config(
     Ok(ListenerConfig {
         name: listener.name.clone(),
         kind: listener.kind,
-        policy: Policy {
+        policy: Arc::new(Policy {
             packet_size_max: packet_bytes as u32,
             receive_maximum: mqtt.receive_maximum,
             keep_alive_max: mqtt.keep_alive_max(),
@@ -144,7 +144,7 @@ fn listener_config(
             mountpoint: Mountpoint::new(&listener.mountpoint),
             topic_rules: topic_rules.clone(),
             scram: auth.offers_scram(),
-        },
+        }),
         limits,
         connect_timeout: listener.connect_timeout.unwrap_or(mqtt.connect_timeout),
         outbox_wait_max: mqtt.outbox_wait_max,

@@ -10,7 +10,9 @@
 mod accept;
 mod access;
 pub mod config;
+pub mod deadlines;
 mod deliver;
+pub mod wake;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +33,8 @@ use lontra_storage::topic_tree::TopicTree;
 use tokio::sync::{Notify, Semaphore, watch};
 
 pub use self::config::{ListenerConfig, WorkerConfig};
+use self::deadlines::Deadlines;
+use self::wake::Wake;
 use crate::auth::Access;
 use crate::auth::scram::Exchange;
 use crate::gateway::listen::Listening;
@@ -44,7 +48,7 @@ use crate::limits::flow::{Flow, Pace};
 use crate::metrics::NodeMetrics;
 use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::codec::{self, Direction, ReasonCode, Violation};
-use crate::protocol::connection::Connection;
+use crate::protocol::connection::{Connection, Output};
 use crate::session::execute;
 use crate::session::operations::Operations;
 use crate::session::publishes::Publishes;
@@ -68,10 +72,13 @@ pub struct Worker {
     /// The multi-threaded runtime, for what may touch a disk.
     pub runtime: tokio::runtime::Handle,
     pub routes: RefCell<RouteCache>,
+    pub deadlines: Deadlines,
     connections: RefCell<HashMap<u64, Rc<Client>>>,
     sessions: RefCell<HashMap<SessionId, Rc<Client>>>,
     /// Subscriptions of the connected sessions here, by filter.
     filters: RefCell<TopicTree<BTreeMap<u64, SubscriptionOptions>>>,
+    /// Room for what a connection asks for, lent to the one whose turn it is: each packet needs it, and no idle one keeps it.
+    pub outputs: Cell<Vec<Output>>,
     next_connection: Cell<u64>,
     numbers: Cell<u64>,
     /// Whose turn it is in shared groups at QoS 0. Not `numbers`: a publish takes one of those too, and with two members
@@ -89,7 +96,9 @@ pub struct Client {
     pub peer: Peer,
     pub connection: RefCell<Connection>,
     /// Something happened that its gateway task must act on.
-    pub wake: Notify,
+    pub wake: Wake,
+    /// Until when its task waits.
+    pub deadline: deadlines::Entry,
     pub fence: RefCell<Option<Arc<Fence>>>,
     /// The incarnation under which it was attached.
     pub incarnation: Cell<Incarnation>,
@@ -115,9 +124,9 @@ pub struct Client {
     /// Until when it is not read from: it is above a rate.
     pub held: Cell<Option<Instant>>,
     /// Its places among the connections of its address and of its user.
-    pub places: RefCell<(Option<Place>, Option<UserPlace>)>,
+    pub places: RefCell<(Option<Place>, Option<Box<UserPlace>>)>,
     /// Its enhanced authentication, between a challenge and the answer.
-    pub exchange: RefCell<Option<Exchange>>,
+    pub exchange: RefCell<Option<Box<Exchange>>>,
 }
 
 impl Client {
@@ -225,9 +234,11 @@ pub fn spawn(
                 unfinished: Unfinished::default(),
                 sys,
                 runtime: main,
+                deadlines: Deadlines::default(),
                 connections: RefCell::default(),
                 sessions: RefCell::default(),
                 filters: RefCell::default(),
+                outputs: Cell::default(),
                 next_connection: Cell::new(1),
                 numbers: Cell::new(0),
                 turns: Cell::new(0),
@@ -240,6 +251,7 @@ pub fn spawn(
 
 async fn run(worker: Rc<Worker>, listeners: Vec<Listening>, mut queue: WorkerQueue, mut stop: watch::Receiver<bool>) {
     let mut accepting = accept::begin(&worker, listeners);
+    tokio::task::spawn_local(deadlines::run(worker.clone()));
     let mut config = worker.config.clone();
     config.mark_unchanged();
     loop {
@@ -281,7 +293,8 @@ impl Worker {
             config,
             peer,
             connection: RefCell::new(Connection::new(policy, waits.0, waits.1, now)),
-            wake: Notify::new(),
+            wake: Wake::default(),
+            deadline: deadlines::Entry::default(),
             fence: RefCell::default(),
             incarnation: Cell::default(),
             lapses: Cell::new(self.cluster.lease().lapses()),
@@ -321,6 +334,9 @@ impl Worker {
                     break;
                 }
                 Ok(Some(length)) => {
+                    if connection.outputs.capacity() == 0 {
+                        connection.outputs = self.outputs.take();
+                    }
                     let frame = received.split_to(length).freeze();
                     packets += 1;
                     let is_publish = frame.first().is_some_and(|first| first >> 4 == PUBLISH);
@@ -670,6 +686,7 @@ impl Worker {
             }
         }
         self.connections.borrow_mut().remove(&client.id);
+        self.deadlines.forget(client.id, &client.deadline);
         self.remove_filters(client, &filters);
     }
 

@@ -118,7 +118,8 @@ pub struct MetaState {
     /// Index of the last entry that may have changed a match; cached matches carry the one they were made at.
     route_version: u64,
     nodes: BTreeMap<NodeId, NodeRecord>,
-    sessions: HashMap<SessionId, Session>,
+    /// Boxed: half of a map's places may be empty, and a session is large.
+    sessions: HashMap<SessionId, Box<Session>>,
     /// How many of them are durable.
     durable_sessions: usize,
     clients: HashMap<Box<str>, SessionId>,

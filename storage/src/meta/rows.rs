@@ -194,7 +194,7 @@ pub(super) fn load(tables: &Tables) -> io::Result<MetaState> {
             state.expiring.insert((at, id));
         }
         state.durable_sessions += usize::from(session.durable);
-        state.sessions.insert(id, session);
+        state.sessions.insert(id, Box::new(session));
     }
     // Before the subscriptions, which make the members.
     for (key, row) in scan(tables, keys::SHARE_GROUP)? {

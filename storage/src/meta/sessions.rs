@@ -90,16 +90,16 @@ impl Session {
 
 impl MetaState {
     pub fn session(&self, session: SessionId) -> Option<&Session> {
-        self.sessions.get(&session)
+        self.sessions.get(&session).map(Box::as_ref)
     }
 
     pub fn session_of(&self, client_id: &str) -> Option<(SessionId, &Session)> {
         let id = *self.clients.get(client_id)?;
-        Some((id, self.sessions.get(&id)?))
+        Some((id, self.sessions.get(&id).map(Box::as_ref)?))
     }
 
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
-        self.sessions.iter().map(|(id, session)| (*id, session))
+        self.sessions.iter().map(|(id, session)| (*id, &**session))
     }
 
     /// Number of sessions: (all, durable).
@@ -114,7 +114,8 @@ impl MetaState {
 
     /// The session if `epoch` is its current one.
     pub(super) fn current_session(&mut self, id: SessionId, epoch: SessionEpoch) -> Option<&mut Session> {
-        self.sessions.get_mut(&id).filter(|session| session.epoch == epoch)
+        let session = self.sessions.get_mut(&id).map(Box::as_mut);
+        session.filter(|session| session.epoch == epoch)
     }
 
     pub(super) fn connect(&mut self, connect: Connect, change: &mut Change<'_, '_>) -> MetaReply {
@@ -166,7 +167,7 @@ impl MetaState {
         change.events.push(session.served(id, connect.owner));
         let answer = session.answer(id);
         self.durable_sessions += usize::from(session.durable);
-        self.sessions.insert(id, session);
+        self.sessions.insert(id, Box::new(session));
         self.clients.insert(connect.client_id, id);
         self.owned.entry(connect.owner.node).or_default().insert(id);
         answer
@@ -320,7 +321,7 @@ impl MetaState {
     /// With it ends the delay of its will. [MQTT-3.1.3-9]
     pub(super) fn end_session(&mut self, id: SessionId, change: &mut Change<'_, '_>) {
         self.unserve(id);
-        let Some(session) = self.sessions.remove(&id) else {
+        let Some(session) = self.sessions.remove(&id).map(|session| *session) else {
             return;
         };
         self.durable_sessions -= usize::from(session.durable);

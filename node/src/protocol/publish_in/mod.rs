@@ -31,12 +31,19 @@ use bytes::BytesMut;
 use self::in_order::InOrder;
 use super::answers::Answers;
 use super::codec::{AckKind, QoS, ReasonCode};
+use crate::rare::Rare;
 
 /// The inbound half of a connection.
 #[derive(Debug)]
 pub struct Inbound {
     answers: Answers,
     receive_maximum: usize,
+    books: Rare<Books>,
+}
+
+/// Made with the first PUBLISH of QoS 1 or 2.
+#[derive(Debug, Default)]
+struct Books {
     pubacks: InOrder,
     pubrecs: InOrder,
     pubcomps: InOrder,
@@ -90,20 +97,17 @@ impl Inbound {
         Inbound {
             answers,
             receive_maximum: usize::from(receive_maximum),
-            pubacks: InOrder::default(),
-            pubrecs: InOrder::default(),
-            pubcomps: InOrder::default(),
-            exchanges: HashMap::new(),
-            published: 0,
+            books: Rare::default(),
         }
     }
 
     /// Whether more may be read. Only what waits for the cluster holds a client back: PUBREL must be read to end an
     /// exchange.
     pub fn has_room(&self) -> bool {
+        let Some(books) = self.books.get() else { return true };
         let waiting = match self.answers.version.is_v5() {
-            true => self.pubcomps.len(),
-            false => self.pubacks.len() + self.pubrecs.len() + self.pubcomps.len(),
+            true => books.pubcomps.len(),
+            false => books.pubacks.len() + books.pubrecs.len() + books.pubcomps.len(),
         };
         waiting < self.receive_maximum
     }
@@ -117,8 +121,9 @@ impl Inbound {
         now: Instant,
         out: &mut BytesMut,
     ) -> Received {
+        let books = self.books.make();
         let known = match qos {
-            QoS::ExactlyOnce => self.exchanges.get(&packet_id).map(|exchange| exchange.step),
+            QoS::ExactlyOnce => books.exchanges.get(&packet_id).map(|exchange| exchange.step),
             QoS::AtLeastOnce | QoS::AtMostOnce => None,
         };
         match (qos, known) {
@@ -128,9 +133,9 @@ impl Inbound {
                 Received::Again
             }
             (QoS::ExactlyOnce, Some(Step::Releasing)) => Received::Wait,
-            (QoS::AtLeastOnce, _) if dup && self.pubacks.contains(packet_id) => Received::Again,
+            (QoS::AtLeastOnce, _) if dup && books.pubacks.contains(packet_id) => Received::Again,
             // 3.x knows no Receive Maximum: it is not read from beyond.
-            _ if self.answers.version.is_v5() && self.counted() >= self.receive_maximum => {
+            _ if self.answers.version.is_v5() && books.counted() >= self.receive_maximum => {
                 Received::Refused(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED)
             }
             (QoS::ExactlyOnce, None) => {
@@ -138,17 +143,18 @@ impl Inbound {
                     step: Step::Received,
                     published_here: true,
                 };
-                self.exchanges.insert(packet_id, exchange);
-                self.published += 1;
-                Received::New(token(PUBREC, self.pubrecs.push(packet_id, now)))
+                books.exchanges.insert(packet_id, exchange);
+                books.published += 1;
+                Received::New(token(PUBREC, books.pubrecs.push(packet_id, now)))
             }
-            (QoS::AtLeastOnce | QoS::AtMostOnce, _) => Received::New(token(PUBACK, self.pubacks.push(packet_id, now))),
+            (QoS::AtLeastOnce | QoS::AtMostOnce, _) => Received::New(token(PUBACK, books.pubacks.push(packet_id, now))),
         }
     }
 
     /// PUBREL came, perhaps for a PUBLISH of an earlier connection.
     pub fn pubrel(&mut self, packet_id: NonZeroU16, now: Instant) -> Received {
-        match self.exchanges.get_mut(&packet_id) {
+        let books = self.books.make();
+        match books.exchanges.get_mut(&packet_id) {
             Some(exchange) => match exchange.step {
                 // [MQTT-4.3.3-4]: PUBREL answers PUBREC, which was not sent.
                 Step::Received => return Received::Refused(ReasonCode::PROTOCOL_ERROR),
@@ -160,10 +166,10 @@ impl Inbound {
                     step: Step::Releasing,
                     published_here: false,
                 };
-                self.exchanges.insert(packet_id, exchange);
+                books.exchanges.insert(packet_id, exchange);
             }
         }
-        Received::New(token(PUBCOMP, self.pubcomps.push(packet_id, now)))
+        Received::New(token(PUBCOMP, books.pubcomps.push(packet_id, now)))
     }
 
     /// The identifier whose PUBREC waits for the outcome of `token`.
@@ -206,7 +212,7 @@ impl Inbound {
     fn write_pubrec(&mut self, packet_id: NonZeroU16, reason: ReasonCode, out: &mut BytesMut) -> bool {
         if reason.is_error() {
             self.end(packet_id); // [MQTT-4.3.3-9]
-        } else if let Some(exchange) = self.exchanges.get_mut(&packet_id) {
+        } else if let Some(exchange) = self.books.make().exchanges.get_mut(&packet_id) {
             exchange.step = Step::Recorded;
         }
         self.answers.ack(AckKind::PubRec, packet_id, reason, out)
@@ -218,8 +224,9 @@ impl Inbound {
     }
 
     fn end(&mut self, packet_id: NonZeroU16) {
-        if let Some(exchange) = self.exchanges.remove(&packet_id) {
-            self.published -= usize::from(exchange.published_here);
+        let books = self.books.make();
+        if let Some(exchange) = books.exchanges.remove(&packet_id) {
+            books.published -= usize::from(exchange.published_here);
         }
     }
 
@@ -231,18 +238,21 @@ impl Inbound {
         }
     }
 
+    fn queue(&mut self, kind: u64) -> Option<&mut InOrder> {
+        let books = self.books.get_mut()?;
+        match kind {
+            PUBACK => Some(&mut books.pubacks),
+            PUBREC => Some(&mut books.pubrecs),
+            PUBCOMP => Some(&mut books.pubcomps),
+            _ => None,
+        }
+    }
+}
+
+impl Books {
     /// Publishes of this connection that are under way. [MQTT-3.3.4-9]
     fn counted(&self) -> usize {
         self.pubacks.len() + self.published
-    }
-
-    fn queue(&mut self, kind: u64) -> Option<&mut InOrder> {
-        match kind {
-            PUBACK => Some(&mut self.pubacks),
-            PUBREC => Some(&mut self.pubrecs),
-            PUBCOMP => Some(&mut self.pubcomps),
-            _ => None,
-        }
     }
 }
 

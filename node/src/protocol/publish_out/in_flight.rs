@@ -23,13 +23,20 @@ use lontra_storage::ids::{Offset, ShardId};
 use super::{Effects, Wish};
 use crate::protocol::answers::Answers;
 use crate::protocol::codec::{AckKind, ReasonCode};
+use crate::rare::Rare;
 
 #[derive(Debug)]
 pub(super) struct InFlight {
     answers: Answers,
-    exchanges: HashMap<u16, Exchange>,
-    /// PUBLISH packets of this connection among them: they count against Receive Maximum.
+    /// PUBLISH packets of this connection among the exchanges: they count against Receive Maximum.
     counted: usize,
+    books: Rare<Books>,
+}
+
+/// Made with the first exchange.
+#[derive(Debug, Default)]
+struct Books {
+    exchanges: HashMap<u16, Exchange>,
     /// Over, not yet gone in apply.
     settling: HashSet<u16>,
     /// PUBRELs that are due, in the order of their PUBRECs, and whether each may leave.
@@ -66,16 +73,15 @@ impl InFlight {
     pub fn new(answers: Answers) -> Self {
         InFlight {
             answers,
-            exchanges: HashMap::new(),
             counted: 0,
-            settling: HashSet::new(),
-            releases: VecDeque::new(),
+            books: Rare::default(),
         }
     }
 
     /// Whether the identifier may not be used for anything else.
     pub fn is_busy(&self, packet_id: u16) -> bool {
-        self.exchanges.contains_key(&packet_id) || self.settling.contains(&packet_id)
+        self.books
+            .is_some_and(|books| books.exchanges.contains_key(&packet_id) || books.settling.contains(&packet_id))
     }
 
     /// PUBLISH packets that count against the client's Receive Maximum. [MQTT-4.9.0-2]
@@ -99,19 +105,19 @@ impl InFlight {
     /// The client may have it from an earlier connection, and cannot be sent it again: PUBREL ends the exchange.
     pub fn close_unsent(&mut self, packet_id: u16, shard: ShardId, offset: Offset, how: Left, effects: &mut Effects) {
         self.begin(packet_id, Of::Queue(shard, offset), Step::Releasing, false, how);
-        self.releases.push_back((packet_id, false));
+        self.books.make().releases.push_back((packet_id, false));
         effects.wishes.push(Wish::Release(shard, offset, packet_id));
     }
 
     /// It leaves the queue without a packet of the client.
     pub fn settle_unsent(&mut self, packet_id: u16, shard: ShardId, offset: Offset, how: Left, effects: &mut Effects) {
-        self.settling.insert(packet_id);
+        self.books.make().settling.insert(packet_id);
         effects.wishes.push(Wish::Settle(shard, offset, packet_id, how));
     }
 
     fn begin(&mut self, packet_id: u16, of: Of, step: Step, counted: bool, how: Left) {
         let exchange = Exchange { of, step, counted, how };
-        let before = self.exchanges.insert(packet_id, exchange);
+        let before = self.books.make().exchanges.insert(packet_id, exchange);
         debug_assert!(before.is_none(), "packet-id-of-offset");
     }
 
@@ -122,7 +128,8 @@ impl InFlight {
 
     pub fn pubrec(&mut self, packet_id: NonZeroU16, reason: ReasonCode, out: &mut BytesMut, effects: &mut Effects) {
         let id = packet_id.get();
-        match self.exchanges.get_mut(&id).map(|exchange| (exchange.step, exchange)) {
+        let known = self.books.get_mut().and_then(|books| books.exchanges.get_mut(&id));
+        match known.map(|exchange| (exchange.step, exchange)) {
             Some((Step::AwaitPubrec, _)) if reason.is_error() => {
                 self.end_if(id, Step::AwaitPubrec, effects); // [MQTT-4.3.3-9]
             }
@@ -130,9 +137,9 @@ impl InFlight {
                 exchange.step = Step::Releasing;
                 if let Of::Queue(shard, offset) = exchange.of {
                     effects.wishes.push(Wish::Release(shard, offset, id));
-                    self.releases.push_back((id, false));
+                    self.books.make().releases.push_back((id, false));
                 } else {
-                    self.releases.push_back((id, true));
+                    self.books.make().releases.push_back((id, true));
                     self.write_releases(out);
                 }
             }
@@ -157,7 +164,8 @@ impl InFlight {
 
     /// A release was committed.
     pub fn released(&mut self, packet_id: u16) {
-        let release = self.releases.iter_mut().find(|(id, _)| *id == packet_id);
+        let Some(books) = self.books.get_mut() else { return };
+        let release = books.releases.iter_mut().find(|(id, _)| *id == packet_id);
         if let Some((_, may_leave)) = release {
             *may_leave = true;
         }
@@ -165,14 +173,17 @@ impl InFlight {
 
     /// A settlement was applied (or its incarnation ended): the identifier is free.
     pub fn settled(&mut self, packet_id: u16) {
-        self.settling.remove(&packet_id);
+        if let Some(books) = self.books.get_mut() {
+            books.settling.remove(&packet_id);
+        }
     }
 
     /// Writes the PUBRELs that may leave.
     pub fn write_releases(&mut self, out: &mut BytesMut) {
-        while let Some((id, true)) = self.releases.front().copied() {
-            self.releases.pop_front();
-            if let (Some(exchange), Some(packet_id)) = (self.exchanges.get_mut(&id), NonZeroU16::new(id)) {
+        let Some(books) = self.books.get_mut() else { return };
+        while let Some((id, true)) = books.releases.front().copied() {
+            books.releases.pop_front();
+            if let (Some(exchange), Some(packet_id)) = (books.exchanges.get_mut(&id), NonZeroU16::new(id)) {
                 exchange.step = Step::AwaitPubcomp;
                 self.answers.ack(AckKind::PubRel, packet_id, ReasonCode::SUCCESS, out);
             }
@@ -180,9 +191,12 @@ impl InFlight {
     }
 
     fn end_if(&mut self, packet_id: u16, step: Step, effects: &mut Effects) -> bool {
-        match self.exchanges.get(&packet_id).copied() {
+        let Some(books) = self.books.get_mut() else {
+            return false;
+        };
+        match books.exchanges.get(&packet_id).copied() {
             Some(exchange) if exchange.step == step => {
-                self.exchanges.remove(&packet_id);
+                books.exchanges.remove(&packet_id);
                 self.counted -= usize::from(exchange.counted);
                 let how = exchange.how;
                 match exchange.of {

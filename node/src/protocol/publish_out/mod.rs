@@ -93,8 +93,8 @@ pub enum Wish {
 #[derive(Debug, Default)]
 pub struct Effects {
     pub wishes: Vec<Wish>,
-    /// QoS of each PUBLISH that left.
-    pub sent: Vec<u8>,
+    /// PUBLISH packets that left, by QoS.
+    pub sent: [u32; 3],
     pub dropped: Vec<Drop>,
     /// PUBLISH packets of the client that were refused.
     pub refused: Vec<ReasonCode>,
@@ -505,6 +505,7 @@ impl Outbound {
             packet_size_max,
             ..
         } = self.answers;
+        let packet_size_max = packet_size_max as usize;
         let topic = &delivery.message.topic;
         if !self.access.as_ref().is_some_and(|access| access.may_read(topic)) {
             return Err(Drop::NotAuthorized);
@@ -522,7 +523,7 @@ impl Outbound {
             let fitting = frame.filter(|frame| frame.len() <= packet_size_max);
             fitting.ok_or(Drop::TooLarge)?.append(packet_id, dup, out);
         }
-        effects.sent.push(delivery.qos);
+        effects.sent[usize::from(delivery.qos)] += 1;
         Ok(())
     }
 }

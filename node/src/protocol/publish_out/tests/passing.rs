@@ -171,7 +171,7 @@ fn free_quota_is_what_neither_waits_nor_is_in_flight() {
 
 #[test]
 fn a_client_that_takes_aliases_gets_each_topic_once() {
-    let topics = |maximum: u16, packet_size_max: usize, sent: &[&str]| {
+    let topics = |maximum: u16, packet_size_max: u32, sent: &[&str]| {
         let answers = Answers {
             packet_size_max,
             ..Answers::of_version(Version::V5)
