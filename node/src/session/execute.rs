@@ -364,12 +364,14 @@ fn decide(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, reason: ReasonCo
     tokio::task::spawn_local(async move {
         let cluster = worker.cluster.clone();
         let (session, epoch) = (served.session, served.epoch);
-        let is_fenced = client.publishes.borrow().is_fenced;
+        let is_fenced = client.publishes.borrow().is_fenced();
         let looked = worker
             .runtime
             .spawn(async move { cluster.is_received(session, epoch, packet_id.get(), is_fenced).await });
         let received = looked.await.ok().flatten();
-        client.publishes.borrow_mut().is_fenced |= received.is_some();
+        if received.is_some() {
+            client.publishes.borrow_mut().fenced();
+        }
         match received {
             Some(true) => {
                 // Where this one would have gone says nothing of that one: its PUBREL goes everywhere.

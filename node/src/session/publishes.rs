@@ -34,7 +34,7 @@ struct Books {
     /// The shards of QoS 2 publishes that are not released, by Packet Identifier.
     received: HashMap<NonZeroU16, ShardId>,
     /// The shards take no QoS 2 publish of an earlier connection of the session any more.
-    pub is_fenced: bool,
+    is_fenced: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,15 @@ struct Durable {
 }
 
 impl Publishes {
+    /// Whether the shards take no QoS 2 publish of an earlier connection of the session any more.
+    pub fn is_fenced(&self) -> bool {
+        self.0.is_some_and(|books| books.is_fenced)
+    }
+
+    pub fn fenced(&mut self) {
+        self.0.make().is_fenced = true;
+    }
+
     pub fn is_stalled(&self) -> bool {
         self.0.is_some_and(|books| books.stalled.is_some())
     }

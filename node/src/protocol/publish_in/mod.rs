@@ -175,7 +175,7 @@ impl Inbound {
     /// The identifier whose PUBREC waits for the outcome of `token`.
     pub fn awaits_pubrec(&self, token: u64) -> Option<NonZeroU16> {
         match token & KINDS {
-            PUBREC => self.pubrecs.packet_id(token >> KIND_BITS),
+            PUBREC => self.books.get()?.pubrecs.packet_id(token >> KIND_BITS),
             _ => None,
         }
     }
