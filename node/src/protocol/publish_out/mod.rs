@@ -165,8 +165,12 @@ impl Outbound {
         NonZeroU16::MIN.saturating_add(id as u16)
     }
 
+    /// None of an ephemeral session, and once the connection ends.
     fn queue(&mut self, shard: ShardId) -> Option<&mut ShardQueue> {
-        self.shards.get_mut(usize::from(shard.0))
+        match self.ended {
+            true => None,
+            false => self.shards.get_mut(usize::from(shard.0)),
+        }
     }
 
     /// The node's view of the shard has reached what it must show: pages may be read.
