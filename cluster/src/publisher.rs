@@ -116,7 +116,7 @@ pub trait Propose: Send + Sync + 'static {
     /// Finds the leader and proposes there.
     fn propose(&self, bundle: Bytes) -> BoxFuture<'static, Result<Proposed, ProposeError>>;
 
-    /// Resolves once another node leads than when this was called; never where this node cannot know.
+    /// Resolves once another node leads than when this was called, if any did; never where this node cannot know.
     fn led_by_another(&self) -> BoxFuture<'static, ()>;
 
     /// Resolves once this node matches at `floor` or later.
@@ -205,7 +205,7 @@ struct Sender {
     patience: Patience,
     /// When the last answer came that told an outcome: what is sent is answered in order.
     heard_at: Instant,
-    /// Set while something is under way to a leader.
+    /// Of the leader that was sent something last.
     led_by_another: Option<BoxFuture<'static, ()>>,
     incarnation: Incarnation,
     next_sequence: u64,
@@ -491,7 +491,6 @@ impl Sender {
             self.window.pop_front();
         }
         if self.window.is_empty() {
-            self.led_by_another = None;
             self.retry_at = None;
         }
         self.local.completed(outcomes);

@@ -349,9 +349,9 @@ impl Propose for ProposeToShard {
             .inner
             .upgrade()
             .and_then(|inner| inner.groups.get(&self.shard).cloned());
-        match group.and_then(|group| Some((group.leader()?, group))) {
+        match group.map(|group| (group.leader(), group)) {
             Some((leader, group)) => Box::pin(async move { group.led_by_another(leader).await }),
-            // Who holds no replica is told by the leader it asks, or by the link. Who knows no leader asks again soon.
+            // Who holds no replica is told by the leader it asks, or by the link.
             None => Box::pin(std::future::pending()),
         }
     }

@@ -169,15 +169,17 @@ impl Group {
         }
     }
 
-    /// Resolves once this node knows that another node than `node` leads: what `node` was asked is better asked there.
+    /// Resolves once this node knows that another node than `node` leads: what `node` was asked is better asked there. Of
+    /// `None`, once any leads.
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub async fn led_by_another(&self, node: NodeId) {
+    pub async fn led_by_another(&self, node: impl Into<Option<NodeId>>) {
+        let node = node.into();
         let mut metrics = self.raft.server_metrics();
         loop {
             let leader = metrics.borrow_watched().current_leader;
-            if leader.is_some_and(|leader| leader != node) {
+            if leader.is_some() && leader != node {
                 return;
             }
             if metrics.changed().await.is_err() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(super) struct Patience {
     /// No wait is shorter.
     least: Duration,
-    /// From sending to the answer, smoothed; zero before the first answer.
+    /// From sending to the answer, of late; zero before the first answer.
     usual: Duration,
     /// Doubled by each wait in vain, halved by each answer.
     backed_off: Duration,
@@ -43,13 +43,11 @@ impl Patience {
 
     /// An answer came so long after its batch was sent, in time or not.
     pub fn answered(&mut self, took: Duration) {
-        self.usual = match self.usual {
-            Duration::ZERO => took,
-            usual => (usual * 7 + took) / 8,
-        };
+        // Learnt at once, forgotten slowly: too much patience costs less than too little.
+        self.usual = took.max((self.usual * 7 + took) / 8);
         self.backed_off /= 2;
-        // What takes longer than half the patience must not grow: twice as much would miss it.
-        if took * 2 <= self.current() {
+        // Twice as much may take twice as long, which is to be half of the patience at most.
+        if took * 4 <= self.current() {
             self.batch_bytes = (self.batch_bytes * 2).min(BATCH_BYTES);
         }
     }
