@@ -38,6 +38,24 @@ SCENARIOS = [
     ("pairs: 50 → 50, QoS 1, persistent", "pairs -n 50 -q 1 -w 16 --persistent"),
     ("pairs: 50 → 50, QoS 2", "pairs -n 50 -q 2 -w 16"),
 ]
+# Of one node, broker CPU per delivered message beside mosquitto's: row, scenario, ratio at most
+CPU_BARS = [
+    ("a", "pairs: 10 → 10, QoS 0", 0.15),
+    ("b", "fan-out: 1 → 200, QoS 0", 0.24),
+    ("c", "fan-in: 100 → 1, QoS 1", 0.21),
+    ("d", "pairs: 50 → 50, QoS 1", 0.19),
+    ("e", "pairs: 50 → 50, QoS 1, persistent", 0.45),
+    ("f", "pairs: 50 → 50, QoS 2", 0.4),
+]
+LATENCY_BAR = ("g", "1000/s: 10 → 10, QoS 0")
+IDLE_BAR_BYTES = 2560
+# Of three nodes: they are ratios to brokers that this command does not run.
+OTHER_BARS = {
+    "k0. three nodes, QoS 0 across nodes: CPU": "≤ 0.6 × NATS",
+    "k1. three nodes, QoS 1 across nodes: CPU": "≤ 0.025 × RabbitMQ",
+    "kp. three nodes, persistent: CPU": "≤ 0.045 × RabbitMQ",
+    "kg. three nodes at 1000/s: p50": "≤ RabbitMQ",
+}
 IDLE_KINDS = [("TCP", "--raw"), ("clean", ""), ("persistent", "--persistent")]
 
 
@@ -131,6 +149,7 @@ class Compare:
     def __init__(self, options):
         self.options, self.directory, self.running = options, tempfile.mkdtemp(prefix="lontra-compare-"), None
         self.started = 0
+        self.load_results, self.idle_results = {}, {}
 
     def with_broker(self, name, measure):
         self.started += 1
@@ -147,6 +166,7 @@ class Compare:
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 tell(f"round {turn + 1} of {self.options.rounds}: {name}")
                 self.with_broker(name, lambda broker: self.scenarios(broker, results, at_rest))
+        self.load_results = results
         print_load(names, results)
         cpu = [f"{name} {1000 * statistics.median(at_rest[name]):.0f}" for name in names]
         print(f"\nCPU without clients, ms per second: {', '.join(cpu)}.")
@@ -170,6 +190,7 @@ class Compare:
                 steps = f"{self.options.idle_steps[0]},{self.options.idle_steps[1]}"
                 arguments = f"idle --steps {steps} --settle {self.options.settle} {flag}"
                 results[name, kind] = self.with_broker(name, lambda broker: bench(broker, arguments, 300))
+        self.idle_results = results
         print_idle(results, self.options.idle_steps)
 
     def close(self):
@@ -239,6 +260,37 @@ def print_idle(results, steps):
         print("| " + " | ".join(cells) + " |")
 
 
+def print_bars(load, idle):
+    """The bars that the project has set itself; what was not measured is said to be so."""
+    print("\n| bar | measured | at most | |\n|---|---:|---:|---|")
+
+    def row(name, measured, bound, form="{:.2f}", passes=None):
+        if measured is not None and isinstance(bound, (int, float)):
+            passes = measured <= bound
+        verdict = {None: "not measured", True: "pass", False: "**fail**"}[passes]
+        print(f"| {name} | {shown(measured, form)} | {bound if isinstance(bound, str) else shown(bound, form)} | {verdict} |")
+
+    def of(scenario, name, value):
+        return median(load.get((scenario, name), []), value)
+
+    for letter, scenario, bound in CPU_BARS:
+        ours, theirs = (of(scenario, name, lambda run: run["cpu_us_per_delivered"]) for name in ("lontra 1 node", "mosquitto"))
+        row(f"{letter}. {scenario}: CPU, × mosquitto", ours / theirs if ours and theirs else None, bound)
+    letter, scenario = LATENCY_BAR
+    ours, theirs = (
+        of(scenario, name, lambda run: run["latency_us"] and run["latency_us"]["p50"]) for name in ("lontra 1 node", "mosquitto")
+    )
+    row(f"{letter}. {scenario}: p50, µs", ours, theirs, "{:.0f}")
+    for kind, _ in IDLE_KINDS[1:]:
+        ours, theirs = (idle.get((name, kind)) for name in ("lontra 1 node", "mosquitto"))
+        row(f"h. idle, {kind}: bytes each", ours and ours["rss_bytes_per_connection"], IDLE_BAR_BYTES, "{:.0f}")
+        ours, theirs = (run and run["steps"][-1]["connects_per_second"] for run in (ours, theirs))
+        bound = f"at least {theirs:.0f}" if theirs else "at least mosquitto's"
+        row(f"h. connects/s, {kind}", ours, bound, "{:.0f}", ours >= theirs if ours and theirs else None)
+    for name, bound in OTHER_BARS.items():
+        row(name, None, bound)
+
+
 def less(whole, part):
     return None if whole is None or part is None else whole - part
 
@@ -285,6 +337,7 @@ def main():
             compare.load()
         if not options.load:
             compare.idle()
+        print_bars(compare.load_results, compare.idle_results)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     finally:

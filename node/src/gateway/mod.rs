@@ -485,7 +485,19 @@ const KEPT_FOR: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use super::packets_in;
+    use super::*;
+
+    /// What its task holds while a connection is idle, beside its client. Measured when it was written: a bound that is
+    /// passed is memory of each of very many connections.
+    #[test]
+    fn bounded_the_task_of_an_idle_connection_is_small() {
+        type Arguments<R> = fn(Rc<Worker>, Arc<ListenerConfig>, Peer, Stream, Instant, Option<Place>, ()) -> R;
+        fn size<R>(_: Arguments<R>) -> usize {
+            size_of::<R>()
+        }
+        assert!(size(run::<Stream>) <= 256, "{} bytes", size(run::<Stream>));
+        assert!(size_of::<Client>() <= 1200, "{} bytes", size_of::<Client>());
+    }
 
     #[test]
     fn packets_are_counted_by_their_headers() {
