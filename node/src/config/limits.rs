@@ -62,6 +62,11 @@ pub struct Limits {
     /// 65535. More: one packet costs more to check.
     pub user_properties_max: u32,
 
+    /// The largest packet taken that is no PUBLISH: CONNECT with its will, SUBSCRIBE, AUTH; above it 0x95. Default 256 KiB;
+    /// bounds 1 KiB to 256 MiB; `packet_size_max` holds beside it. Larger: one SUBSCRIBE costs more memory at once. Smaller:
+    /// clients with long wills or tokens do not get in.
+    pub control_packet_size_max: ByteSize,
+
     /// Bytes of a Topic Name or Topic Filter: 0x90, and 0x8F in SUBACK. Default 65535; bounds 1 to 65535.
     pub topic_bytes_max: u32,
 
@@ -100,6 +105,7 @@ impl Default for Limits {
             subscriptions_max: 0,
             filters_per_packet_max: 1_000,
             user_properties_max: 128,
+            control_packet_size_max: ByteSize::kib(256),
             topic_bytes_max: 65_535,
             flapping_client_max: 0,
             flapping_address_max: 0,
@@ -141,6 +147,12 @@ impl Limits {
         range("limits.subscriptions_max", self.subscriptions_max, 0, 10_000_000)?;
         range("limits.filters_per_packet_max", self.filters_per_packet_max, 1, 100_000)?;
         range("limits.user_properties_max", self.user_properties_max, 0, 65_535)?;
+        size(
+            "limits.control_packet_size_max",
+            self.control_packet_size_max,
+            ByteSize::kib(1),
+            ByteSize::mib(256),
+        )?;
         range("limits.topic_bytes_max", self.topic_bytes_max, 1, 65_535)?;
         time("limits.flapping_window", self.flapping_window, second, day)?;
         time("limits.flapping_ban", self.flapping_ban, second, day)

@@ -399,12 +399,10 @@ impl Tls {
     }
 }
 
-impl Mqtt {
-    /// The longest Keep Alive granted, in seconds; `None` = what the client asks for.
-    pub fn keep_alive_max(&self) -> Option<u16> {
-        let seconds = u16::try_from(self.keep_alive_max.as_secs()).unwrap_or(u16::MAX);
-        (seconds > 0).then_some(seconds)
-    }
+/// The longest Keep Alive granted, in seconds; `None` = what the client asks for.
+pub fn seconds_unless_none(keep_alive_max: Duration) -> Option<u16> {
+    let seconds = u16::try_from(keep_alive_max.as_secs()).unwrap_or(u16::MAX);
+    (seconds > 0).then_some(seconds)
 }
 
 impl Default for Node {

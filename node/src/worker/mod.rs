@@ -306,7 +306,15 @@ impl Worker {
                         Err(violation) => self.violation(&mut connection, &violation),
                     }
                 }
-                Err(violation) => self.violation(&mut connection, &violation),
+                Err(violation) => {
+                    // A CONNECT that is too large is told so, where its first bytes show in which form.
+                    if version.is_none()
+                        && let Some(version) = codec::connect_version(received)
+                    {
+                        connection.note_version(version);
+                    }
+                    self.violation(&mut connection, &violation);
+                }
             }
             drop(connection);
             execute::outputs(self, client);

@@ -32,6 +32,7 @@ mod wire_checker;
 mod wire_cli;
 mod wire_clients;
 mod wire_config;
+mod wire_conformance_connack;
 mod wire_conformance_connect;
 mod wire_conformance_disconnect;
 mod wire_conformance_properties;
