@@ -567,6 +567,63 @@ fn listeners_show_where_each_value_comes_from() {
 }
 
 #[test]
+fn mistakes_in_rules_for_topics_are_told_with_their_own_line() {
+    let rewrite = "[[topics.rewrite]]\non = 'all'\nfrom = '(a)'\nto = '$1'\n";
+    let policy = "[[topics.policy]]\nfilter = 'a'\n";
+    for (file, line, words) in [
+        (
+            format!("{rewrite}form = 'b'"),
+            5,
+            &["`topics.rewrite[0].form`", "did you mean `topics.rewrite[0].from`?"][..],
+        ),
+        (
+            format!("{rewrite}[[topics.rewrite]]\non = 'never'\nfrom = 'a'\nto = 'b'"),
+            6,
+            &["`topics.rewrite[1].on`", "never"],
+        ),
+        (
+            format!("{rewrite}[[topics.rewrite]]\non = 'all'\nfrom = '('\nto = 'b'"),
+            7,
+            &["`topics.rewrite[1].from`", "unclosed group"],
+        ),
+        (
+            format!("{rewrite}[[topics.rewrite]]\non = 'all'\nfrom = 'a'\nto = '$1'"),
+            8,
+            &["`topics.rewrite[1].to`", "no group `1`"],
+        ),
+        (
+            format!("{rewrite}[[topics.rewrite]]\non = 'all'\nto = 'b'"),
+            6,
+            &["`topics.rewrite[1].from`", "missing"],
+        ),
+        (
+            format!("{policy}{policy}qos_max = 3"),
+            5,
+            &["`topics.policy[1].qos_max`", "not 0, 1 or 2"],
+        ),
+        (format!("{policy}qos_max = 'one'"), 3, &["`topics.policy[0].qos_max`"]),
+        (
+            format!("{policy}retain = 'deny'"),
+            3,
+            &["`topics.policy[0].retain`", "deny"],
+        ),
+        (
+            "[topics]\nsubscribe = [\n  { filter = 'a' },\n  { filter = 'b', qso = 1 },\n]".to_owned(),
+            4,
+            &["`topics.subscribe[1].qso`", "did you mean"],
+        ),
+        (
+            "[[topics.subscribe]]\nqos = 1".to_owned(),
+            2,
+            &["`topics.subscribe[0].filter`", "missing"],
+        ),
+    ] {
+        check_refused(&file, &[], &[&[&*format!("lontra.toml:{line}:")], words].concat());
+    }
+    load(&format!("{rewrite}{policy}"), &[]).unwrap();
+}
+
+#[test]
 fn mistakes_in_listeners_are_told_with_their_own_line() {
     for (file, line, words) in [
         (

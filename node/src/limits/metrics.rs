@@ -17,6 +17,8 @@ pub enum Limit {
     ListenerBytes,
     NodeMessages,
     NodeBytes,
+    /// Of the durable publishes that a client has under way.
+    PublishesWaiting,
     // Whoever meets these is refused.
     AddressConnectionRate,
     AddressConnections,
@@ -34,7 +36,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const HOLDING: [Limit; 8] = [
+    const HOLDING: [Limit; 9] = [
         Limit::ConnectionRate,
         Limit::ListenerConnectionRate,
         Limit::ClientMessages,
@@ -43,6 +45,7 @@ impl Limit {
         Limit::ListenerBytes,
         Limit::NodeMessages,
         Limit::NodeBytes,
+        Limit::PublishesWaiting,
     ];
     const REFUSING: [Limit; 13] = [
         Limit::AddressConnectionRate,
@@ -70,6 +73,7 @@ impl Limit {
             Limit::ListenerBytes => "listener_bytes",
             Limit::NodeMessages => "node_messages",
             Limit::NodeBytes => "node_bytes",
+            Limit::PublishesWaiting => "publishes_waiting",
             Limit::AddressConnectionRate => "address_connection_rate",
             Limit::AddressConnections => "address_connections",
             Limit::UserConnections => "user_connections",

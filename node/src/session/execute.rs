@@ -259,8 +259,10 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>,
         publishes.begin(token, &matched, Path::Durable, qos, lease);
         drop(publishes);
         let origin = origin_of(client, &packet, message.publisher, matched.shard);
+        let encoded = message.encode();
+        worker.hold(client, token, encoded.len());
         let publish = DurablePublish {
-            message: message.encode(),
+            message: encoded,
             retain: message.retain,
             removes: message.payload.is_empty(),
             recipients,
@@ -328,6 +330,7 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
         | Outcome::Unknown => None,
     };
     client.publishes.borrow_mut().end(token, offset);
+    worker.release(client, token);
     if outcome == Outcome::RetainedFull {
         worker.metrics.limits.refused(Limit::Retained, 1);
     }

@@ -10,3 +10,4 @@ pub mod execute;
 pub mod operations;
 pub mod publishes;
 pub mod retained;
+pub mod waiting;

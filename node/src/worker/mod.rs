@@ -48,6 +48,7 @@ use crate::session::execute;
 use crate::session::operations::Operations;
 use crate::session::publishes::Publishes;
 use crate::session::retained::Replays;
+use crate::session::waiting::{Held, Waiting};
 use crate::sys::{Sys, is_sys};
 
 /// Everything that the tasks of one thread share.
@@ -73,6 +74,7 @@ pub struct Worker {
     /// Whose turn it is in shared groups at QoS 0. Not `numbers`: a publish takes one of those too, and with two members
     /// it would always be the same one's turn.
     turns: Cell<usize>,
+    pub waiting: Waiting,
     stopping: Cell<bool>,
 }
 
@@ -90,6 +92,8 @@ pub struct Client {
     pub subscriptions: RefCell<BTreeMap<Box<str>, SubscriptionOptions>>,
     pub operations: Operations,
     pub publishes: RefCell<Publishes>,
+    /// Of those, what the cluster has not answered, in bytes.
+    pub held_publishes: RefCell<Held>,
     /// Subscriptions to shared groups, by their whole filter: the group's queue feeds them, nothing is matched here.
     pub shared: RefCell<BTreeMap<Box<str>, SubscriptionOptions>>,
     pub credit: Arc<CreditBook>,
@@ -209,6 +213,7 @@ pub fn spawn(
                 next_connection: Cell::new(1),
                 numbers: Cell::new(0),
                 turns: Cell::new(0),
+                waiting: Waiting::default(),
                 stopping: Cell::new(false),
             });
             local.block_on(&runtime, run(worker, listeners, queue, stop));
@@ -259,6 +264,7 @@ impl Worker {
             subscriptions: RefCell::default(),
             operations: Operations::default(),
             publishes: RefCell::default(),
+            held_publishes: RefCell::default(),
             shared: RefCell::default(),
             credit: Arc::default(),
             replays: Replays::default(),
@@ -381,7 +387,7 @@ impl Worker {
             return true;
         }
         drop(connection);
-        if !self.keeps_pace(client) {
+        if self.holds_back(client) || !self.keeps_pace(client) {
             return false;
         }
         let lease = self.cluster.lease();
@@ -491,7 +497,10 @@ impl Worker {
                 Some(last) if last.id == connection => last.clone(),
                 _ => match self.client(connection) {
                     Some(client) => client,
-                    None => continue,
+                    None => {
+                        self.release_of_gone(connection, token);
+                        continue;
+                    }
                 },
             };
             execute::completed(self, &client, token, outcome);
@@ -599,6 +608,7 @@ impl Worker {
             }
         }
         self.connections.borrow_mut().remove(&client.id);
+        self.keep_held(client);
         self.remove_filters(client, &filters);
         filters
     }

@@ -914,6 +914,7 @@ const METRICS: &[(&str, &str)] = &[
     ),
     ("lontra_publish_queue_operations", "durable load"),
     ("lontra_publishes_refused_total", "refused clients"),
+    ("lontra_publishes_waiting_bytes", "durable load"),
     (
         "lontra_queue_dropped_total",
         "a message that expires while its session is away",
