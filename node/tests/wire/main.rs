@@ -35,6 +35,7 @@ mod wire_config;
 mod wire_conformance_connack;
 mod wire_conformance_connect;
 mod wire_conformance_disconnect;
+mod wire_conformance_everywhere;
 mod wire_conformance_properties;
 mod wire_conformance_publish;
 mod wire_conformance_subscribe;
