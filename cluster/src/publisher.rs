@@ -11,8 +11,8 @@
 //! - `batch-sequence`: a batch's messages and number are fixed once it was sent; numbers have no gaps. Only the match of
 //!   retained messages is made again, and only of a batch that was refused: should an old copy of it be taken after all,
 //!   the same messages were taken.
-//! - `bounded`: the queue is bounded by what connections may have unacknowledged (their Receive Maximum); its size is a
-//!   metric.
+//! - `bounded`: the queue is bounded by what connections may have unacknowledged: their Receive Maximum, and in bytes what a
+//!   client may have under way (at QoS 0 too); its size is a metric.
 //! - an outcome is told once, and only on the result of apply, whichever copy of the batch it answers: one that comes
 //!   after the batch was sent again counts as well.
 //! - a leader that is slow is waited for ([`Patience`]); one that is gone is not, whatever happens meanwhile.

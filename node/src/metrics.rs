@@ -187,6 +187,8 @@ pub struct NodeMetrics {
     subscriptions: IntGauge,
     worker_queue: IntGauge,
     publish_refused: IntCounterVec,
+    subscriptions_refused: IntCounterVec,
+    publishes_waiting: IntGauge,
     accepted: IntCounter,
     connections_refused: IntCounterVec,
     upgrades_refused: IntCounterVec,
@@ -280,6 +282,15 @@ impl NodeMetrics {
                 "PUBLISH packets that were not stored and not acknowledged with success, by reason code.",
                 "reason",
             ),
+            publishes_waiting: gauge(
+                "lontra_publishes_waiting_bytes",
+                "Bytes of publishes that this node's clients have under way to their shards.",
+            ),
+            subscriptions_refused: counters(
+                "lontra_subscriptions_refused_total",
+                "Topic Filters of SUBSCRIBE and UNSUBSCRIBE that were refused, by reason code.",
+                "reason",
+            ),
             accepted: counter(
                 "lontra_connections_accepted_total",
                 "Network connections of clients that were accepted.",
@@ -336,7 +347,7 @@ impl NodeMetrics {
         for reason in UpgradeRefusal::ALL {
             metrics.upgrades_refused.with_label_values(&[reason.name()]).inc_by(0);
         }
-        let collectors: [Box<dyn prometheus::core::Collector>; 23] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 25] = [
             Box::new(metrics.connections.clone()),
             Box::new(metrics.connects.clone()),
             Box::new(metrics.disconnects.clone()),
@@ -347,6 +358,8 @@ impl NodeMetrics {
             Box::new(metrics.subscriptions.clone()),
             Box::new(metrics.worker_queue.clone()),
             Box::new(metrics.publish_refused.clone()),
+            Box::new(metrics.subscriptions_refused.clone()),
+            Box::new(metrics.publishes_waiting.clone()),
             Box::new(metrics.accepted.clone()),
             Box::new(metrics.connections_refused.clone()),
             Box::new(metrics.upgrades_refused.clone()),
@@ -474,6 +487,17 @@ impl NodeMetrics {
 
     pub fn publish_refused(&self, reason: ReasonCode) {
         self.publish_refused.with_label_values(&[reason_label(reason)]).inc();
+    }
+
+    pub fn publishes_waiting(&self, by: i64) {
+        self.publishes_waiting.add(by);
+    }
+
+    /// One Topic Filter.
+    pub fn subscription_refused(&self, reason: ReasonCode) {
+        self.subscriptions_refused
+            .with_label_values(&[reason_label(reason)])
+            .inc();
     }
 
     pub fn subscriptions_changed(&self, by: i64) {

@@ -221,6 +221,7 @@ const LIVE: &[&str] = &[
     "limits.filters_per_packet_max",
     "limits.user_properties_max",
     "limits.unfinished_bytes_max",
+    "limits.control_packet_size_max",
     "limits.topic_bytes_max",
     "limits.flapping_client_max",
     "limits.flapping_address_max",

@@ -102,18 +102,7 @@ pub(super) fn check(config: &Config) -> Checked {
         Duration::from_millis(100),
         Duration::from_secs(300),
     )?;
-    time(
-        "mqtt.keep_alive_max",
-        mqtt.keep_alive_max,
-        Duration::ZERO,
-        Duration::from_secs(65535),
-    )?;
-    if mqtt.keep_alive_max.subsec_nanos() != 0 {
-        return refuse(
-            "mqtt.keep_alive_max",
-            format!("{} is not in whole seconds", show(mqtt.keep_alive_max)),
-        );
-    }
+    keep_alive_max("mqtt.keep_alive_max", mqtt.keep_alive_max)?;
     range("mqtt.receive_maximum", mqtt.receive_maximum, 1, 65535)?;
     range("mqtt.topic_alias_max", mqtt.topic_alias_max, 0, 1024)?;
     size(
@@ -307,6 +296,15 @@ fn is_host_and_port(address: &str) -> bool {
             !host.is_empty() && host_good && port.parse::<u16>().is_ok_and(|port| port > 0)
         }
         None => false,
+    }
+}
+
+fn keep_alive_max(key: impl Into<Cow<'static, str>>, longest: Duration) -> Checked {
+    let key = key.into();
+    time(key.clone(), longest, Duration::ZERO, Duration::from_secs(65535))?;
+    match longest.subsec_nanos() {
+        0 => Ok(()),
+        _ => refuse(key, format!("{} is not in whole seconds", show(longest))),
     }
 }
 

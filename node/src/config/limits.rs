@@ -66,6 +66,10 @@ pub struct Limits {
     /// have gone longest without a whole packet are disconnected (0x97). Default 0 B: an eighth of the memory; bounds 0 B, or
     /// 1 MiB to 1 TiB. Less: many clients on slow lines that send large packets do not get them done.
     pub unfinished_bytes_max: ByteSize,
+    /// The largest packet taken that is no PUBLISH: CONNECT with its will, SUBSCRIBE, AUTH; above it 0x95. Default 256 KiB;
+    /// bounds 1 KiB to 256 MiB; `packet_size_max` holds beside it. Larger: one SUBSCRIBE costs more memory at once. Smaller:
+    /// clients with long wills or tokens do not get in.
+    pub control_packet_size_max: ByteSize,
 
     /// Bytes of a Topic Name or Topic Filter: 0x90, and 0x8F in SUBACK. Default 65535; bounds 1 to 65535.
     pub topic_bytes_max: u32,
@@ -106,6 +110,7 @@ impl Default for Limits {
             filters_per_packet_max: 1_000,
             user_properties_max: 128,
             unfinished_bytes_max: ByteSize::mib(0),
+            control_packet_size_max: ByteSize::kib(256),
             topic_bytes_max: 65_535,
             flapping_client_max: 0,
             flapping_address_max: 0,
@@ -155,6 +160,12 @@ impl Limits {
                 ByteSize::gib(1024),
             )?;
         }
+        size(
+            "limits.control_packet_size_max",
+            self.control_packet_size_max,
+            ByteSize::kib(1),
+            ByteSize::mib(256),
+        )?;
         range("limits.topic_bytes_max", self.topic_bytes_max, 1, 65_535)?;
         time("limits.flapping_window", self.flapping_window, second, day)?;
         time("limits.flapping_ban", self.flapping_ban, second, day)

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::auth::Anonymous;
 use super::network::Network;
-use super::units::{self, ByteSize, FileMode};
+use super::units::{self, ByteSize, FileMode, SessionExpiry};
 use super::{Config, loopback};
 use crate::auth::identity::Method;
 
@@ -59,6 +59,22 @@ pub struct Listener {
     /// As `mqtt.connect_timeout`, for this listener: everything before CONNECT included. Default: that.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "units::optional_duration")]
     pub connect_timeout: Option<Duration>,
+
+    /// As `mqtt.keep_alive_max`, for this listener: `"0s"` is what the client asks for. Default: that.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "units::optional_duration")]
+    pub keep_alive_max: Option<Duration>,
+
+    /// As `mqtt.receive_maximum`, for this listener. Default: that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive_maximum: Option<u16>,
+
+    /// As `mqtt.session_expiry_max`, for this listener. Default: that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_expiry_max: Option<SessionExpiry>,
+
+    /// As `mqtt.topic_alias_max`, for this listener. Default: that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_alias_max: Option<u16>,
 
     /// What stands before each topic and filter of this listener's clients, in the cluster; they do not see it. Ends
     /// with `/`. Default empty. `$SYS` is not concerned. It keeps topics apart, not client ids.
@@ -230,6 +246,10 @@ impl Listener {
             byte_rate: ByteSize::default(),
             packet_size_max: None,
             connect_timeout: None,
+            keep_alive_max: None,
+            receive_maximum: None,
+            session_expiry_max: None,
+            topic_alias_max: None,
             mountpoint: String::new(),
             path: mqtt_path(),
             mode: FileMode::default(),
@@ -348,6 +368,10 @@ pub(super) fn with_every_key() -> Listener {
     Listener {
         packet_size_max: Some(ByteSize::mib(1)),
         connect_timeout: Some(Duration::from_secs(10)),
+        keep_alive_max: Some(Duration::ZERO),
+        receive_maximum: Some(1024),
+        session_expiry_max: Some(SessionExpiry::NEVER),
+        topic_alias_max: Some(32),
         authentication: Some(Vec::new()),
         anonymous: Some(Anonymous::default()),
         ..Listener::new("name", ListenerKind::Mqtt, ListenAddress::Ip(loopback(1)))

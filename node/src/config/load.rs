@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::check::check;
-use super::{Config, Seed, listener_lines};
+use super::{Config, Seed, list_lines};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -271,10 +271,10 @@ impl SourceText<'_> {
                 // An empty section says nothing, but its name must be right.
                 (_, Value::Table(_)) if is_section(prefix) => {}
                 (spans, value) => {
-                    let within = match &prefix[..] {
-                        [list] if list == "listeners" => listener_lines::look(self, spans, value)?,
-                        _ => self.check_seeds(prefix, spans).map(|()| Vec::new())?,
-                    };
+                    if prefix[..] == ["cluster", "seeds"] {
+                        self.check_seeds(prefix, spans)?;
+                    }
+                    let within = list_lines::look(self, prefix, spans, value)?;
                     let setting = Setting {
                         path: prefix.clone(),
                         value: value.clone(),

@@ -5,7 +5,7 @@
 //! `load.rs` reads and names the origin of every mistake (file and line, or variable); `check.rs` holds the bounds and
 //! the rules between keys; `timing.rs` the sum that keeps the promise P10; `units.rs` the values with a unit,
 //! `web_origin.rs` those that name web pages, `network.rs` those that name networks; `listener.rs` has `[[listeners]]`,
-//! `listener_lines.rs` finds their lines; `topics.rs` has `[topics]`, `auth.rs` and `auth_methods.rs` `[auth]`, `limits.rs` `[limits]`;
+//! `list_lines.rs` finds their lines, and those of the rules in `[topics]`; `topics.rs` has `[topics]`, `auth.rs` and `auth_methods.rs` `[auth]`, `limits.rs` `[limits]`;
 //! `machine.rs` what is derived from cores
 //! and memory; `show.rs` what `lontra
 //! config show` prints. A `Config` that `Config::load` returned keeps all of them. Relative paths are relative to the working directory.
@@ -21,8 +21,8 @@ pub mod auth;
 mod auth_methods;
 mod check;
 pub mod limits;
+mod list_lines;
 pub mod listener;
-mod listener_lines;
 mod load;
 pub mod machine;
 mod network;
@@ -399,12 +399,10 @@ impl Tls {
     }
 }
 
-impl Mqtt {
-    /// The longest Keep Alive granted, in seconds; `None` = what the client asks for.
-    pub fn keep_alive_max(&self) -> Option<u16> {
-        let seconds = u16::try_from(self.keep_alive_max.as_secs()).unwrap_or(u16::MAX);
-        (seconds > 0).then_some(seconds)
-    }
+/// The longest Keep Alive granted, in seconds; `None` = what the client asks for.
+pub fn seconds_unless_none(keep_alive_max: Duration) -> Option<u16> {
+    let seconds = u16::try_from(keep_alive_max.as_secs()).unwrap_or(u16::MAX);
+    (seconds > 0).then_some(seconds)
 }
 
 impl Default for Node {

@@ -253,6 +253,11 @@ fn bounds_are_refused_with_origin_key_value_and_range() {
         ),
         ("cluster.lease = '3s'", "cluster.lease", "= 5300ms"),
         (
+            "limits.control_packet_size_max = '1B'",
+            "limits.control_packet_size_max",
+            "from 1KiB to 256MiB",
+        ),
+        (
             "mqtt.packet_size_max = '1B'",
             "mqtt.packet_size_max",
             "1B must be from 1KiB to 256MiB",
@@ -509,7 +514,8 @@ fn listeners_load_show_and_read_back() {
          [[listeners.tls.sni]]\ncertificate = 'd.pem'\nkey = 'e.pem'\n\
          [[listeners]]\nname = 'here'\nkind = 'unix'\nlisten = '/run/x.sock'\nmode = '0600'\n\
          [[listeners]]\nname = 'web'\nkind = 'ws'\nlisten = '[::1]:2'\ntrusted_proxies = ['10.0.0.0/8']\n\
-         connect_timeout = '5s'\npacket_size_max = '2KiB'\nmountpoint = 'a/'\npath = '/x'\n"
+         connect_timeout = '5s'\npacket_size_max = '2KiB'\nmountpoint = 'a/'\npath = '/x'\n\
+         keep_alive_max = '9s'\nreceive_maximum = 3\nsession_expiry_max = '1m'\ntopic_alias_max = 0\n"
     );
     let config = load(&file, &[]).unwrap();
     let [over_tls, here, web] = &config.listeners[..] else {
@@ -524,6 +530,14 @@ fn listeners_load_show_and_read_back() {
     assert_eq!(
         (web.connect_timeout, web.packet_size_max),
         (Some(Duration::from_secs(5)), Some(ByteSize::kib(2)))
+    );
+    assert_eq!(
+        (web.keep_alive_max, web.receive_maximum),
+        (Some(Duration::from_secs(9)), Some(3))
+    );
+    assert_eq!(
+        (web.session_expiry_max, web.topic_alias_max),
+        (Some(SessionExpiry::from_seconds(60)), Some(0))
     );
     assert_eq!(load(&config.effective_toml(), &[]).unwrap(), config);
     let variable = "[{ name = 'v', kind = 'mqtt', listen = '127.0.0.1:9' }]";
@@ -550,6 +564,63 @@ fn listeners_show_where_each_value_comes_from() {
     };
     assert!(line("kind = ").ends_with("lontra.toml:3"), "{shown}");
     assert!(line("certificate = \"c.pem\"").ends_with("lontra.toml:6"), "{shown}");
+}
+
+#[test]
+fn mistakes_in_rules_for_topics_are_told_with_their_own_line() {
+    let rewrite = "[[topics.rewrite]]\non = 'all'\nfrom = '(a)'\nto = '$1'\n";
+    let policy = "[[topics.policy]]\nfilter = 'a'\n";
+    for (file, line, words) in [
+        (
+            format!("{rewrite}form = 'b'"),
+            5,
+            &["`topics.rewrite[0].form`", "did you mean `topics.rewrite[0].from`?"][..],
+        ),
+        (
+            format!("{rewrite}[[topics.rewrite]]\non = 'never'\nfrom = 'a'\nto = 'b'"),
+            6,
+            &["`topics.rewrite[1].on`", "never"],
+        ),
+        (
+            format!("{rewrite}[[topics.rewrite]]\non = 'all'\nfrom = '('\nto = 'b'"),
+            7,
+            &["`topics.rewrite[1].from`", "unclosed group"],
+        ),
+        (
+            format!("{rewrite}[[topics.rewrite]]\non = 'all'\nfrom = 'a'\nto = '$1'"),
+            8,
+            &["`topics.rewrite[1].to`", "no group `1`"],
+        ),
+        (
+            format!("{rewrite}[[topics.rewrite]]\non = 'all'\nto = 'b'"),
+            6,
+            &["`topics.rewrite[1].from`", "missing"],
+        ),
+        (
+            format!("{policy}{policy}qos_max = 3"),
+            5,
+            &["`topics.policy[1].qos_max`", "not 0, 1 or 2"],
+        ),
+        (format!("{policy}qos_max = 'one'"), 3, &["`topics.policy[0].qos_max`"]),
+        (
+            format!("{policy}retain = 'deny'"),
+            3,
+            &["`topics.policy[0].retain`", "deny"],
+        ),
+        (
+            "[topics]\nsubscribe = [\n  { filter = 'a' },\n  { filter = 'b', qso = 1 },\n]".to_owned(),
+            4,
+            &["`topics.subscribe[1].qso`", "did you mean"],
+        ),
+        (
+            "[[topics.subscribe]]\nqos = 1".to_owned(),
+            2,
+            &["`topics.subscribe[0].filter`", "missing"],
+        ),
+    ] {
+        check_refused(&file, &[], &[&[&*format!("lontra.toml:{line}:")], words].concat());
+    }
+    load(&format!("{rewrite}{policy}"), &[]).unwrap();
 }
 
 #[test]
@@ -669,6 +740,14 @@ fn mistakes_in_listeners_are_told_with_their_own_line() {
             format!("{LISTENER}packet_size_max = '9MiB'"),
             5,
             &["mqtt.outbox_bytes_max"],
+        ),
+        (format!("{LISTENER}receive_maximum = 0"), 5, &["from 1 to 65535"]),
+        (format!("{LISTENER}topic_alias_max = 1025"), 5, &["from 0 to 1024"]),
+        (format!("{LISTENER}keep_alive_max = '1500ms'"), 5, &["whole seconds"]),
+        (
+            format!("{LISTENER}session_expiry_max = '7'"),
+            5,
+            &["`listeners[0].session_expiry_max`"],
         ),
         (format!("{OVER_TLS}client_ca = 'x'"), 8, &["client_certificates is off"]),
         (

@@ -124,7 +124,18 @@ impl Serialize for Pattern {
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Regex::new(&text).map(Pattern).map_err(serde::de::Error::custom)
+        // The crate draws where it is wrong, on lines of its own; its last line says what is.
+        let what = |error: regex::Error| {
+            let drawn = error.to_string();
+            let last = drawn.lines().last().unwrap_or_default();
+            format!(
+                "`{text}` is no regular expression: {}",
+                last.trim_start_matches("error: ")
+            )
+        };
+        Regex::new(&text)
+            .map(Pattern)
+            .map_err(|error| serde::de::Error::custom(what(error)))
     }
 }
 
@@ -177,6 +188,33 @@ impl Topics {
             }
         }
         Ok(())
+    }
+}
+
+/// Each with every key, for whoever needs to know which there are.
+pub(super) fn a_rewrite() -> Rewrite {
+    Rewrite {
+        on: RewriteOn::All,
+        from: Pattern(Regex::new("a").expect("a regular expression")),
+        to: "b".to_owned(),
+    }
+}
+
+pub(super) fn a_subscription() -> AutoSubscription {
+    AutoSubscription {
+        filter: "a".to_owned(),
+        qos: 0,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: 0,
+    }
+}
+
+pub(super) fn a_policy() -> Policy {
+    Policy {
+        filter: "a".to_owned(),
+        qos_max: qos_2(),
+        retain: RetainPolicy::default(),
     }
 }
 

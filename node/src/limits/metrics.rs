@@ -17,6 +17,8 @@ pub enum Limit {
     ListenerBytes,
     NodeMessages,
     NodeBytes,
+    /// Of the durable publishes that a client has under way.
+    PublishesWaiting,
     // Whoever meets these is refused.
     AddressConnectionRate,
     AddressConnections,
@@ -35,7 +37,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const HOLDING: [Limit; 8] = [
+    const HOLDING: [Limit; 9] = [
         Limit::ConnectionRate,
         Limit::ListenerConnectionRate,
         Limit::ClientMessages,
@@ -44,6 +46,7 @@ impl Limit {
         Limit::ListenerBytes,
         Limit::NodeMessages,
         Limit::NodeBytes,
+        Limit::PublishesWaiting,
     ];
     const REFUSING: [Limit; 14] = [
         Limit::AddressConnectionRate,
@@ -72,6 +75,7 @@ impl Limit {
             Limit::ListenerBytes => "listener_bytes",
             Limit::NodeMessages => "node_messages",
             Limit::NodeBytes => "node_bytes",
+            Limit::PublishesWaiting => "publishes_waiting",
             Limit::AddressConnectionRate => "address_connection_rate",
             Limit::AddressConnections => "address_connections",
             Limit::UserConnections => "user_connections",

@@ -57,6 +57,11 @@ pub enum Output {
         publish: Publish,
         token: Option<u64>,
     },
+    /// A publish that is refused: tell `inbound` so, and count it.
+    Refuse {
+        token: u64,
+        reason: ReasonCode,
+    },
     /// Forget a QoS 2 identifier of the client, perhaps one of an earlier connection; then tell `inbound` the outcome
     /// of `token`.
     Release {
@@ -73,6 +78,8 @@ pub enum Output {
     Unsubscribe {
         packet_id: NonZeroU16,
         filters: Vec<Box<str>>,
+        /// One for each filter of the packet: none for those of `filters`.
+        refused: Vec<Option<ReasonCode>>,
     },
     Wish(Wish),
 }
@@ -148,7 +155,7 @@ pub struct Connection {
     pub effects: Effects,
     aliases: AliasesIn,
     /// A PUBLISH whose identifier is being released; its outcome wakes the connection again.
-    held: Option<Box<Publish>>,
+    held: Option<Box<(Publish, Option<ReasonCode>)>>,
     last_received: Instant,
     keep_alive: Option<NonZeroU16>,
     overfull_since: Option<Instant>,
@@ -318,34 +325,42 @@ impl Connection {
                 publish.delayed(seconds, topic)
             }
             // As it is: it is refused in the order of acknowledgements.
-            Some(Err(_)) => return self.resolved_publish(publish, now),
+            Some(Err(_)) => return self.resolved_publish(publish, None, now),
         };
         let rewritten = match self.policy.topic_rules.topic(publish.topic(), self.namer()) {
             Ok(rewritten) => rewritten,
-            Err(reason) => return self.refuse_publish(reason, "what the topic is rewritten to is none"),
+            Err(reason) => return self.resolved_publish(publish, Some(reason), now),
         };
         let topic = rewritten.as_deref().unwrap_or_else(|| publish.topic());
         let publish = match (self.policy.mountpoint.topic(topic), rewritten) {
             (Ok(Some(mounted)), _) => publish.with_topic(mounted),
             (Ok(None), Some(rewritten)) => publish.with_topic(rewritten.into()),
             (Ok(None), None) => publish,
-            (Err(reason), _) => return self.refuse_publish(reason, "the topic is too long for this listener"),
+            (Err(reason), _) => return self.resolved_publish(publish, Some(reason), now),
         };
-        self.resolved_publish(publish, now);
+        self.resolved_publish(publish, None, now);
     }
 
-    fn resolved_publish(&mut self, publish: Publish, now: Instant) {
+    /// `refused`: its topic is none in the cluster. Its acknowledgement says so when it is its turn; of QoS 0 nothing but the
+    /// end can. [MQTT-4.13.2-1]
+    fn resolved_publish(&mut self, publish: Publish, refused: Option<ReasonCode>, now: Instant) {
         let Some(packet_id) = publish.packet_id() else {
-            return self.outputs.push(Output::Publish { publish, token: None });
+            return match refused {
+                Some(reason) => self.refuse_publish(reason, "the topic is none in the cluster"),
+                None => self.outputs.push(Output::Publish { publish, token: None }),
+            };
         };
         let (qos, dup) = (publish.qos(), publish.dup());
         match self.inbound.publish(packet_id, qos, dup, now, &mut self.out) {
-            Received::New(token) => {
-                let token = Some(token);
-                self.outputs.push(Output::Publish { publish, token });
-            }
+            Received::New(token) => self.outputs.push(match refused {
+                Some(reason) => Output::Refuse { token, reason },
+                None => Output::Publish {
+                    publish,
+                    token: Some(token),
+                },
+            }),
             Received::Again => {}
-            Received::Wait => self.held = Some(Box::new(publish)),
+            Received::Wait => self.held = Some(Box::new((publish, refused))),
             Received::Refused(reason) => self.refuse_publish(reason, "more publishes in flight than agreed"),
         }
     }
@@ -435,15 +450,16 @@ impl Connection {
     }
 
     fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
-        let filters = unsubscribe.filters.into_iter();
-        let filters: Result<_, _> = filters.map(|filter| self.in_cluster(filter)).collect();
-        let filters = match filters {
-            Ok(filters) => filters,
-            Err(reason) => return self.close(reason, Some("a filter is none in the cluster")),
-        };
+        let (mut filters, mut refused) = (Vec::new(), Vec::new());
+        for filter in unsubscribe.filters {
+            let in_cluster = self.in_cluster(filter);
+            refused.push(in_cluster.as_ref().err().copied());
+            filters.extend(in_cluster);
+        }
         self.outputs.push(Output::Unsubscribe {
             packet_id: unsubscribe.packet_id,
             filters,
+            refused,
         });
     }
 
@@ -623,8 +639,9 @@ impl Connection {
         if !matches!(self.state, State::Connected) {
             return;
         }
-        if let Some(publish) = self.held.take() {
-            self.resolved_publish(*publish, now);
+        if let Some(held) = self.held.take() {
+            let (publish, refused) = *held;
+            self.resolved_publish(publish, refused, now);
         }
         self.outbound.pump(log_time, now, &mut self.out, &mut self.effects);
         self.outputs.extend(self.effects.wishes.drain(..).map(Output::Wish));

@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use bytes::Bytes;
 
-use super::codec::{ConnAck, ConnAckProperties, Connect, ReasonCode, Will};
+use super::codec::{ConnAck, ConnAckProperties, Connect, QoS, ReasonCode, Will};
 use super::delayed::is_delayed;
 use super::mountpoint::Mountpoint;
 use super::publish_out::OutboundLimits;
@@ -132,15 +132,18 @@ pub fn accept(
     })
 }
 
-/// The CONNACK of a session: what was granted. What is absent is available: QoS 2, retained messages, wildcards,
-/// subscription identifiers, shared subscriptions.
+/// The CONNACK of a session: what was granted. What is absent is available: QoS 2 and retained messages, unless no rule of
+/// `[topics]` grants them anywhere; wildcards, subscription identifiers, shared subscriptions.
 pub fn connack(accepted: &Accepted, session_present: bool, policy: &Policy) -> ConnAck {
+    let offered = policy.topic_rules.offered();
     ConnAck {
         session_present,
         reason: ReasonCode::SUCCESS,
         properties: ConnAckProperties {
             session_expiry_interval: (accepted.expiry != accepted.expiry_requested).then_some(accepted.expiry),
             receive_maximum: Some(policy.receive_maximum),
+            maximum_qos: (offered.qos_max != QoS::ExactlyOnce).then_some(offered.qos_max), // [MQTT-3.2.2-9]
+            retain_available: (!offered.retain).then_some(false),
             topic_alias_maximum: (policy.topic_alias_max > 0).then_some(policy.topic_alias_max),
             maximum_packet_size: Some(policy.packet_size_max),
             assigned_client_identifier: accepted.assigned.then(|| accepted.client_id.to_string()),
@@ -175,7 +178,7 @@ const IN_FLIGHT_MAX: u16 = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::codec::{ConnectProperties, QoS, Version, WillProperties};
+    use crate::protocol::codec::{ConnectProperties, Version, WillProperties};
 
     fn policy() -> Policy {
         Policy {

@@ -20,8 +20,8 @@ use lontra_storage::command::Subscription;
 use lontra_storage::topic::matches;
 use regex::Regex;
 
-use super::codec::ReasonCode;
 use super::codec::topic_grammar::{check_topic_filter, check_topic_name, is_exclusive, split_shared};
+use super::codec::{QoS, ReasonCode};
 use super::delayed::is_delayed;
 use crate::config::topics::{RetainPolicy, RewriteOn, Topics};
 use crate::sys::is_sys;
@@ -42,6 +42,44 @@ struct Rules {
     rewrites: Vec<Rewrite>,
     subscriptions: Vec<Subscription>,
     policies: Vec<Policy>,
+    offered: Offered,
+}
+
+/// What may be published anywhere at all: CONNACK tells it, so that no client tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    pub qos_max: QoS,
+    pub retain: bool,
+}
+
+impl Default for Offered {
+    fn default() -> Self {
+        Offered {
+            qos_max: QoS::ExactlyOnce,
+            retain: true,
+        }
+    }
+}
+
+impl Offered {
+    /// Policies decide for every topic only up to one that matches all: what it and those before it grant, and no more, is to
+    /// be had. Topics that begin with `$` match no such filter; they get no more than the others, or CONNACK would be untrue.
+    fn by(policies: &[Policy]) -> Self {
+        let is_last = |policy: &Policy| matches!(&*policy.filter, "#" | "+/#");
+        let Some(last) = policies.iter().position(is_last) else {
+            return Offered::default();
+        };
+        let in_force = &policies[..=last];
+        let qos_max = in_force.iter().map(|policy| policy.qos_max).max();
+        Offered {
+            qos_max: match qos_max {
+                Some(0) => QoS::AtMostOnce,
+                Some(1) => QoS::AtLeastOnce,
+                _ => QoS::ExactlyOnce,
+            },
+            retain: in_force.iter().any(|policy| policy.retain != RetainPolicy::Refuse),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -64,8 +102,10 @@ pub enum Verdict {
     AsItIs,
     /// Nothing is retained of it.
     WithoutRetain,
-    /// It is refused, for this.
-    Refused(&'static str),
+    /// It is refused there, for this: a will is told it.
+    Refused(ReasonCode),
+    /// It is refused everywhere, as CONNACK said: 0x9A or 0x9B. [MQTT-3.2.2-11] [MQTT-3.2.2-14]
+    NotOffered(ReasonCode),
 }
 
 impl TopicRules {
@@ -93,11 +133,18 @@ impl TopicRules {
             qos_max: rule.qos_max,
             retain: rule.retain,
         });
+        let policies: Vec<Policy> = policies.collect();
         TopicRules(Some(Arc::new(Rules {
             rewrites: rewrites.collect(),
             subscriptions: subscriptions.collect(),
-            policies: policies.collect(),
+            offered: Offered::by(&policies),
+            policies,
         })))
+    }
+
+    /// What CONNACK says of QoS and RETAIN.
+    pub fn offered(&self) -> Offered {
+        self.0.as_ref().map_or_else(Offered::default, |rules| rules.offered)
     }
 
     /// The Topic Name that a publish or will goes to; `None`: the one that it names.
@@ -159,15 +206,24 @@ impl TopicRules {
 
     /// What becomes of a PUBLISH to `topic`, as its client knows it after rewriting: the first policy whose filter matches.
     pub fn verdict(&self, topic: &str, qos: u8, retain: bool) -> Verdict {
-        let policies = self.0.iter().flat_map(|rules| &rules.policies);
-        let Some(policy) = policies.clone().find(|policy| matches(&policy.filter, topic)) else {
+        let Some(rules) = &self.0 else {
+            return Verdict::AsItIs;
+        };
+        if qos > rules.offered.qos_max as u8 {
+            return Verdict::NotOffered(ReasonCode::QOS_NOT_SUPPORTED);
+        }
+        if retain && !rules.offered.retain {
+            return Verdict::NotOffered(ReasonCode::RETAIN_NOT_SUPPORTED);
+        }
+        let mut policies = rules.policies.iter();
+        let Some(policy) = policies.find(|policy| matches(&policy.filter, topic)) else {
             return Verdict::AsItIs;
         };
         if qos > policy.qos_max {
-            return Verdict::Refused("the topic takes no such QoS");
+            return Verdict::Refused(ReasonCode::QOS_NOT_SUPPORTED);
         }
         match policy.retain {
-            RetainPolicy::Refuse if retain => Verdict::Refused("the topic retains nothing"),
+            RetainPolicy::Refuse if retain => Verdict::Refused(ReasonCode::RETAIN_NOT_SUPPORTED),
             RetainPolicy::Ignore if retain => Verdict::WithoutRetain,
             RetainPolicy::Allow | RetainPolicy::Ignore | RetainPolicy::Refuse => Verdict::AsItIs,
         }
@@ -295,14 +351,52 @@ mod tests {
         );
         for (topic, qos, retain, expected) in [
             ("a/keep/x", 2, true, Verdict::AsItIs),
-            ("a/x", 2, false, Verdict::Refused("the topic takes no such QoS")),
+            ("a/x", 2, false, Verdict::Refused(ReasonCode::QOS_NOT_SUPPORTED)),
             ("a/x", 1, true, Verdict::WithoutRetain),
             ("a/x", 1, false, Verdict::AsItIs),
-            ("b/x", 2, true, Verdict::Refused("the topic retains nothing")),
+            ("b/x", 2, true, Verdict::Refused(ReasonCode::RETAIN_NOT_SUPPORTED)),
             ("b/x", 2, false, Verdict::AsItIs),
             ("b/x/y", 2, true, Verdict::AsItIs),
         ] {
             assert_eq!(rules.verdict(topic, qos, retain), expected, "{topic} {qos} {retain}");
+        }
+    }
+
+    #[test]
+    fn what_no_topic_grants_is_not_offered() {
+        let offered = |policies: &str| rules(&format!("policy = [{policies}]")).offered();
+        let [some, all] = [
+            r##"{ filter = "a/#", qos_max = 1, retain = "refuse" }"##,
+            r##"{ filter = "#" }"##,
+        ];
+        for (policies, qos_max, retain) in [
+            (some.to_owned(), QoS::ExactlyOnce, true),
+            (format!("{some}, {all}"), QoS::ExactlyOnce, true),
+            (
+                r##"{ filter = "#", qos_max = 1, retain = "refuse" }, { filter = "a" }"##.to_owned(),
+                QoS::AtLeastOnce,
+                false,
+            ),
+            (
+                r##"{ filter = "a", qos_max = 1 }, { filter = "+/#", qos_max = 0, retain = "refuse" }"##.to_owned(),
+                QoS::AtLeastOnce,
+                true,
+            ),
+            (
+                r##"{ filter = "#", qos_max = 0, retain = "ignore" }"##.to_owned(),
+                QoS::AtMostOnce,
+                true,
+            ),
+        ] {
+            assert_eq!(offered(&policies), Offered { qos_max, retain }, "{policies}");
+        }
+        let none = rules(r##"policy = [{ filter = "#", qos_max = 1, retain = "refuse" }]"##);
+        for (topic, qos, retain, expected) in [
+            ("a", 1, false, Verdict::AsItIs),
+            ("a", 2, true, Verdict::NotOffered(ReasonCode::QOS_NOT_SUPPORTED)),
+            ("$a", 0, true, Verdict::NotOffered(ReasonCode::RETAIN_NOT_SUPPORTED)),
+        ] {
+            assert_eq!(none.verdict(topic, qos, retain), expected, "{topic}");
         }
     }
 

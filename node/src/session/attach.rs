@@ -267,7 +267,8 @@ fn rewrite_will(client: &Client, accepted: &mut Accepted, access: &Access) -> Re
     match policy.topic_rules.verdict(topic, will.qos as u8, will.retain) {
         Verdict::AsItIs => {}
         Verdict::WithoutRetain => will.retain = false,
-        Verdict::Refused(_) => return Err(ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR),
+        // [MQTT-3.2.2-12] [MQTT-3.2.2-13]
+        Verdict::Refused(reason) | Verdict::NotOffered(reason) => return Err(reason),
     }
     Ok(())
 }

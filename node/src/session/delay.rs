@@ -21,8 +21,10 @@ pub fn delay(
     token: u64,
 ) {
     let shard = worker.cluster.shards().shard_of(&message.topic);
+    let encoded = message.encode();
+    worker.hold(client, token, encoded.len());
     let publish = DelayedPublish {
-        message: message.encode(),
+        message: encoded,
         seconds,
         retain: message.retain && !message.payload.is_empty(),
         origin: origin_of(client, packet, message.publisher, shard),

@@ -51,6 +51,7 @@ pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
                 Output::Connect(accepted) => attach::begin(worker, client, accepted),
                 Output::Authenticate { data } => authenticate::step(worker, client, &data),
                 Output::Publish { publish: packet, token } => publish(worker, client, packet, token),
+                Output::Refuse { token, reason } => decide(worker, client, token, reason),
                 Output::Subscribe {
                     packet_id,
                     subscriptions,
@@ -66,9 +67,18 @@ pub fn outputs(worker: &Rc<Worker>, client: &Rc<Client>) {
                         },
                     );
                 }
-                Output::Unsubscribe { packet_id, filters } => {
-                    worker.operate(client, Operation::Unsubscribe { packet_id, filters });
-                }
+                Output::Unsubscribe {
+                    packet_id,
+                    filters,
+                    refused,
+                } => worker.operate(
+                    client,
+                    Operation::Unsubscribe {
+                        packet_id,
+                        filters,
+                        refused,
+                    },
+                ),
                 Output::Wish(Wish::Page(shard, after)) => attach::read_page(worker, client, shard, after),
                 Output::Wish(Wish::Settle(shard, offset, packet_id, how)) => {
                     let served = client.connection.borrow().served;
@@ -161,8 +171,9 @@ fn authorize(worker: &Rc<Worker>, client: &Rc<Client>, mut message: Message, pac
     match policy.topic_rules.verdict(topic, message.qos, message.retain) {
         Verdict::AsItIs => {}
         Verdict::WithoutRetain => message.retain = false,
-        // The reason string of an acknowledgement is not kept; the metric has the code.
+        // PUBACK and PUBREC have no code for either: 0x9A and 0x9B are of CONNACK and DISCONNECT.
         Verdict::Refused(_) => return decide(worker, client, token, ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR),
+        Verdict::NotOffered(reason) => return not_offered(worker, client, token, reason),
     }
     let access = client.access();
     let authorized = access.and_then(|access| access.authorize(message, |message| &message.topic).ok());
@@ -173,6 +184,17 @@ fn authorize(worker: &Rc<Worker>, client: &Rc<Client>, mut message: Message, pac
         },
         None => denied(worker, client, token),
     }
+}
+
+/// CONNACK said that there is no such QoS, or no RETAIN. 3.x was not told. [MQTT-3.2.2-11] [MQTT-3.2.2-14]
+fn not_offered(worker: &Worker, client: &Client, token: u64, reason: ReasonCode) {
+    let is_v5 = client.connection.borrow().version().is_some_and(Version::is_v5);
+    if !is_v5 {
+        return decide(worker, client, token, reason);
+    }
+    worker.metrics.publish_refused(reason);
+    let why = Some("CONNACK has told what this broker takes");
+    client.connection.borrow_mut().close(reason, why);
 }
 
 /// The client may not publish there. 3.x cannot say so: it acknowledges what is dropped, or ends. [v3 MQTT-3.3.5-2]
@@ -243,8 +265,10 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>,
         publishes.begin(token, &matched, Path::Durable, qos, lease);
         drop(publishes);
         let origin = origin_of(client, &packet, message.publisher, matched.shard);
+        let encoded = message.encode();
+        worker.hold(client, token, encoded.len());
         let publish = DurablePublish {
-            message: message.encode(),
+            message: encoded,
             retain: message.retain,
             removes: message.payload.is_empty(),
             recipients,
@@ -312,6 +336,7 @@ pub fn completed(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, outcome: 
         | Outcome::Unknown => None,
     };
     client.publishes.borrow_mut().end(token, offset);
+    worker.release(client, token);
     if outcome == Outcome::RetainedFull {
         worker.metrics.limits.refused(Limit::Retained, 1);
     }

@@ -11,3 +11,4 @@ pub mod operations;
 pub mod publishes;
 pub mod retained;
 pub mod routes;
+pub mod waiting;

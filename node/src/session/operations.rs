@@ -39,6 +39,8 @@ pub enum Operation {
     Unsubscribe {
         packet_id: NonZeroU16,
         filters: Vec<Box<str>>,
+        /// One for each filter of the packet: none for those of `filters`.
+        refused: Vec<Option<ReasonCode>>,
     },
 }
 
@@ -122,16 +124,24 @@ impl Worker {
                     }
                 }
                 if let Some(packet_id) = packet_id {
+                    self.count_refused(&reasons);
                     client.connection.borrow_mut().subscribed(packet_id, reasons);
                 }
             }
-            Operation::Unsubscribe { packet_id, filters } => match self.unsubscribe(client, filters).await {
+            Operation::Unsubscribe {
+                packet_id,
+                filters,
+                refused,
+            } => match self.unsubscribe(client, filters).await {
                 Ok(existed) => {
-                    let reason = |existed| match existed {
-                        true => ReasonCode::SUCCESS,
-                        false => ReasonCode::NO_SUBSCRIPTION_EXISTED,
+                    let mut existed = existed.into_iter();
+                    let mut reason = |refused: Option<ReasonCode>| match refused {
+                        Some(reason) => reason,
+                        None if existed.next() == Some(true) => ReasonCode::SUCCESS,
+                        None => ReasonCode::NO_SUBSCRIPTION_EXISTED,
                     };
-                    let reasons = existed.into_iter().map(reason).collect();
+                    let reasons: Vec<ReasonCode> = refused.into_iter().map(&mut reason).collect();
+                    self.count_refused(&reasons);
                     client.connection.borrow_mut().unsubscribed(packet_id, reasons);
                 }
                 Err(MetaError::Stale) => client
@@ -146,6 +156,13 @@ impl Worker {
                         .close(ReasonCode::SERVER_BUSY, Some(what));
                 }
             },
+        }
+    }
+
+    /// What SUBACK or UNSUBACK refuses, filter by filter.
+    fn count_refused(&self, reasons: &[ReasonCode]) {
+        for reason in reasons.iter().filter(|reason| reason.is_error()) {
+            self.metrics.subscription_refused(*reason);
         }
     }
 
@@ -309,6 +326,9 @@ impl Worker {
         let Some(served) = client.connection.borrow().served else {
             return Err(MetaError::Stale);
         };
+        if filters.is_empty() {
+            return Ok(Vec::new());
+        }
         if client.is_durable() {
             let existed = self
                 .cluster

@@ -11,7 +11,7 @@ use crate::auth::cluster::ClusterAccess;
 use crate::auth::lasting::Lasting;
 use crate::auth::{Auth, AuthFileError};
 use crate::config::listener::Listener;
-use crate::config::{Config, ListenerKind, Network, WebOrigin};
+use crate::config::{Config, ListenerKind, Network, WebOrigin, seconds_unless_none};
 use crate::gateway::tls::load::{self, TlsFileError};
 use crate::limits::{Guard, Protection};
 use crate::protocol::codec::Limits;
@@ -115,7 +115,7 @@ fn listener_config(
     let packet_bytes = listener.packet_size_max.unwrap_or(mqtt.packet_size_max).bytes() as usize;
     let limits = Limits {
         packet_bytes,
-        control_packet_bytes: packet_bytes.min(Limits::default().control_packet_bytes),
+        control_packet_bytes: packet_bytes.min(config.limits.control_packet_size_max.bytes() as usize),
         topic_levels: usize::from(mqtt.topic_levels_max),
         topic_bytes: config.limits.topic_bytes_max as usize,
         filters_per_packet: config.limits.filters_per_packet_max as usize,
@@ -135,10 +135,10 @@ fn listener_config(
         kind: listener.kind,
         policy: Arc::new(Policy {
             packet_size_max: packet_bytes as u32,
-            receive_maximum: mqtt.receive_maximum,
-            keep_alive_max: mqtt.keep_alive_max(),
-            session_expiry_max: mqtt.session_expiry_max.seconds(),
-            topic_alias_max: mqtt.topic_alias_max,
+            receive_maximum: listener.receive_maximum.unwrap_or(mqtt.receive_maximum),
+            keep_alive_max: seconds_unless_none(listener.keep_alive_max.unwrap_or(mqtt.keep_alive_max)),
+            session_expiry_max: listener.session_expiry_max.unwrap_or(mqtt.session_expiry_max).seconds(),
+            topic_alias_max: listener.topic_alias_max.unwrap_or(mqtt.topic_alias_max),
             outbox_bytes_max: mqtt.outbox_bytes_max.bytes() as usize,
             outbox_messages_max: mqtt.outbox_messages_max as usize,
             mountpoint: Mountpoint::new(&listener.mountpoint),

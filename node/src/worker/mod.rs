@@ -54,6 +54,7 @@ use crate::session::operations::Operations;
 use crate::session::publishes::Publishes;
 use crate::session::retained::Replays;
 use crate::session::routes::Routes;
+use crate::session::waiting::{Held, Waiting};
 use crate::sys::{Sys, is_sys};
 
 /// Everything that the tasks of one thread share.
@@ -84,6 +85,7 @@ pub struct Worker {
     /// Whose turn it is in shared groups at QoS 0. Not `numbers`: a publish takes one of those too, and with two members
     /// it would always be the same one's turn.
     turns: Cell<usize>,
+    pub waiting: Waiting,
     stopping: Cell<bool>,
     /// `bounded`: a storm of clients that come back takes turns, so that the thread is there for who is connected.
     pub attaching: Semaphore,
@@ -107,6 +109,8 @@ pub struct Client {
     pub subscriptions: RefCell<BTreeMap<Box<str>, SubscriptionOptions>>,
     pub operations: Operations,
     pub publishes: RefCell<Publishes>,
+    /// Of those, what the cluster has not answered, in bytes.
+    pub held_publishes: RefCell<Held>,
     /// Subscriptions to shared groups, by their whole filter: the group's queue feeds them, nothing is matched here.
     pub shared: RefCell<BTreeMap<Box<str>, SubscriptionOptions>>,
     pub credit: Arc<CreditBook>,
@@ -242,6 +246,7 @@ pub fn spawn(
                 next_connection: Cell::new(1),
                 numbers: Cell::new(0),
                 turns: Cell::new(0),
+                waiting: Waiting::default(),
                 stopping: Cell::new(false),
                 attaching: Semaphore::new(ATTACHING_MAX),
             });
@@ -301,6 +306,7 @@ impl Worker {
             subscriptions: RefCell::default(),
             operations: Operations::default(),
             publishes: RefCell::default(),
+            held_publishes: RefCell::default(),
             shared: RefCell::default(),
             credit: Arc::default(),
             replays: Replays::default(),
@@ -355,7 +361,15 @@ impl Worker {
                         Err(violation) => self.violation(&mut connection, &violation),
                     }
                 }
-                Err(violation) => self.violation(&mut connection, &violation),
+                Err(violation) => {
+                    // A CONNECT that is too large is told so, where its first bytes show in which form.
+                    if version.is_none()
+                        && let Some(version) = codec::connect_version(received)
+                    {
+                        connection.note_version(version);
+                    }
+                    self.violation(&mut connection, &violation);
+                }
             }
             drop(connection);
             execute::outputs(self, client);
@@ -425,7 +439,7 @@ impl Worker {
             return true;
         }
         drop(connection);
-        if !self.keeps_pace(client) {
+        if self.holds_back(client) || !self.keeps_pace(client) {
             return false;
         }
         let lease = self.cluster.lease();
@@ -557,7 +571,10 @@ impl Worker {
                 Some(last) if last.id == connection => last.clone(),
                 _ => match self.client(connection) {
                     Some(client) => client,
-                    None => continue,
+                    None => {
+                        self.release_of_gone(connection, token);
+                        continue;
+                    }
                 },
             };
             execute::completed(self, &client, token, outcome);
@@ -687,6 +704,7 @@ impl Worker {
         }
         self.connections.borrow_mut().remove(&client.id);
         self.deadlines.forget(client.id, &client.deadline);
+        self.keep_held(client);
         self.remove_filters(client, &filters);
     }
 

@@ -392,9 +392,9 @@ impl Run {
                 },
                 Output::Connect(accepted) => self.attaching = Some(accepted),
                 Output::Publish { token, .. } => self.tokens.extend(token),
-                Output::Release { token, .. } => self.tokens.push(token),
+                Output::Release { token, .. } | Output::Refuse { token, .. } => self.tokens.push(token),
                 Output::Subscribe { packet_id, reasons, .. } => self.subscribes.push((packet_id, reasons)),
-                Output::Unsubscribe { packet_id, filters } => self.unsubscribes.push((packet_id, filters.len())),
+                Output::Unsubscribe { packet_id, refused, .. } => self.unsubscribes.push((packet_id, refused.len())),
                 Output::Wish(wish) => self.wish(wish),
             }
         }

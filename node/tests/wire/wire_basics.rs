@@ -914,6 +914,7 @@ const METRICS: &[(&str, &str)] = &[
     ),
     ("lontra_publish_queue_operations", "durable load"),
     ("lontra_publishes_refused_total", "refused clients"),
+    ("lontra_publishes_waiting_bytes", "durable load"),
     (
         "lontra_queue_dropped_total",
         "a message that expires while its session is away",
@@ -956,6 +957,7 @@ const METRICS: &[(&str, &str)] = &[
         "the node that missed what was purged",
     ),
     ("lontra_subscriptions", "SUBSCRIBE"),
+    ("lontra_subscriptions_refused_total", "refused clients"),
     ("lontra_tls_handshake_seconds", "a client over TLS"),
     ("lontra_tls_handshakes_total", "a client over TLS"),
     ("lontra_websocket_upgrades_refused_total", "a request for another path"),
@@ -1117,7 +1119,7 @@ async fn messages_are_counted(cluster: &Cluster, before: &Scrape) -> Vec<Client>
     vec![durable, small, publisher, other_way]
 }
 
-/// A topic of too many levels, and a topic alias beyond what was granted; a connection without a CONNECT; a request that
+/// A topic and a filter of too many levels, and a topic alias beyond what was granted; a connection without a CONNECT; a request that
 /// is no WebSocket's.
 async fn refuse(cluster: &Cluster) {
     drop(Client::raw(cluster.mqtt(0), Version::V5, SOON).await.expect("a socket"));
@@ -1129,6 +1131,12 @@ async fn refuse(cluster: &Cluster) {
         .await
         .disconnect()
         .await;
+    let mut client = Client::open(cluster.mqtt(0), Version::V5, "metrics-refused").await;
+    let subscribe = codec::subscribe(Version::V5, 1, &[(&*"a/".repeat(200), 1)]);
+    client.send(&subscribe).await.expect("SUBSCRIBE");
+    let suback = client.packet_within(SOON).await.expect("SUBACK");
+    assert!(matches!(suback, Packet::Suback { codes, .. } if codes == [0x8f]));
+    client.disconnect().await;
     let deep = Publish {
         pid: 1,
         ..Publish::new(&"a/".repeat(200), "x", 1)

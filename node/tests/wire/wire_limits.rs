@@ -238,6 +238,49 @@ async fn a_user_has_a_number_of_connections() {
     guarded.cluster.assert_no_panic();
 }
 
+/// At QoS 0 nothing else bounds it: it is not answered, and retained messages go through their shard.
+#[tokio::test]
+async fn what_waits_for_its_shard_is_bounded_in_bytes_at_qos_0_too() {
+    let guarded = with(&[]).await;
+    let waiting = async || guarded.counted("lontra_publishes_waiting_bytes", "").await;
+    let flood: Vec<u8> = (0..600)
+        .flat_map(|n| {
+            let retained = Publish {
+                retain: true,
+                ..Publish::new(&format!("waiting/{}", n % 8), vec![b'x'; 64 << 10], 0)
+            };
+            retained.encode(Version::V5)
+        })
+        .collect();
+    let mut client = Client::open(guarded.at(), Version::V5, "flood").await;
+    let publishes = async {
+        client.send(&flood).await.expect("all is taken in the end");
+        // What came before it was taken before it.
+        client.publish("waiting/end", "end", 1).await;
+    };
+    let mut most = 0f64;
+    let watching = async {
+        loop {
+            most = most.max(waiting().await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = publishes => {}
+        () = watching => {}
+    }
+    assert!(most > 0.0 && most < f64::from(9 << 20), "{most} bytes under way");
+    assert!(held(&guarded, "publishes_waiting").await >= 1.0);
+    // What a client leaves behind counts until it is stored, and then no more.
+    client.send(&flood).await.expect("all is taken in the end");
+    drop(client);
+    eventually("nothing is under way", 6 * SOON, || async {
+        (waiting().await == 0.0).then_some(())
+    })
+    .await;
+    guarded.cluster.assert_no_panic();
+}
+
 // ---- packets and subscriptions ----
 
 #[tokio::test]

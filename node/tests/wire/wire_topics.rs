@@ -111,7 +111,7 @@ async fn rewritten_wills(cluster: &Cluster, version: Version) {
     let (_, connack) = Client::try_connect(cluster.mqtt(1), &connect, SOON)
         .await
         .expect("CONNACK");
-    let expected = if version == Version::V5 { 0x83 } else { 3 };
+    let expected = if version == Version::V5 { 0x9b } else { 5 };
     assert!(
         matches!(connack, Packet::Connack { code, .. } if code == expected),
         "{connack:?}"

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Checked, port, range, refuse, size, time};
+use super::{Checked, keep_alive_max, port, range, refuse, size, time};
 use crate::auth::identity::Method;
 use crate::config::Config;
 use crate::config::limits::rates;
@@ -156,6 +156,15 @@ fn limits(config: &Config, listener: &Listener, of: &impl Fn(&str) -> String) ->
             );
             return refuse(of("packet_size_max"), problem);
         }
+    }
+    if let Some(longest) = listener.keep_alive_max {
+        keep_alive_max(of("keep_alive_max"), longest)?;
+    }
+    if let Some(maximum) = listener.receive_maximum {
+        range(of("receive_maximum"), maximum, 1, 65535)?;
+    }
+    if let Some(aliases) = listener.topic_alias_max {
+        range(of("topic_alias_max"), aliases, 0, 1024)?;
     }
     if let Some(timeout) = listener.connect_timeout {
         time(

@@ -20,6 +20,7 @@ use crate::protocol::checks::{Check, on};
 use bytes::Bytes;
 
 /// The form in which a CONNECT is refused: the version it asks for, or for a level that is none of ours the nearest one.
+/// `frame` need not be whole.
 pub fn connect_version(frame: &[u8]) -> Option<Version> {
     if frame.first()? >> 4 != 1 {
         return None;

@@ -31,7 +31,7 @@
 //! several. Each conversation is told apart in what it says of a failure; a test fails with all of them.
 
 use super::SOON;
-use super::cluster::{Cluster, shared, shared_single};
+use super::cluster::{shared, shared_single};
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::str::Chars;
@@ -52,22 +52,86 @@ pub async fn conforms(script: &str) {
     );
 }
 
+/// As [`conforms`], at places of a cluster: each a name, and the `address:port` of each of its nodes, where bytes are MQTT's.
+pub async fn conforms_at(script: &str, places: &[(&str, Vec<String>)]) {
+    let mut failures = Vec::new();
+    for (name, addresses) in places {
+        failures_at(script, name, addresses, &mut failures).await;
+    }
+    assert!(
+        failures.is_empty(),
+        "{} failures:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
 /// What was not as expected, one for each conversation, version and size of cluster.
 pub async fn failures(script: &str) -> Vec<String> {
-    let conversations = parse(script);
-    assert!(!conversations.is_empty(), "no conversation in the script");
     let mut failures = Vec::new();
     for (name, cluster) in [("one node", shared_single()), ("three nodes", shared())] {
-        for conversation in &conversations {
-            for version in &conversation.versions {
-                if let Err(why) = run(cluster, conversation, *version).await {
-                    failures.push(format!("{name}, version {version}, {}: {why}", conversation.what));
-                }
-            }
-        }
+        let addresses: Vec<String> = (0..cluster.nodes.len())
+            .map(|index| cluster.mqtt(index).to_owned())
+            .collect();
+        failures_at(script, name, &addresses, &mut failures).await;
         cluster.assert_no_panic();
     }
     failures
+}
+
+async fn failures_at(script: &str, name: &str, addresses: &[String], failures: &mut Vec<String>) {
+    let conversations = parse(script);
+    assert!(!conversations.is_empty(), "no conversation in the script");
+    for conversation in &conversations {
+        for version in &conversation.versions {
+            if let Err(why) = run(addresses, conversation, *version).await {
+                failures.push(format!("{name}, version {version}, {}: {why}", conversation.what));
+            }
+        }
+    }
+}
+
+/// What comes of one frame: sent first if it is a CONNECT, else by a client that is connected; each answer as its type and what
+/// of it does not depend on who asks (a CONNACK's code, an acknowledgement's identifier and code), and `end`.
+pub async fn answers(addresses: &[String], version: u8, frame: &[u8]) -> Result<Vec<String>, String> {
+    let mut wire = Wire::open(addresses).await?;
+    let first = frame.first().ok_or("no frame")?;
+    if first >> 4 != 1 {
+        wire.connect(version).await?;
+    }
+    // In one write: what comes after the end would make it a reset.
+    wire.send(&[frame, &[0xc0, 0]].concat()).await?;
+    let mut due = vec![0xd0];
+    due.extend(match first >> 4 {
+        1 => Some(0x20),
+        3 if first & 0x06 == 0x02 => Some(0x40),
+        3 if first & 0x06 == 0x04 => Some(0x50),
+        // PUBREL, SUBSCRIBE, UNSUBSCRIBE.
+        6 => Some(0x70),
+        8 => Some(0x90),
+        10 => Some(0xb0),
+        _ => None,
+    });
+    let mut answers = Vec::new();
+    while !due.is_empty() {
+        let Some(packet) = wire.packet().await? else {
+            answers.push("end".to_owned());
+            break;
+        };
+        let kind = packet[0] & 0xf0;
+        due.retain(|due| *due != kind);
+        answers.push(match kind {
+            0x20 => format!("20 {}", hex(packet.get(3..4).unwrap_or_default())),
+            0xe0 => format!("e0 {}", hex(packet.get(2..3).unwrap_or_default())),
+            0xd0 => continue,
+            0x30 => "30".to_owned(),
+            // Whether anybody subscribed is told of it too.
+            0x40 | 0x50 => format!("{kind:02x} {}", hex(&packet[2..]).trim_end_matches("10")),
+            _ => format!("{kind:02x} {}", hex(&packet[2..])),
+        });
+    }
+    answers.sort_unstable();
+    Ok(answers)
 }
 
 struct Conversation {
@@ -106,18 +170,18 @@ fn parse(script: &str) -> Vec<Conversation> {
     found
 }
 
-async fn run(cluster: &Cluster, conversation: &Conversation, version: u8) -> Result<(), String> {
+async fn run(addresses: &[String], conversation: &Conversation, version: u8) -> Result<(), String> {
     let mut connections = BTreeMap::new();
     let mut bound = BTreeMap::new();
     for line in &conversation.lines {
-        let step = step(cluster, version, line, &mut connections, &mut bound).await;
+        let step = step(addresses, version, line, &mut connections, &mut bound).await;
         step.map_err(|why| format!("`{line}`: {why}"))?;
     }
     Ok(())
 }
 
 async fn step(
-    cluster: &Cluster,
+    addresses: &[String],
     version: u8,
     line: &str,
     connections: &mut BTreeMap<String, Wire>,
@@ -128,7 +192,7 @@ async fn step(
     let verb = words.next().ok_or("no verb")?;
     let rest = words.next().unwrap_or_default();
     if verb == "=" {
-        let mut wire = Wire::open(cluster).await?;
+        let mut wire = Wire::open(addresses).await?;
         if rest == "@" {
             wire.connect(version).await?;
         } else if rest != "raw" {
@@ -180,10 +244,10 @@ struct Wire {
 }
 
 impl Wire {
-    async fn open(cluster: &Cluster) -> Result<Wire, String> {
+    async fn open(addresses: &[String]) -> Result<Wire, String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let index = NEXT.fetch_add(1, Ordering::Relaxed) % cluster.nodes.len();
-        let stream = timeout(SOON, TcpStream::connect(cluster.mqtt(index)));
+        let index = NEXT.fetch_add(1, Ordering::Relaxed) % addresses.len();
+        let stream = timeout(SOON, TcpStream::connect(&addresses[index]));
         let stream = stream.await.map_err(|_| "no connection in time")?;
         let stream = stream.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;

@@ -1,49 +1,106 @@
-//! Mistakes in `[[listeners]]`, each with its own line: which keys there are, and what serde says of each value alone.
+//! Mistakes in `[[listeners]]` and `[[topics.*]]`, each with its own line: which keys there are, and what serde says of each
+//! value alone.
 //!
-//! The list is one setting, which serde would refuse as a whole, on the line of its first key.
+//! A list is one setting, which serde would refuse as a whole, on the line of its first key.
 
-use serde::Deserialize;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::listener::{self, Listener};
 use super::load::{ConfigError, Origin, SourceText, hint};
+use super::topics::{self, AutoSubscription, Policy, Rewrite};
 
-/// Looks at every element; where each of its keys comes from.
+/// A list of tables.
+struct List {
+    /// An element with every key, each of a good value.
+    every_key: Table,
+    required: &'static [&'static str],
+    /// What each element has.
+    needs: &'static str,
+    /// Whether a table is an element.
+    read: fn(Table) -> Result<(), toml::de::Error>,
+}
+
+impl List {
+    fn of(path: &[String]) -> Option<List> {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        Some(match path[..] {
+            ["listeners"] => List {
+                every_key: table(&listener::with_every_key()),
+                required: &["name", "kind", "listen"],
+                needs: "each listener has a name, a kind and an address",
+                read: read::<Listener>,
+            },
+            ["topics", "rewrite"] => List {
+                every_key: table(&topics::a_rewrite()),
+                required: &["on", "from", "to"],
+                needs: "each rule says on what it is, what it matches and what comes in its place",
+                read: read::<Rewrite>,
+            },
+            ["topics", "subscribe"] => List {
+                every_key: table(&topics::a_subscription()),
+                required: &["filter"],
+                needs: "each subscription has a filter",
+                read: read::<AutoSubscription>,
+            },
+            ["topics", "policy"] => List {
+                every_key: table(&topics::a_policy()),
+                required: &["filter"],
+                needs: "each policy has a filter",
+                read: read::<Policy>,
+            },
+            _ => return None,
+        })
+    }
+}
+
+fn table<T: Serialize>(element: &T) -> Table {
+    Table::try_from(element).expect("every field is a TOML value")
+}
+
+fn read<T: DeserializeOwned>(element: Table) -> Result<(), toml::de::Error> {
+    T::deserialize(Value::Table(element)).map(|_: T| ())
+}
+
+/// Looks at every element of the list at `path`; where each of its keys comes from. Of what is no such list nothing.
 ///
 /// # Errors
 /// The first mistake of an element.
 pub(super) fn look(
     source: &SourceText<'_>,
+    path: &[String],
     elements: &DeValue<'_>,
     values: &Value,
 ) -> Result<Vec<(String, Origin)>, ConfigError> {
     let mut origins = Vec::new();
-    let (DeValue::Array(elements), Value::Array(values)) = (elements, values) else {
+    let (Some(list), DeValue::Array(elements), Value::Array(values)) = (List::of(path), elements, values) else {
         return Ok(origins);
     };
-    let every_key = Table::try_from(listener::with_every_key()).expect("every field is a TOML value");
+    let path = path.join(".");
     for (at, (element, value)) in elements.iter().zip(values).enumerate() {
         let (DeValue::Table(fields), Value::Table(values)) = (element.get_ref(), value) else {
             continue;
         };
-        let name = format!("listeners[{at}]");
+        let name = format!("{path}[{at}]");
         let place = fields
             .keys()
             .map(|key| key.span().start)
             .min()
             .unwrap_or(element.span().start);
         let origin = source.origin(place..place);
-        if let Some(missing) = REQUIRED.into_iter().find(|key| !values.contains_key(*key)) {
+        if let Some(missing) = list.required.iter().find(|key| !values.contains_key(**key)) {
             let key = format!("{name}.{missing}");
-            let problem = "it is missing: each listener has a name, a kind and an address".to_owned();
+            let problem = format!("it is missing: {}", list.needs);
             return Err(ConfigError::Value { origin, key, problem });
         }
         origins.push((name.clone(), origin));
         let level = Level {
             source,
             name: &name,
-            known: &every_key,
+            read: list.read,
+            known: &list.every_key,
             within: &|changed| changed,
         };
         level.look(fields, values, &mut origins)?;
@@ -56,6 +113,7 @@ struct Level<'a> {
     source: &'a SourceText<'a>,
     /// `listeners[0]`.
     name: &'a str,
+    read: fn(Table) -> Result<(), toml::de::Error>,
     known: &'a Table,
     /// The element with this level changed.
     within: &'a dyn Fn(Table) -> Table,
@@ -86,6 +144,7 @@ impl Level<'_> {
                     let below = Level {
                         source: self.source,
                         name: &path,
+                        read: self.read,
                         known: below,
                         within: &within,
                     };
@@ -93,7 +152,7 @@ impl Level<'_> {
                 }
                 _ => {
                     let alone = self.changed(name, value.clone());
-                    Listener::deserialize(Value::Table(alone)).map_err(|error| ConfigError::Value {
+                    (self.read)(alone).map_err(|error| ConfigError::Value {
                         origin,
                         key: path,
                         problem: error.message().trim().to_owned(),
@@ -111,5 +170,3 @@ impl Level<'_> {
         (self.within)(level)
     }
 }
-
-const REQUIRED: [&str; 3] = ["name", "kind", "listen"];
