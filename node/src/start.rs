@@ -125,6 +125,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         access: hub.access.clone(),
         protection,
     };
+    hub.bind(reloader.workers.subscribe());
     registry.register(cluster.ledgers()).expect("metric names are unique");
     let mut workers = Vec::new();
     for (id, (listeners, queue)) in listeners.into_iter().zip(queues).enumerate() {

@@ -72,7 +72,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
                 worker.metrics.denied(DeniedAction::Will);
                 ReasonCode::NOT_AUTHORIZED
             })?;
-            kept_will(&allowed)
+            kept_will(&allowed, access.author())
         }
     };
     let request = ConnectRequest {

@@ -4,7 +4,7 @@
 use crate::support::auth::{connack, lontra_user};
 use crate::support::client::{Client, Gone};
 use crate::support::cluster::{Cluster, LONTRA, free_ports};
-use crate::support::codec::{Connect, Packet, Publish, VERSIONS, Version};
+use crate::support::codec::{Connect, Packet, Publish, VERSIONS, Version, Will};
 use crate::support::partition::Cut;
 use crate::support::{SOON, START, alone, eventually};
 use serde_json::{Value, json};
@@ -152,6 +152,53 @@ async fn a_node_that_stands_still_or_is_cut_off_serves_nobody_who_was_revoked() 
         cluster.wait_ready(away, START).await;
         assert_eq!(connack(cluster.mqtt(2), &connect).await, WRONG);
     }
+    cluster.assert_no_panic();
+}
+
+/// Wills that wait are decided when they are due, by whichever node leads then: those of a node that has died, too.
+#[tokio::test]
+async fn a_will_of_who_was_revoked_since_is_not_published_though_its_node_died() {
+    let _alone = alone().await;
+    let cluster = start(3, &[CLUSTER_USERS]).await;
+    let rules = ["allow publish,subscribe #"];
+    assert_eq!(put(&cluster, 0, "/api/v1/rules", &json!({ "rules": rules })).await.0, 200);
+    for name in ["removed", "banned", "denied", "honest"] {
+        let path = format!("/api/v1/users/{name}");
+        let added = put(&cluster, 0, &path, &json!({ "password": "p" })).await;
+        assert_eq!(added.0, 200, "{}", added.1);
+    }
+    let mut witness = Client::open(cluster.mqtt(0), Version::V5, "witness").await;
+    witness.subscribe(&[("w/#", 1)]).await;
+    let delay = 8;
+    let mut connected = Vec::new();
+    for name in ["removed", "banned", "denied", "honest"] {
+        let connect = Connect::persistent(Version::V5, name)
+            .user(name, "p")
+            .will(Will::new(&format!("w/{name}"), name, 1).delay(delay));
+        connected.push(Client::connect(cluster.mqtt(2), &connect).await.0);
+    }
+    cluster.kill(cluster.nodes[2].id).await;
+    let removed = ask(&cluster, 0, "DELETE", "/api/v1/users/removed", "", None);
+    let banned = json!({ "client": "banned" }).to_string();
+    let banned = ask(&cluster, 1, "POST", "/api/v1/bans", &banned, None);
+    let rules = json!({ "rules": ["deny user=denied publish w/#", "allow publish,subscribe #"] });
+    let denied = put(&cluster, 1, "/api/v1/rules", &rules);
+    let (removed, banned, denied) = tokio::join!(removed, banned, denied);
+    for answer in [removed, banned, denied] {
+        assert_eq!(answer.0, 200, "{}", answer.1);
+    }
+    assert_eq!(witness.message().await.topic, "w/honest");
+    let counted = "lontra_authorization_denied_total";
+    eventually("three wills that were denied", SOON, || async {
+        let counted = cluster.all_metrics().await.sum_where(counted, "action=\"will\"");
+        (counted >= 3.0).then_some(())
+    })
+    .await;
+    let mut end = Client::open(cluster.mqtt(1), Version::V5, "end").await;
+    end.publish("w/end", "end", 1).await;
+    let rest = witness.messages_until("end").await;
+    let rest: Vec<&str> = rest.iter().map(|message| &*message.topic).collect();
+    assert_eq!(rest, [""; 0], "of nobody else");
     cluster.assert_no_panic();
 }
 
