@@ -304,6 +304,7 @@ fn cluster_config(config: &Config, start: u64) -> ClusterConfig {
             ca: tls.ca.clone(),
             certificate: tls.certificate.clone(),
             key: tls.key.clone(),
+            crl: (!tls.crl.as_os_str().is_empty()).then(|| tls.crl.clone()),
         }),
         shards: config.cluster.shards,
         replication_factor: config.cluster.replication_factor,

@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn a_name_costs_the_same_each_time_and_kinds_come_as_often_as_they_are_there() {
         let old = PasswordRecord::parse(OLD).expect("a hash");
-        let new = PasswordRecord::make(&Secret::new(b"x"));
+        let new = PasswordRecord::make(&Secret::new(b"x".as_slice()));
         assert_ne!(old.cost(), new.cost());
         let decoys = Decoys::of([&old, &old, &old, &new]);
         assert_eq!(decoys.users(), 4);
@@ -106,7 +106,7 @@ mod tests {
             &old,
             &old,
             &old,
-            &PasswordRecord::make(&Secret::new(b"y")),
+            &PasswordRecord::make(&Secret::new(b"y".as_slice())),
         ])]);
         assert_ne!(found, other, "which name costs what is secret");
         assert!(Decoys::record(&[], "a").is_none() && Decoys::record(&[&Decoys::default()], "a").is_none());

@@ -161,7 +161,10 @@ async fn a_will_of_who_was_revoked_since_is_not_published_though_its_node_died()
     let _alone = alone().await;
     let cluster = start(3, &[CLUSTER_USERS]).await;
     let rules = ["allow publish,subscribe #"];
-    assert_eq!(put(&cluster, 0, "/api/v1/rules", &json!({ "rules": rules })).await.0, 200);
+    assert_eq!(
+        put(&cluster, 0, "/api/v1/rules", &json!({ "rules": rules })).await.0,
+        200
+    );
     for name in ["removed", "banned", "denied", "honest"] {
         let path = format!("/api/v1/users/{name}");
         let added = put(&cluster, 0, &path, &json!({ "password": "p" })).await;
