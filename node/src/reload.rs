@@ -225,6 +225,7 @@ const LIVE: &[&str] = &[
     "limits.connection_rate",
     "limits.address_connection_rate",
     "limits.address_connections_max",
+    "limits.failed_logins_address_max",
     "limits.user_connections_max",
     "limits.client_message_rate",
     "limits.client_byte_rate",

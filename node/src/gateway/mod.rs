@@ -55,7 +55,7 @@ pub async fn serve(worker: Rc<Worker>, config: Arc<ListenerConfig>, socket: Sock
         Some(tls) => {
             if !config.learns_address_later() {
                 // A handshake costs more than anything else; there are no words for a refusal before it is done.
-                match admit::address(&worker, &config, &peer, accepted) {
+                match admit::before_handshake(&worker, &config, &peer, accepted) {
                     Ok(entered) => place = Some(entered),
                     Err(limit) => {
                         worker.metrics.limits.refused(limit, 1);

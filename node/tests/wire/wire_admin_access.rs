@@ -366,6 +366,26 @@ async fn a_ban_holds_on_every_node_whatever_else_its_target_shows() {
     cluster.assert_no_panic();
 }
 
+/// A handshake costs more than anything else that a stranger can ask for.
+#[tokio::test]
+async fn a_banned_address_is_turned_away_before_a_handshake() {
+    let cluster = start(1, &[]).await;
+    let count = async |family: &str, label: &str| cluster.metrics(cluster.nodes[0].id).await.sum_where(family, label);
+    let body = json!({ "address": "127.0.0.0/8" }).to_string();
+    assert_eq!(ask(&cluster, 0, "POST", "/api/v1/bans", &body, None).await.0, 200);
+    // It says nothing, and need not wait until a handshake would be given up.
+    let mut stream = TcpStream::connect(&cluster.nodes[0].mqtts).await.expect("a connection");
+    let end = tokio::time::timeout(SOON, stream.read(&mut [0; 64]))
+        .await
+        .expect("turned away");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    let banned = count("lontra_limit_refusals_total", "limit=\"banned_address\"").await;
+    assert_eq!(banned, 1.0);
+    let path = "/api/v1/bans?address=127.0.0.0%2F8";
+    assert_eq!(ask(&cluster, 0, "DELETE", path, "", None).await.0, 200);
+    cluster.assert_no_panic();
+}
+
 #[tokio::test]
 async fn a_ban_of_a_network_ends_by_itself_and_knows_mapped_addresses() {
     let _alone = alone().await;
