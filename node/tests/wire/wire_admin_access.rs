@@ -155,6 +155,80 @@ async fn a_node_that_stands_still_or_is_cut_off_serves_nobody_who_was_revoked() 
     cluster.assert_no_panic();
 }
 
+/// As for users: what is answered holds on the node that does not hear of it, and on its return.
+#[tokio::test]
+async fn a_node_that_stands_still_or_is_cut_off_serves_nobody_against_a_ban_or_a_rule() {
+    let _alone = alone().await;
+    let cluster = start(3, &[]).await;
+    let open = json!({ "rules": ["allow publish,subscribe #"] });
+    let closed = json!({ "rules": ["deny client=ruled publish,subscribe a", "allow publish,subscribe #"] });
+    let ban = json!({ "client": "banned" }).to_string();
+    for stands_still in [true, false] {
+        assert_eq!(put(&cluster, 0, "/api/v1/rules", &open).await.0, 200);
+        let away = cluster.nodes[2].id;
+        let banned = Connect::clean(Version::V5, "banned");
+        let ruled = Connect::persistent(Version::V5, "ruled");
+        let mut clients = Vec::new();
+        for connect in [&banned, &ruled] {
+            let (mut client, _) = Client::connect(cluster.mqtt(2), connect).await;
+            client.subscribe(&[("a", 1)]).await;
+            assert_eq!(client.publish_code("b", "before", 1).await, 0x10, "nobody subscribes");
+            clients.push(client);
+        }
+        match stands_still {
+            true => cluster.pause(away).await,
+            false => cluster.isolate(away, Cut::Both),
+        }
+        let (by_ban, by_rule) = tokio::join!(
+            ask(&cluster, 0, "POST", "/api/v1/bans", &ban, None),
+            put(&cluster, 1, "/api/v1/rules", &closed)
+        );
+        assert_eq!((by_ban.0, by_rule.0), (200, 200), "{} {}", by_ban.1, by_rule.1);
+        // Both are denied this from here on, whether their node knows of it or not.
+        for client in &mut clients {
+            let sent = Publish {
+                pid: client.next_pid(),
+                ..Publish::new("a", "after", 1)
+            };
+            // The connection may be closed already.
+            let _: Result<(), Gone> = client.send(&sent.encode(Version::V5)).await;
+        }
+        let mut other = Client::open(cluster.mqtt(0), Version::V5, "other").await;
+        other.publish("a", "not for them", 1).await;
+        if stands_still {
+            cluster.resume(away);
+        }
+        for client in &mut clients {
+            loop {
+                match client.packet_within(SOON).await {
+                    Ok(Packet::Puback { code, .. }) if code < 0x80 => {
+                        panic!("{}: acknowledged (stands still: {stands_still})", client.client_id)
+                    }
+                    Ok(Packet::Publish(one)) => panic!("{}: got {one:?}", client.client_id),
+                    Ok(_) => {}
+                    Err(Gone::Closed(_)) => break,
+                    Err(gone) => panic!("{}: not let go: {gone:?}", client.client_id),
+                }
+            }
+        }
+        cluster.heal();
+        cluster.wait_ready(away, START).await;
+        assert_eq!(connack(cluster.mqtt(2), &banned).await, BANNED);
+        // Its subscription is there, and what waited for it is not for it any more.
+        let (mut ruled, _) = Client::connect(cluster.mqtt(2), &ruled).await;
+        assert_eq!(ruled.publish_code("a", "x", 1).await, NOT_AUTHORIZED);
+        ruled.subscribe(&[("end", 1)]).await;
+        other.publish("a", "nor this", 1).await;
+        other.publish("end", "end", 1).await;
+        let came = ruled.messages_until("end").await;
+        assert!(came.is_empty(), "{came:?}");
+        ruled.unsubscribe(&["a", "end"]).await;
+        let lifted = ask(&cluster, 0, "DELETE", "/api/v1/bans?client=banned", "", None).await;
+        assert_eq!(lifted.0, 200, "{}", lifted.1);
+    }
+    cluster.assert_no_panic();
+}
+
 /// Wills that wait are decided when they are due, by whichever node leads then: those of a node that has died, too.
 #[tokio::test]
 async fn a_will_of_who_was_revoked_since_is_not_published_though_its_node_died() {
