@@ -100,6 +100,12 @@ pub trait Local: Send + Sync + 'static {
     /// connected here is served against it. Without connections it is in effect at once.
     fn access_changed(&self, _: &[AccessChange], _: Guard) {}
 
+    /// Whether the author of a will, as the node that took the will wrote that down, may publish it on this topic by what
+    /// holds now. `None`: it cannot be said yet.
+    fn may_publish_will(&self, _author: &[u8], _topic: &str) -> Option<bool> {
+        Some(true)
+    }
+
     /// Whether the node may serve has changed; [`crate::lease::Lease`] tells.
     fn serving_changed(&self);
 }

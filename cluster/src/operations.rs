@@ -17,6 +17,7 @@ use crate::control::{ASK_MAX, RETRY_WAIT};
 use crate::error::MetaError;
 use crate::lease::{Lease, Serving};
 use crate::ledger_metrics::{Families, LedgerCollector};
+use crate::link::{FreshTls, Lane, LinkError};
 use crate::local::{Guard, Member, Outcome, Ticket};
 use crate::pieces::{each, pieces};
 use crate::publisher::{Publish, PublishReply, ShardRequest};
@@ -419,6 +420,21 @@ impl Cluster {
             }
         };
         tokio::time::timeout(limit, caught_up).await.unwrap_or(false)
+    }
+
+    /// Reads the certificates of the links again. Blocks on the disk; nothing changes yet. None: there are no links.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn read_link_tls(&self) -> Result<Option<FreshTls>, LinkError> {
+        self.inner.links.get().map(|links| links.read_tls()).transpose()
+    }
+
+    /// Links are made by these certificates from now on, and ended where the other's is good no more.
+    pub fn use_link_tls(&self, fresh: FreshTls) {
+        if let Some(links) = self.inner.links.get() {
+            links.use_tls(fresh);
+        }
     }
 
     /// From now on these hold: each is looked at where it is needed, nothing is remembered.

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //!   scheduled ─DueWills─▶ due ─▶ Append { Origin::Will } ─stored─▶ WillPublished ─▶ (sweep) the shard forgets the key
-//!                          ▲         │ refused, unknown
-//!                          └─────────┘ again, by whoever leads meta then
+//!                         │▲         │ refused, unknown                 ▲
+//!                         │└─────────┘ again, by whoever leads meta then│
+//!                         └─ its author may not publish it any more ────┘
 //! ```
 //!
 //! Every node runs this; the meta leader acts. A leader that was replaced in between leaves at most an append that is
-//! recognised by its key, or comes after its time and is refused. (P7)
+//! recognised by its key, or comes after its time and is refused. (P7) Whether the author may is asked when the will is due:
+//! what meta has applied then, no node acknowledged a revocation of it before.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use lontra_storage::command::{MetaOp, Origin};
 use lontra_storage::ids::{SessionEpoch, SessionId};
 use lontra_storage::message::Message;
@@ -24,6 +27,13 @@ use crate::local::Outcome;
 use crate::publisher::{Publish, PublishReply, ShardRequest};
 
 type WillKey = (SessionId, SessionEpoch);
+
+/// What is to be published.
+struct Due {
+    key: WillKey,
+    message: Message,
+    author: Bytes,
+}
 
 /// Runs for the life of the node.
 pub(crate) async fn run(inner: Arc<Inner>) {
@@ -38,11 +48,11 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             let due = [MetaOp::DueWills { limit: DUE_LIMIT }];
             let _ = inner.change_meta("wills", &due, ASK_MAX).await;
         }
-        for (key, message) in due_wills(&inner, &under_way) {
+        for (key, due) in due_wills(&inner, &under_way) {
             let (inner, under_way) = (inner.clone(), under_way.clone());
             tokio::spawn(async move {
-                if let Some(message) = message {
-                    publish(&inner, key, message).await;
+                if let Some(due) = due {
+                    settle(&inner, due).await;
                 }
                 under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             });
@@ -51,7 +61,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 }
 
 /// Due wills that this node is not publishing already; they are, from here on.
-fn due_wills(inner: &Inner, under_way: &Mutex<HashSet<WillKey>>) -> Vec<(WillKey, Option<Message>)> {
+fn due_wills(inner: &Inner, under_way: &Mutex<HashSet<WillKey>>) -> Vec<(WillKey, Option<Due>)> {
     let meta = inner.meta_view.read();
     let mut under_way = under_way.lock().unwrap_or_else(PoisonError::into_inner);
     let mut due = Vec::new();
@@ -64,14 +74,37 @@ fn due_wills(inner: &Inner, under_way: &Mutex<HashSet<WillKey>>) -> Vec<(WillKey
             if let Err(error) = &message {
                 tracing::error!(session = session.0, %error, "a will does not decode and is not published");
             }
-            let message = message.ok().map(|message| Message {
-                publisher: session,
-                ..message
+            let of_will = message.ok().map(|message| Due {
+                key: (session, epoch),
+                message: Message {
+                    publisher: session,
+                    ..message
+                },
+                author: will.author.clone(),
             });
-            due.push(((session, epoch), message));
+            due.push(((session, epoch), of_will));
         }
     }
     due
+}
+
+/// Publishes it, or drops what its author may not publish any more.
+async fn settle(inner: &Arc<Inner>, due: Due) {
+    let Due { key, message, author } = due;
+    // Not known yet: the next round asks again.
+    let Some(may) = inner.local.may_publish_will(&author, &message.topic) else {
+        return tokio::time::sleep(RETRY_WAIT).await;
+    };
+    if may {
+        return publish(inner, key, message).await;
+    }
+    let (session, epoch) = key;
+    tracing::info!(
+        session = session.0,
+        "a will is dropped: its author may not publish it any more"
+    );
+    let dropped = [MetaOp::WillPublished { session, epoch }];
+    let _ = inner.change_meta("will dropped", &dropped, ASK_MAX * 2).await;
 }
 
 /// Until it is recorded as published, or this node may no longer act.

@@ -113,9 +113,12 @@ pub fn run(command: &Command) -> Result<String, CertError> {
                 }
             }
             issue_node(dir, authority, cluster, *node)?;
+            let mut named = toml::Table::try_from(&files).expect("paths of the command line are TOML strings");
+            // Nothing is taken back yet.
+            named.remove("crl");
             Ok(format!(
                 "wrote the files of node {node} of cluster {cluster}; name them in its configuration:\n\n[cluster.tls]\n{}",
-                toml::to_string(&files)
+                toml::to_string(&named)
                     .expect("three paths of the command line are TOML strings")
                     .trim_end(),
             ))
@@ -129,6 +132,7 @@ pub fn node_files(dir: &Path, node: u64) -> Tls {
         ca: Authority::in_directory(dir).certificate,
         certificate: dir.join(format!("node-{node}.pem")),
         key: dir.join(format!("node-{node}-key.pem")),
+        crl: PathBuf::new(),
     }
 }
 
@@ -150,7 +154,9 @@ pub fn ensure_authority(dir: &Path) -> Result<(), CertError> {
 /// # Errors
 /// See [`CertError`].
 pub fn ensure_node(dir: &Path, authority: &Path, cluster: &str, node: u64) -> Result<(), CertError> {
-    let Tls { ca, certificate, key } = node_files(dir, node);
+    let Tls {
+        ca, certificate, key, ..
+    } = node_files(dir, node);
     if [ca, certificate, key].iter().all(|path| path.exists()) {
         return Ok(());
     }

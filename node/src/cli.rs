@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use lontra_ops::telemetry;
+use rustix::fs::Mode;
 
 use self::mqtt_options::MqttError;
 pub use self::mqtt_options::TlsArguments;
@@ -226,6 +227,8 @@ fn serve(source: Source) -> Result<(), Failure> {
     stop_on_stdin_eof::watch();
     file_limit::raise();
     file_limit::check(config.mqtt.connections_max);
+    // What a node writes holds what clients say, and hashes of what they know: nobody else's to read.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let pid_file = PidFile::create(&pid_path(&config))?;
     runtime()?.block_on(start::serve(config, source, log))?;
     drop(pid_file);

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use lontra_cluster::local::{Audience, Credit, Guard, Local, Offer, Outcome, Ticket};
@@ -21,11 +21,12 @@ use lontra_storage::ids::{Offset, SessionEpoch, SessionId, ShardId};
 use lontra_storage::message::Message;
 use lontra_storage::meta::AccessChange;
 use lontra_storage::shard::Applied;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::auth::cluster::ClusterAccess;
-use crate::metrics::{Drop, NodeMetrics};
+use crate::metrics::{DeniedAction, Drop, NodeMetrics};
 use crate::protocol::publish_out::Outbound;
+use crate::worker::WorkerConfig;
 
 /// What a worker hears from outside its thread.
 pub enum WorkerEvent {
@@ -142,6 +143,8 @@ pub struct Hub {
     sys_watchers: AtomicIsize,
     metrics: NodeMetrics,
     pub access: Arc<ClusterAccess>,
+    /// Users and rules as the last reload has read them; none before the workers start.
+    auth: OnceLock<watch::Receiver<Arc<WorkerConfig>>>,
 }
 
 /// A worker's end of its queue.
@@ -172,9 +175,15 @@ impl Hub {
                 sys_watchers: AtomicIsize::new(0),
                 metrics,
                 access: Arc::default(),
+                auth: OnceLock::new(),
             }),
             queues,
         )
+    }
+
+    /// From here on it is known who may publish a will.
+    pub fn bind(&self, config: watch::Receiver<Arc<WorkerConfig>>) {
+        let _ = self.auth.set(config);
     }
 
     /// From here on a later Connect of the same client id sets the fence. One that was carried out before may be registered
@@ -366,11 +375,25 @@ impl Local for Hub {
         if changes.contains(&AccessChange::Rules) {
             self.access.rules_changed();
         }
+        // A view that jumped says `Rules` of everything.
+        let is_of_users = |change: &AccessChange| matches!(change, AccessChange::User(_) | AccessChange::Rules);
+        if changes.iter().any(is_of_users) {
+            self.access.users_changed();
+        }
         let changes: Arc<[AccessChange]> = changes.into();
         for worker in &self.workers {
             let event = WorkerEvent::AccessChanged(changes.clone(), guard.clone());
             let _ = worker.events.send(event);
         }
+    }
+
+    fn may_publish_will(&self, author: &[u8], topic: &str) -> Option<bool> {
+        let auth = self.auth.get()?.borrow().auth.clone();
+        let may = auth.may_publish_will(author, topic);
+        if !may {
+            self.metrics.denied(DeniedAction::Will);
+        }
+        Some(may)
     }
 
     fn serving_changed(&self) {

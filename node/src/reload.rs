@@ -3,16 +3,19 @@
 //!     file + environment ──▶ Config ──▶ changes(running, read) ─┬─ live ────▶ log level · workers · cluster
 //!            └ refused: an ERROR, nothing changes               └─ others ──▶ a WARN each: needs a restart
 //!     certificates, keys, CRLs of the listeners, users, rules, whether their paths changed or not ──▶ workers
+//!     certificates, key, CRL of the links, where they were at the start ──▶ cluster
 //!
 //! All or nothing: a file with one mistake is refused as a whole, with its line and key; so is a certificate. Connections
 //! keep the limits, and the certificates, that they were accepted under.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lontra_cluster::Cluster;
+use lontra_cluster::link::{FreshTls, LinkError};
 use lontra_ops::telemetry::LevelHandle;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -45,22 +48,23 @@ pub struct Reloader {
 impl Reloader {
     /// Never fails: what cannot be applied is told in the log, and nothing has changed.
     pub async fn reload(&mut self) {
-        let changes = self.read().await.and_then(|(changes, workers)| {
+        let changes = self.read().await.and_then(|(changes, workers, links)| {
             let set = self.log.set(&changes.config.log.level);
-            set.map(|()| (changes, workers)).map_err(|error| error.to_string())
+            set.map(|()| (changes, workers, links))
+                .map_err(|error| error.to_string())
         });
         let is_applied = changes.is_ok();
         match changes {
-            Ok((changes, workers)) => self.apply(&changes, workers),
+            Ok((changes, workers, links)) => self.apply(&changes, workers, links),
             Err(why) => tracing::error!(error = %why, "the configuration was not reloaded: nothing has changed"),
         }
         self.metrics.config_reloaded(is_applied);
     }
 
     /// Elsewhere, and not for ever: a file system that hangs must not keep the node from hearing SIGTERM.
-    async fn read(&self) -> Result<(Changes, WorkerConfig), String> {
+    async fn read(&self) -> Result<(Changes, WorkerConfig, Option<FreshTls>), String> {
         let (source, running, lasting) = (self.source.clone(), self.running.clone(), self.lasting.clone());
-        let protection = self.protection.clone();
+        let (protection, cluster) = (self.protection.clone(), self.cluster.clone());
         let read = tokio::task::spawn_blocking(move || {
             // A pipe was read at the start: it would say nothing now, which is a valid configuration.
             let is_no_file = |path: &PathBuf| path.metadata().is_ok_and(|metadata| !metadata.is_file());
@@ -70,9 +74,9 @@ impl Reloader {
             };
             let changes = changes(&running, &read?);
             let workers = WorkerConfig::load(&changes.config.resolved(&Machine::here()), &lasting, &protection);
-            workers
-                .map(|workers| (changes, workers))
-                .map_err(|error| error.to_string())
+            let workers = workers.map_err(|error| error.to_string())?;
+            let links = cluster.read_link_tls().map_err(|error| described(&error))?;
+            Ok((changes, workers, links))
         });
         match tokio::time::timeout(READ_MAX, read).await {
             Ok(Ok(read)) => read,
@@ -81,10 +85,13 @@ impl Reloader {
         }
     }
 
-    fn apply(&mut self, changes: &Changes, mut workers: WorkerConfig) {
+    fn apply(&mut self, changes: &Changes, mut workers: WorkerConfig, links: Option<FreshTls>) {
         let config = &changes.config;
         workers.share_access(&self.access);
         self.workers.send_replace(Arc::new(workers));
+        if let Some(links) = links {
+            self.cluster.use_link_tls(links);
+        }
         self.cluster.set_limits(limits(config));
         if config.mqtt.connections_max != self.running.mqtt.connections_max {
             file_limit::check(config.mqtt.connections_max);
@@ -98,6 +105,14 @@ impl Reloader {
         }
         let changed = changes.live.join(", ");
         tracing::info!(changed, "configuration reloaded");
+    }
+}
+
+/// With what is behind it.
+fn described(error: &LinkError) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 
@@ -210,6 +225,7 @@ const LIVE: &[&str] = &[
     "limits.connection_rate",
     "limits.address_connection_rate",
     "limits.address_connections_max",
+    "limits.failed_logins_address_max",
     "limits.user_connections_max",
     "limits.client_message_rate",
     "limits.client_byte_rate",

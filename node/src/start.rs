@@ -125,6 +125,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         access: hub.access.clone(),
         protection,
     };
+    hub.bind(reloader.workers.subscribe());
     registry.register(cluster.ledgers()).expect("metric names are unique");
     let mut workers = Vec::new();
     for (id, (listeners, queue)) in listeners.into_iter().zip(queues).enumerate() {
@@ -303,6 +304,7 @@ fn cluster_config(config: &Config, start: u64) -> ClusterConfig {
             ca: tls.ca.clone(),
             certificate: tls.certificate.clone(),
             key: tls.key.clone(),
+            crl: (!tls.crl.as_os_str().is_empty()).then(|| tls.crl.clone()),
         }),
         shards: config.cluster.shards,
         replication_factor: config.cluster.replication_factor,

@@ -54,9 +54,31 @@ def planted(page):
             yield f"self-test: {what} is not noticed"
 
 
+ATTACKS = ["security.md", "access.md", "limits.md"]
+
+
+def attacks(page):
+    """Each row of a table of attacks names tests through the wire that exist, or unit tests of ops and storage."""
+    for file, name in NAMED.findall(page):
+        if not exists(file, name):
+            yield f"there is no test {file}: {name}"
+    _, _, rest = page.partition("\n## Attacks\n")
+    for rows in tables(rest.partition("\n## ")[0]):
+        for row in rows:
+            if not re.search(r"`(?:wire_\w+|slow_\w+|ops|storage|cluster|node)\b", row[-1]):
+                yield f"no test shows what happens: {row[0]}"
+
+
 def main():
     page = (ROOT / "ops/docs/guarantees.md").read_text()
     found = list(problems(page)) + list(planted(page))
+    for name in ATTACKS:
+        found.extend(f"{name}: {problem}" for problem in attacks((ROOT / "ops/docs" / name).read_text()))
+    security = (ROOT / "ops/docs/security.md").read_text()
+    test = NAMED.search(security.partition("\n## Attacks\n")[2]).group(0)
+    for changed in [security.replace(test, "`wire_auth: no_such_test`"), security.replace(test, "")]:
+        if changed == security or not list(attacks(changed)):
+            found.append("self-test: an attack without a test is not noticed")
     for file in re.findall(r"`((?:wire|slow)_\w+)`", (ROOT / "README.md").read_text()):
         if not exists(file):
             found.append(f"README names {file}, which has no tests")

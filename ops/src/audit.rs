@@ -5,6 +5,9 @@
 //!                                                 └─▶ log.audit_file: one JSON object per line
 //! ```
 //!
+//! Whoever may not do anything must not fill the log or the disk either: of what is denied only so many are recorded, and the
+//! next that is says how many were not. All are counted (`lontra_http_denied_total`).
+//!
 //! Passwords, hashes and keys are no part of a record: it has the request's line, never its body.
 
 use std::fs::{File, OpenOptions};
@@ -12,7 +15,8 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -39,13 +43,6 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn denied() -> Outcome {
-        Outcome {
-            subject: None,
-            outcome: "denied".to_owned(),
-        }
-    }
-
     pub(crate) fn of(response: &Response) -> Outcome {
         Outcome {
             subject: response.extensions().get::<Subject>().map(|subject| subject.0.clone()),
@@ -63,6 +60,48 @@ impl Outcome {
 #[derive(Clone, Debug, Default)]
 pub struct Audit {
     file: Option<PathBuf>,
+    denied: Arc<Mutex<Room>>,
+}
+
+/// For records of what was denied: a token bucket.
+#[derive(Debug)]
+struct Room {
+    left: u32,
+    /// Up to when it was filled.
+    filled: Instant,
+    /// Since the last that was recorded.
+    left_out: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Room {
+            left: DENIED_BURST,
+            filled: Instant::now(),
+            left_out: 0,
+        }
+    }
+}
+
+impl Room {
+    /// How many were left out before this one; none if this one is, too.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let since = now.saturating_duration_since(self.filled);
+        let fresh = u32::try_from(since.as_millis() / DENIED_EVERY.as_millis()).unwrap_or(u32::MAX);
+        if fresh > 0 {
+            self.left = self.left.saturating_add(fresh).min(DENIED_BURST);
+            self.filled = match self.left {
+                DENIED_BURST => now,
+                _ => self.filled + DENIED_EVERY * fresh,
+            };
+        }
+        if self.left == 0 {
+            self.left_out += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 impl Audit {
@@ -78,7 +117,27 @@ impl Audit {
         open(file)?;
         Ok(Audit {
             file: Some(file.to_owned()),
+            ..Audit::default()
         })
+    }
+
+    /// Somebody asked for what they may not.
+    pub(crate) async fn denied(&self, act: Act) {
+        let taken = self
+            .denied
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(Instant::now());
+        let subject = match taken {
+            None => return,
+            Some(0) => None,
+            Some(left_out) => Some(format!("{left_out} more were denied before and are not recorded")),
+        };
+        let outcome = Outcome {
+            subject,
+            outcome: "denied".to_owned(),
+        };
+        self.record(act, outcome).await;
     }
 
     pub(crate) async fn record(&self, act: Act, outcome: Outcome) {
@@ -117,4 +176,30 @@ fn append(path: &Path, line: &Value) -> io::Result<()> {
 
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// Records of what was denied: so many at once, and one more each time that this has passed.
+pub(crate) const DENIED_BURST: u32 = 100;
+const DENIED_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_denied_has_room_for_so_many_records_and_tells_what_is_left_out() {
+        let (mut room, began) = (Room::default(), Instant::now());
+        for _ in 0..DENIED_BURST {
+            assert_eq!(room.take(began), Some(0));
+        }
+        assert_eq!((room.take(began), room.take(began)), (None, None));
+        let later = began + DENIED_EVERY * 3 / 2;
+        assert_eq!((room.take(later), room.take(later)), (Some(2), None));
+        assert_eq!(room.take(began + DENIED_EVERY * 2), Some(1), "halves add up");
+        let long_after = began + DENIED_EVERY * 100_000;
+        for _ in 0..DENIED_BURST {
+            assert_eq!(room.take(long_after), Some(0));
+        }
+        assert_eq!(room.take(long_after), None);
+    }
 }

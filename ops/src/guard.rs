@@ -12,13 +12,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::IncomingStream;
-use tokio::net::TcpListener;
 
 use crate::admin::refuse;
 use crate::audit::{Act, Outcome};
@@ -83,15 +80,6 @@ pub struct Ends {
     pub local: Option<SocketAddr>,
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Ends {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        Ends {
-            remote: *stream.remote_addr(),
-            local: stream.io().local_addr().ok(),
-        }
-    }
-}
-
 impl Ends {
     /// Whether both are this machine.
     fn is_here(&self) -> bool {
@@ -126,7 +114,20 @@ enum Denied {
     Role(Role),
 }
 
+/// As `lontra_http_denied_total` names them.
+pub(crate) const REASONS: [&str; 4] = ["other_site", "no_key", "not_here", "role"];
+
 impl Denied {
+    fn name(self) -> &'static str {
+        let [other_site, no_key, not_here, role] = REASONS;
+        match self {
+            Denied::OtherSite => other_site,
+            Denied::NoKey => no_key,
+            Denied::NotHere => not_here,
+            Denied::Role(_) => role,
+        }
+    }
+
     fn status(self) -> StatusCode {
         match self {
             Denied::NoKey => StatusCode::UNAUTHORIZED,
@@ -221,8 +222,9 @@ pub(crate) async fn guard(
     });
     let Some(caller) = caller.filter(|_| may.is_ok()) else {
         let denied = may.err().unwrap_or(Denied::NoKey);
+        shown.denied.count(denied.name());
         if let Some(act) = act {
-            shown.audit.record(act, Outcome::denied()).await;
+            shown.audit.denied(act).await;
         }
         let mut response = refuse(denied.status(), &denied.why());
         if denied == Denied::NoKey {

@@ -10,21 +10,32 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use prometheus::Registry;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::{IntCounterVec, Opts, Registry};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tower_service::Service;
 
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::guard::{self, Ends};
 use crate::metrics;
+use crate::places::{Place, Places};
 
 /// What the node tells operators about itself. Called for each request: answers at once, from memory; what takes time is
 /// [`Admin`]'s.
@@ -55,8 +66,6 @@ pub struct Readiness {
 pub enum HttpError {
     #[error("cannot listen on {listen} (http.listen): {source}; {}", advice(source))]
     Listen { listen: SocketAddr, source: io::Error },
-    #[error("the HTTP server on {listen} ended: {source}")]
-    Ended { listen: SocketAddr, source: io::Error },
 }
 
 /// A listener that has its port: what is left to do is to serve.
@@ -64,6 +73,7 @@ pub enum HttpError {
 pub struct HttpServer {
     listener: TcpListener,
     listen: SocketAddr,
+    head_max: Duration,
 }
 
 impl HttpServer {
@@ -75,7 +85,11 @@ impl HttpServer {
         let failed = |source| HttpError::Listen { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let listen = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, listen })
+        Ok(Self {
+            listener,
+            listen,
+            head_max: HEAD_MAX,
+        })
     }
 
     /// The address taken.
@@ -83,10 +97,10 @@ impl HttpServer {
         self.listen
     }
 
-    /// Serves until `shutdown` is done, then lets the requests that are being answered finish.
+    /// Serves until `shutdown` is done, then lets the requests that are being answered finish, if they do soon.
     ///
     /// # Errors
-    /// The listener failed.
+    /// None so far: what a listener tells passes, or ends with the process.
     pub async fn serve(
         self,
         registry: Registry,
@@ -94,12 +108,126 @@ impl HttpServer {
         audit: Audit,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), HttpError> {
-        let listen = self.listen;
-        let service = router(Shown { registry, probe, audit }).into_make_service_with_connect_info::<Ends>();
-        axum::serve(self.listener, service)
-            .with_graceful_shutdown(shutdown)
-            .await
-            .map_err(|source| HttpError::Ended { listen, source })
+        let denied = Refusals::new(&registry);
+        let router = router(Shown {
+            registry,
+            probe,
+            audit,
+            denied: denied.clone(),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let (places, mut connections) = (Arc::new(Places::default()), JoinSet::new());
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+                accepted = self.listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) if is_of_one_connection(&error) => continue,
+                Err(error) => {
+                    // As many files are open as may be: others will close theirs.
+                    tracing::error!(%error, listen = %self.listen, "the HTTP port accepts nobody for a moment");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(remote) = stream.peer_addr() else { continue };
+            let Some(place) = places.enter(remote.ip()) else {
+                denied.count("connections");
+                continue;
+            };
+            let ends = Ends {
+                remote,
+                local: stream.local_addr().ok(),
+            };
+            connections.spawn(connection(
+                stream,
+                ends,
+                router.clone(),
+                self.head_max,
+                stopped.clone(),
+                place,
+            ));
+        }
+        drop(self.listener);
+        stop.send_replace(true);
+        while connections.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+/// One connection, to its end.
+async fn connection(
+    stream: TcpStream,
+    ends: Ends,
+    router: Router,
+    head_max: Duration,
+    mut stopped: watch::Receiver<bool>,
+    _place: Place,
+) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(ends));
+        router.clone().call(request)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head_max);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        () = async { drop(stopped.wait_for(|stopped| *stopped).await) } => {
+            serving.as_mut().graceful_shutdown();
+            let Ok(served) = tokio::time::timeout(STOP_MAX, serving).await else {
+                return;
+            };
+            served
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, remote = %ends.remote, "an HTTP connection ended");
+    }
+}
+
+/// What `accept` tells of one connection that was gone before it was taken.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// A head takes no longer, nor the wait for the next one on a connection that stands.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// What is being answered when the node stops.
+const STOP_MAX: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Counts of requests and connections that were turned away.
+#[derive(Clone)]
+pub(crate) struct Refusals(IntCounterVec);
+
+impl Refusals {
+    fn new(registry: &Registry) -> Self {
+        let options = Opts::new(
+            "lontra_http_denied_total",
+            "Requests that the API denied, and connections that the HTTP port turned away, by reason.",
+        );
+        let counts = IntCounterVec::new(options, &["reason"]).expect("a name and a label");
+        for reason in guard::REASONS.into_iter().chain(["connections"]) {
+            counts.with_label_values(&[reason]);
+        }
+        registry
+            .register(Box::new(counts.clone()))
+            .expect("metric names are unique");
+        Refusals(counts)
+    }
+
+    pub(crate) fn count(&self, reason: &str) {
+        self.0.with_label_values(&[reason]).inc();
     }
 }
 
@@ -118,6 +246,7 @@ pub(crate) struct Shown {
     registry: Registry,
     pub(crate) probe: Arc<dyn Probe>,
     pub(crate) audit: Audit,
+    pub(crate) denied: Refusals,
 }
 
 fn router(shown: Shown) -> Router {
@@ -262,7 +391,8 @@ mod tests {
     }
 
     async fn start_with(audit: Audit) -> Running {
-        let server = HttpServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut server = HttpServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        server.head_max = Duration::from_secs(5);
         let (address, node) = (server.local_addr(), Arc::new(Node::default()));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
@@ -526,6 +656,82 @@ mod tests {
         running.stop.send(()).unwrap();
         running.served.await.unwrap().unwrap();
         HttpServer::bind(running.address).await.unwrap();
+    }
+
+    /// From an address of its own, so that it has places of its own.
+    async fn open_from(from: &str, to: SocketAddr) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_opens_many_connections_and_says_little_keeps_nobody_out() {
+        let running = start().await;
+        let mut slow = Vec::new();
+        for _ in 0..crate::places::OF_ADDRESS_MAX {
+            let mut stream = open_from("127.0.0.2", running.address).await;
+            stream
+                .write_all(b"GET /health/live HTTP/1.1\r\nhost: loc")
+                .await
+                .unwrap();
+            slow.push(stream);
+        }
+        let live = fetch(running.address, "/health/live").await;
+        assert!(live.starts_with("HTTP/1.1 200"), "{live}");
+        // Each is let go when its head has not come in time; until then there is no place for one more.
+        let mut surplus = open_from("127.0.0.2", running.address).await;
+        assert!(
+            matches!(surplus.read(&mut [0; 64]).await, Ok(0) | Err(_)),
+            "turned away"
+        );
+        for mut stream in slow {
+            let ended = tokio::time::timeout(Duration::from_secs(30), async {
+                let mut rest = Vec::new();
+                drop(stream.read_to_end(&mut rest).await);
+                rest
+            });
+            let told = ended.await.expect("let go");
+            assert!(!told.starts_with(b"HTTP/1.1 200"), "{told:?}");
+        }
+        let metrics = fetch(running.address, "/metrics").await;
+        assert!(
+            metrics.contains("lontra_http_denied_total{reason=\"connections\"} 1\n"),
+            "{metrics}"
+        );
+        // Its places are free again, once their tasks have seen that.
+        let again = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                let mut stream = open_from("127.0.0.2", running.address).await;
+                let asked = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+                let mut answer = Vec::new();
+                if stream.write_all(asked).await.is_ok()
+                    && stream.read_to_end(&mut answer).await.is_ok()
+                    && answer.starts_with(b"HTTP/1.1 200")
+                {
+                    return;
+                }
+            }
+        });
+        again.await.expect("served again");
+    }
+
+    #[tokio::test]
+    async fn denied_requests_are_counted_each_and_recorded_as_far_as_there_is_room() {
+        let file = std::env::temp_dir().join(format!("lontra-audit-denied-{}", std::process::id()));
+        let running = start_with(Audit::new(&file).unwrap()).await;
+        running.node.1.store(true, Ordering::Relaxed);
+        let flood = 3 * crate::audit::DENIED_BURST;
+        for _ in 0..flood {
+            ask(running.address, "DELETE /api/v1/users/al", "", "").await;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let records = text.lines().count() as u32;
+        assert!((crate::audit::DENIED_BURST..flood).contains(&records), "{records}");
+        let metrics = fetch(running.address, "/metrics").await;
+        let counted = format!("lontra_http_denied_total{{reason=\"no_key\"}} {flood}\n");
+        assert!(metrics.contains(&counted), "{metrics}");
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ pub mod client;
 pub mod guard;
 pub mod http;
 pub mod metrics;
+mod places;
 pub mod telemetry;
 
 pub use admin::{Admin, Refusal};

@@ -9,6 +9,7 @@ use super::config::Lane;
 use super::connect::{CLOSE_REFUSED, describe};
 use super::error::LinkError;
 use super::frame::{Frame, FrameError, Open};
+use super::gate::{Gate, Knock, Place};
 use super::handshake::{self, Hello, Refusal, Welcome};
 use super::metrics::Traffic;
 use super::peer::{Established, PeerLink};
@@ -17,6 +18,7 @@ use super::{Peer, Shared, forward, request, stream, tls};
 
 /// Accepts until the endpoint is closed.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let gate = Arc::new(Gate::default());
     let mut handshakes = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -25,16 +27,17 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Some(_) = handshakes.join_next(), if !handshakes.is_empty() => continue,
         };
         let Some(incoming) = incoming else { break };
-        if handshakes.len() >= HANDSHAKES_MAX {
-            incoming.refuse();
-            continue;
+        match gate.knock(incoming.remote_address().ip(), incoming.remote_address_validated()) {
+            Knock::Enter(place) => drop(handshakes.spawn(handshake(shared.clone(), incoming, place))),
+            // It cannot be asked once more: nothing is kept of it.
+            Knock::Retry => drop(incoming.retry()),
+            Knock::Refuse => incoming.refuse(),
         }
-        handshakes.spawn(handshake(shared.clone(), incoming));
     }
     handshakes.shutdown().await;
 }
 
-async fn handshake(shared: Arc<Shared>, incoming: IncomingConnection) {
+async fn handshake(shared: Arc<Shared>, incoming: IncomingConnection, _place: Place) {
     let address = incoming.remote_address();
     let waited = shared.config.silence_max;
     let admitted = tokio::time::timeout(waited, admit(&shared, incoming)).await;
@@ -158,6 +161,3 @@ pub(super) async fn serve_stream(
         }
     }
 }
-
-/// Peers are few and dial one connection per lane at a time; more is somebody else.
-const HANDSHAKES_MAX: usize = 256;

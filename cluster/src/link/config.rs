@@ -45,6 +45,8 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// Certificates that the authority has taken back: its revocation list. None: it has taken back none.
+    pub crl: Option<PathBuf>,
 }
 
 /// Which of the two connections to a peer: bulk data must not delay a heartbeat in a shared send window.

@@ -28,7 +28,25 @@ pub(super) fn bind(config: &LinkConfig, tls: &NodeTls) -> Result<Endpoint, LinkE
         address: config.listen,
         source,
     };
-    let unusable = |error: quinn::crypto::rustls::NoInitialCipherSuite| listen_error(io::Error::other(error));
+    let server = quic(config, tls)?.server;
+
+    let socket = udp_socket(config.listen).map_err(listen_error)?;
+    let mut endpoint_config = EndpointConfig::new(tls.reset_key.clone());
+    endpoint_config.cid_generator(|| Box::new(RandomIds));
+    Endpoint::new(endpoint_config, Some(server), socket, Arc::new(quinn::TokioRuntime)).map_err(listen_error)
+}
+
+/// What new connections are made with.
+pub(super) struct Quic {
+    pub server: ServerConfig,
+    pub client: ClientConfig,
+}
+
+pub(super) fn quic(config: &LinkConfig, tls: &NodeTls) -> Result<Quic, LinkError> {
+    let unusable = |error: quinn::crypto::rustls::NoInitialCipherSuite| LinkError::Listen {
+        address: config.listen,
+        source: io::Error::other(error),
+    };
     let transport = Arc::new(transport(config));
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls.server.clone()).map_err(unusable)?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
@@ -36,14 +54,7 @@ pub(super) fn bind(config: &LinkConfig, tls: &NodeTls) -> Result<Endpoint, LinkE
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls.client.clone()).map_err(unusable)?;
     let mut client = ClientConfig::new(Arc::new(crypto));
     client.transport_config(transport);
-
-    let socket = udp_socket(config.listen).map_err(listen_error)?;
-    let mut endpoint_config = EndpointConfig::new(tls.reset_key.clone());
-    endpoint_config.cid_generator(|| Box::new(RandomIds));
-    let mut endpoint =
-        Endpoint::new(endpoint_config, Some(server), socket, Arc::new(quinn::TokioRuntime)).map_err(listen_error)?;
-    endpoint.set_default_client_config(client);
-    Ok(endpoint)
+    Ok(Quic { server, client })
 }
 
 /// Connection ids that a later process of this node takes for its own: quinn's default signs them with a key of the
@@ -146,7 +157,7 @@ pub(super) async fn dial(shared: &Shared, peer: &PeerLink, lane: Lane) -> Result
     let name = node_name(peer.node, &shared.config.cluster);
     let connection = shared
         .endpoint
-        .connect(address, &name)
+        .connect_with(shared.certified().client.clone(), address, &name)
         .map_err(|error| dial_error(Box::new(error)))?
         .await
         .map_err(|error| match LinkError::connecting(address, error) {

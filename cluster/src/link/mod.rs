@@ -117,9 +117,27 @@ pub(crate) struct Shared {
     rafts: Arc<dyn RaftService>,
     metrics: LinkMetrics,
     closing: watch::Sender<bool>,
+    /// Of the files that were read last.
+    certified: RwLock<Arc<Certified>>,
+}
+
+/// What the files of this node make of it and its peers.
+struct Certified {
+    client: quinn::ClientConfig,
+    trust: tls::Trust,
+}
+
+/// Files that were read again, and are good: see [`Links::read_tls`].
+pub struct FreshTls {
+    server: quinn::ServerConfig,
+    certified: Certified,
 }
 
 impl Shared {
+    fn certified(&self) -> Arc<Certified> {
+        self.certified.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn peer(&self, node: NodeId) -> Option<Arc<PeerLink>> {
         self.peers
             .read()
@@ -170,6 +188,10 @@ impl Links {
             });
         }
         let tls = tls::NodeTls::load(&config.tls, &config.cluster, config.node)?;
+        let certified = Certified {
+            client: connect::quic(&config, &tls)?.client,
+            trust: tls.trust.clone(),
+        };
         let endpoint = connect::bind(&config, &tls)?;
         let local_addr = endpoint.local_addr().map_err(|source| LinkError::Listen {
             address: config.listen,
@@ -186,6 +208,7 @@ impl Links {
             rafts,
             metrics,
             closing: watch::Sender::new(false),
+            certified: RwLock::new(Arc::new(certified)),
         });
         let links = Arc::new(Links {
             shared: shared.clone(),
@@ -198,6 +221,35 @@ impl Links {
         }
         handle.bind(&shared);
         Ok(links)
+    }
+
+    /// Reads the files of this node's configuration again. Blocks on the disk; nothing changes yet.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn read_tls(&self) -> Result<FreshTls, LinkError> {
+        let config = &self.shared.config;
+        let tls = tls::NodeTls::load(&config.tls, &config.cluster, config.node)?;
+        let quic = connect::quic(config, &tls)?;
+        Ok(FreshTls {
+            server: quic.server,
+            certified: Certified {
+                client: quic.client,
+                trust: tls.trust,
+            },
+        })
+    }
+
+    /// New connections are made by these files from here on. Those that stand stay, unless the certificate of their peer is
+    /// good no more; and stateless resets stay signed with the key of the start.
+    pub fn use_tls(&self, fresh: FreshTls) {
+        let shared = &self.shared;
+        shared.endpoint.set_server_config(Some(fresh.server));
+        let trust = fresh.certified.trust.clone();
+        *shared.certified.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh.certified);
+        for peer in shared.peers() {
+            peer.hold_against(&trust, &shared.config.cluster);
+        }
     }
 
     /// Adds a peer that joined later, or changes the address that it is dialled at next time.

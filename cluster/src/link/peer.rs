@@ -18,11 +18,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::config::Lane;
-use super::connect::{self, CLOSE_REPLACED, CLOSE_VIOLATION, describe};
+use super::connect::{self, CLOSE_REFUSED, CLOSE_REPLACED, CLOSE_VIOLATION, describe};
 use super::error::LinkError;
 use super::forward::{self, Incoming, Outgoing};
 use super::metrics::PeerMetrics;
 use super::request::{self, RequestQueue};
+use super::tls::Trust;
 use super::{Peer, PeerHandler, Shared, accept};
 
 /// A connection after its handshake.
@@ -153,6 +154,17 @@ impl PeerLink {
         lock(&self.heard).map(|heard| heard.elapsed())
     }
 
+    /// Ends connections whose certificate is good no more.
+    pub fn hold_against(&self, trust: &Trust, cluster: &str) {
+        for lane in Lane::ALL {
+            if let Some(connection) = self.connection(lane)
+                && !trust.knows(&connection, self.node, cluster)
+            {
+                connection.close(CLOSE_REFUSED, REVOKED);
+            }
+        }
+    }
+
     /// Hands over a connection that was accepted.
     pub async fn offer(&self, lane: Lane, established: Established) {
         // Fails only when the links are closed.
@@ -274,6 +286,14 @@ async fn serve(
         start,
         ready: false,
     });
+    // Files that came since its handshake have looked at the connections that were served then; this one was not.
+    if !shared
+        .certified()
+        .trust
+        .knows(&connection, peer.node, &shared.config.cluster)
+    {
+        connection.close(CLOSE_REFUSED, REVOKED);
+    }
     let mut tasks = JoinSet::new();
     let mut outcome = match peer.adopt(start) {
         Ok(incoming) => {
@@ -375,6 +395,8 @@ pub(super) async fn sample_silence(shared: Arc<Shared>) {
     }
 }
 
+/// Told to whoever shows a certificate that is good no more.
+const REVOKED: &[u8] = b"certificate";
 /// A peer dials one connection per lane at a time.
 const OFFERED_MAX: usize = 4;
 /// Restarts of a peer within the life of a stray packet.

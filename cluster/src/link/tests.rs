@@ -21,6 +21,10 @@ use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RaftNetworkFactory as _};
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, VoteRequest};
 use openraft::{Config, Raft, SnapshotPolicy};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use tokio::sync::Notify;
 
 use self::memory_group::{MemoryLog, MemoryMachine};
@@ -605,6 +609,126 @@ async fn strangers_are_refused() {
         "its certificate is for another name",
     );
     assert!(!two.links.is_up(1));
+}
+
+impl Certificates {
+    /// Node 2's, with this serial number, over those that it has.
+    fn issue_numbered(&self, serial: u64) {
+        let name = tls::node_name(2, CLUSTER);
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name]).unwrap();
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        tls::set_dates(&mut params, Duration::from_secs(3600));
+        let certificate = params.signed_by(&key, &self.issuer()).unwrap();
+        let file = |name: &str| self.directory.path().join(name);
+        tls::write_file(&file("node-2-key.pem"), &key.serialize_pem(), 0o600).unwrap();
+        tls::write_file(&file("node-2.pem"), &certificate.pem(), 0o644).unwrap();
+    }
+
+    fn revoke(&self, serials: &[u64]) -> std::path::PathBuf {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2100, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let path = self.directory.path().join("crl.pem");
+        let pem = list.signed_by(&self.issuer()).unwrap().pem().unwrap();
+        tls::write_file(&path, &pem, 0o644).unwrap();
+        path
+    }
+
+    fn issuer(&self) -> Issuer<'static, KeyPair> {
+        let key = std::fs::read_to_string(&self.authority.key).unwrap();
+        Issuer::new(tls::authority_params(), KeyPair::from_pem(&key).unwrap())
+    }
+}
+
+impl Node {
+    fn reload(&self) {
+        self.links.use_tls(self.links.read_tls().unwrap());
+    }
+
+    async fn down(&self, peer: NodeId) {
+        until("link down", &self.seen.changed, || !self.links.is_up(peer)).await;
+    }
+}
+
+/// Without a restart: links that stand stay, new ones are made by the new files.
+#[tokio::test]
+async fn certificates_are_renewed_and_taken_back_while_links_stand() {
+    let certificates = Certificates::new();
+    let mut nodes = Vec::new();
+    for node in 1..=2 {
+        let mut config = config(&certificates, CLUSTER, node, node * 100);
+        config.tls.crl = Some(certificates.revoke(&[]));
+        nodes.push(start(config).await);
+    }
+    introduce(&nodes.iter().collect::<Vec<_>>());
+    let (one, two) = (&nodes[0], &nodes[1]);
+    one.up(2).await;
+    two.up(1).await;
+
+    certificates.issue_numbered(7);
+    two.reload();
+    one.reload();
+    assert!(one.links.is_up(2) && two.links.is_up(1), "what stands stays");
+    for lane in Lane::ALL {
+        one.break_link(2, lane);
+    }
+    one.down(2).await;
+    one.up(2).await;
+
+    // Node 1 hears of it, node 2 does not.
+    certificates.revoke(&[7]);
+    one.reload();
+    one.down(2).await;
+    let error = dial_error(one, two).await;
+    assert!(
+        error.contains("check node id, cluster name, ca.pem and clock"),
+        "{error}"
+    );
+    assert!(!one.links.is_up(2));
+    let refused = two.links.read_tls().map(drop).unwrap_err();
+    assert!(describe(&refused).contains("is revoked by"), "{refused:?}");
+
+    certificates.issue_numbered(8);
+    two.reload();
+    one.up(2).await;
+}
+
+/// The other way round: who dials is held against the list, too.
+#[tokio::test]
+async fn a_dialler_whose_certificate_was_taken_back_is_refused() {
+    let certificates = Certificates::new();
+    let mut three = config(&certificates, CLUSTER, 3, 300);
+    let two = config(&certificates, CLUSTER, 2, 200);
+    certificates.issue_numbered(7);
+    three.tls.crl = Some(certificates.revoke(&[7]));
+    let (two, three) = (start(two).await, start(three).await);
+    introduce(&[&two, &three]);
+    let shared = &two.links.shared;
+    let address = three.links.local_addr().to_string();
+    let (peer, _offered) = PeerLink::new(3, address, shared.handler.clone(), shared.metrics.peer(3));
+    let dialled = dial(shared, &peer, Lane::Control);
+    let dialled = tokio::time::timeout(LONG, dialled).await.unwrap();
+    let error = describe(&dialled.map(|_| ()).unwrap_err());
+    assert!(
+        error.contains("check node id, cluster name, ca.pem and clock"),
+        "{error}"
+    );
+    assert!(!three.links.is_up(2));
 }
 
 /// A node on a runtime of its own, which can stop turning: a process that hangs, then dies without a farewell.

@@ -23,11 +23,11 @@ use rcgen::{
 };
 use rustls::CertificateError;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, VerifierBuilderError, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::tls13::HkdfExpander;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{RootCertStore, SupportedCipherSuite};
 
@@ -53,6 +53,10 @@ pub enum TlsError {
     KeyMismatch { key: PathBuf, certificate: PathBuf },
     #[error("{path} has expired: issue a new one with `lontra cert`", path = path.display())]
     Expired { path: PathBuf },
+    #[error("{path} is revoked by {crl}: issue a new one with `lontra cert`", path = path.display(), crl = crl.display())]
+    Revoked { path: PathBuf, crl: PathBuf },
+    #[error("{crl} has no list of the authority of {path}: it needs one of each authority", path = path.display(), crl = crl.display())]
+    OtherList { path: PathBuf, crl: PathBuf },
     #[error("{path} is not valid yet: check this machine's clock", path = path.display())]
     NotYetValid { path: PathBuf },
     #[error("{path} is not signed by {ca}: issue it with that authority, or correct the path", path = path.display(), ca = ca.display())]
@@ -168,6 +172,7 @@ pub fn issue_node(directory: &Path, authority: &Authority, cluster: &str, node: 
         ca: authority.certificate.clone(),
         certificate: directory.join(format!("node-{node}.pem")),
         key: directory.join(format!("node-{node}-key.pem")),
+        crl: None,
     };
     write_file(&files.key, &key.serialize_pem(), 0o600)?;
     write_file(&files.certificate, &certificate.pem(), 0o644)?;
@@ -197,6 +202,34 @@ pub(super) struct NodeTls {
     pub server: Arc<rustls::ServerConfig>,
     pub client: Arc<rustls::ClientConfig>,
     pub reset_key: Arc<ResetKey>,
+    pub trust: Trust,
+}
+
+/// What certificates of peers are held against.
+#[derive(Clone, Debug)]
+pub(super) struct Trust(Arc<WebPkiServerVerifier>);
+
+impl Trust {
+    /// Whether a peer, whose handshake may have been under other files, is `node` by these.
+    pub fn knows(&self, connection: &quinn::Connection, node: NodeId, cluster: &str) -> bool {
+        let Some(chain) = chain_of(connection) else {
+            return false;
+        };
+        let Ok(name) = ServerName::try_from(node_name(node, cluster)) else {
+            return false;
+        };
+        let Some((certificate, intermediates)) = chain.split_first() else {
+            return false;
+        };
+        let verified = self
+            .0
+            .verify_server_cert(certificate, intermediates, &name, &[], UnixTime::now());
+        verified.is_ok()
+    }
+}
+
+fn chain_of(connection: &quinn::Connection) -> Option<Box<Vec<CertificateDer<'static>>>> {
+    connection.peer_identity()?.downcast().ok()
 }
 
 impl NodeTls {
@@ -231,14 +264,27 @@ impl NodeTls {
         }
         let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let lists = match &files.crl {
+            Some(path) => read_lists(path)?,
+            None => Vec::new(),
+        };
+        let not_built = |error: VerifierBuilderError| {
+            let path = match (&error, &files.crl) {
+                (VerifierBuilderError::InvalidCrl(_), Some(crl)) => crl,
+                _ => &files.ca,
+            };
+            unusable(path)(rustls::Error::General(error.to_string()))
+        };
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .with_crls(lists.clone())
             .build()
-            .map_err(|error| unusable(&files.ca)(rustls::Error::General(error.to_string())))?;
+            .map_err(not_built)?;
         check_own_certificate(files, &chain, &verifier, node_name(node, cluster))?;
 
         let client_verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+            .with_crls(lists)
             .build()
-            .map_err(|error| unusable(&files.ca)(rustls::Error::General(error.to_string())))?;
+            .map_err(not_built)?;
         let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable(&files.certificate))?
@@ -250,7 +296,7 @@ impl NodeTls {
         let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable(&files.certificate))?
-            .with_webpki_verifier(verifier)
+            .with_webpki_verifier(verifier.clone())
             .with_client_auth_cert(chain, read_key()?)
             .map_err(key_error)?;
         client.alpn_protocols = vec![ALPN.to_vec()];
@@ -265,6 +311,7 @@ impl NodeTls {
             server: Arc::new(server),
             client: Arc::new(client),
             reset_key: Arc::new(reset_key),
+            trust: Trust(verifier),
         })
     }
 }
@@ -293,6 +340,14 @@ fn check_own_certificate(
     Err(match &source {
         rustls::Error::InvalidCertificate(error) => match error {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => TlsError::Expired { path: path() },
+            CertificateError::Revoked => TlsError::Revoked {
+                path: path(),
+                crl: files.crl.clone().unwrap_or_default(),
+            },
+            CertificateError::UnknownRevocationStatus => TlsError::OtherList {
+                path: path(),
+                crl: files.crl.clone().unwrap_or_default(),
+            },
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 TlsError::NotYetValid { path: path() }
             }
@@ -319,9 +374,7 @@ pub(super) fn check_peer_certificate(
     cluster: &str,
 ) -> Result<(), String> {
     let name = node_name(node, cluster);
-    let identity = connection
-        .peer_identity()
-        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let identity = chain_of(connection);
     let verified = identity
         .as_ref()
         .and_then(|chain| chain.first())
@@ -400,6 +453,16 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
             what: "certificate",
         }),
     }
+}
+
+fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let pem = read_file(path)?;
+    let lists = CertificateRevocationListDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let lists = lists.ok().filter(|lists| !lists.is_empty());
+    lists.ok_or_else(|| TlsError::NotPem {
+        path: path.to_owned(),
+        what: "certificate revocation list",
+    })
 }
 
 /// Beside, then renamed: a running node never reads half a file, and a key is never readable by others.

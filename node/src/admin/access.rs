@@ -137,7 +137,7 @@ async fn put_user(cluster: &Cluster, hashing: &Hashing, name: String, mut body: 
         [Some(Value::String(password)), None] if !password.is_empty() => {
             let password = Secret::new(password.into_bytes());
             let runtime = Handle::current();
-            let hashed = hashing.run(&runtime, move || PasswordRecord::make(&password));
+            let hashed = hashing.run(None, &runtime, move || PasswordRecord::make(&password));
             let record = hashed
                 .await
                 .map_err(|_| Refusal::Unavailable("as many passwords are being hashed as may: ask again".to_owned()))?;

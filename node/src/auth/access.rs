@@ -13,9 +13,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use lontra_storage::command::{BanTarget, Subnet};
 
 use super::acl::{Acl, Permissions};
+use super::author::Author;
 use super::authorized::Authorized;
 use super::cluster::ClusterAccess;
 use super::identity::Identity;
@@ -70,6 +72,11 @@ impl Access {
         };
         self.publish.take();
         self.read.take();
+    }
+
+    /// What its will is published by, when this connection has gone.
+    pub fn author(&self) -> Bytes {
+        Author::of(&self.identity, &self.client_id, self.address).encode()
     }
 
     /// Whether a ban of the cluster is about this connection.

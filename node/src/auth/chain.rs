@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use super::Auth;
 use super::certificate;
 use super::client_id;
+use super::decoys::Decoys;
 use super::hook::{NoVerdict, Question, Verdict};
 use super::identity::{Identity, Method, Proof};
 use super::jwt::{Jwt, NoIdentity};
@@ -162,11 +163,11 @@ impl ListenerAuth {
             let known = match method {
                 Method::Certificate => named.and_then(|der| of_certificate(der, auth.certificate_user)),
                 Method::Jwt => match &auth.jwt {
-                    Some(jwt) => token(jwt, auth, &credentials, connecting.client_id, runtime).await?,
+                    Some(jwt) => token(jwt, auth, &credentials, connecting, runtime).await?,
                     None => None,
                 },
-                Method::Password => password(&auth.users, auth, &credentials, runtime).await?,
-                Method::Cluster => cluster_password(auth, &credentials, runtime).await?,
+                Method::Password => password(&auth.users, auth, &credentials, connecting.address, runtime).await?,
+                Method::Cluster => cluster_password(auth, &credentials, connecting.address, runtime).await?,
                 Method::Http => hook(auth, &credentials, connecting, runtime).await?,
                 // It begins with an Authentication Method, and does not come here.
                 Method::ScramSha256 => None,
@@ -175,20 +176,31 @@ impl ListenerAuth {
                 return Ok(identity);
             }
         }
-        self.waste_time(auth, &credentials, runtime).await?;
+        self.waste_time(auth, &credentials, connecting.address, runtime).await?;
         Err(Refused::UnknownUser)
     }
 
     /// One hash is checked, in vain, for a user that no method knows: how long it takes must not tell which names exist, nor
     /// which method knows them.
-    async fn waste_time(&self, auth: &Auth, credentials: &Credentials, runtime: &Handle) -> Result<(), Refused> {
-        let decoy = self.methods.iter().find_map(|method| match method {
-            Method::Password => auth.users.decoy().map(|user| user.record.clone()),
-            Method::Cluster => auth.acl.cluster.decoy(),
+    async fn waste_time(
+        &self,
+        auth: &Auth,
+        credentials: &Credentials,
+        address: Option<IpAddr>,
+        runtime: &Handle,
+    ) -> Result<(), Refused> {
+        let (Some(name), Some(password)) = (&credentials.user_name, credentials.password.clone()) else {
+            return Ok(());
+        };
+        let of_cluster = auth.acl.cluster.decoys();
+        let sets = self.methods.iter().filter_map(|method| match method {
+            Method::Password => Some(auth.users.decoys()),
+            Method::Cluster => Some(&*of_cluster),
             Method::Certificate | Method::Jwt | Method::Http | Method::ScramSha256 => None,
         });
-        if let (Some(_), Some(password), Some(decoy)) = (&credentials.user_name, credentials.password.clone(), decoy) {
-            let check = auth.hashing.run(runtime, move || decoy.is_of(&password));
+        let sets: Vec<&Decoys> = sets.collect();
+        if let Some(decoy) = Decoys::record(&sets, name).cloned() {
+            let check = auth.hashing.run(address, runtime, move || decoy.is_of(&password));
             check.await.map_err(|_| Refused::Busy)?;
         }
         Ok(())
@@ -219,7 +231,7 @@ async fn token(
     jwt: &Jwt,
     auth: &Auth,
     credentials: &Credentials,
-    client_id: Option<&str>,
+    connecting: Connecting<'_>,
     runtime: &Handle,
 ) -> Result<Option<Identity>, Refused> {
     let shown = match jwt.settings.from {
@@ -227,7 +239,7 @@ async fn token(
         TokenPlace::UserName => credentials.user_name.as_ref().map(|name| name.as_bytes()),
     };
     let Some(shown) = shown else { return Ok(None) };
-    let checked = jwt.identify(shown, client_id, &auth.signatures, runtime).await;
+    let checked = jwt.identify(shown, connecting, &auth.signatures, runtime).await;
     checked.transpose().map_err(|why| match why {
         NoIdentity::Bad(why) => {
             tracing::debug!(%why, "a token is not good");
@@ -283,6 +295,7 @@ async fn password(
     users: &PasswordFile,
     auth: &Auth,
     credentials: &Credentials,
+    address: Option<IpAddr>,
     runtime: &Handle,
 ) -> Result<Option<Identity>, Refused> {
     let (Some(name), Some(password)) = (&credentials.user_name, credentials.password.clone()) else {
@@ -292,7 +305,9 @@ async fn password(
         return Ok(None);
     };
     let checked = user.clone();
-    let check = auth.hashing.run(runtime, move || checked.record.is_of(&password));
+    let check = auth
+        .hashing
+        .run(address, runtime, move || checked.record.is_of(&password));
     match check.await.map_err(|_| Refused::Busy)? {
         false => Err(Refused::BadCredentials),
         true => Ok(Some(Identity {
@@ -306,6 +321,7 @@ async fn password(
 async fn cluster_password(
     auth: &Auth,
     credentials: &Credentials,
+    address: Option<IpAddr>,
     runtime: &Handle,
 ) -> Result<Option<Identity>, Refused> {
     let (Some(name), Some(password)) = (&credentials.user_name, credentials.password.clone()) else {
@@ -315,7 +331,9 @@ async fn cluster_password(
         return Ok(None);
     };
     let checked = user.clone();
-    let check = auth.hashing.run(runtime, move || checked.record.is_of(&password));
+    let check = auth
+        .hashing
+        .run(address, runtime, move || checked.record.is_of(&password));
     match check.await.map_err(|_| Refused::Busy)? {
         false => Err(Refused::BadCredentials),
         true => Ok(Some(Identity {

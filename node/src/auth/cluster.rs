@@ -16,6 +16,7 @@ use lontra_storage::command::{BanTarget, Hidden};
 use lontra_storage::ids::MetaIndex;
 use lontra_storage::meta::MetaView;
 
+use super::decoys::Decoys;
 use super::password::PasswordRecord;
 use super::password_file::User;
 use super::rule::Rule;
@@ -27,6 +28,8 @@ pub struct ClusterAccess {
     view: OnceLock<MetaView>,
     /// Guards the parsed rules; never held over an await.
     rules: RwLock<Arc<[Rule]>>,
+    /// None: they are to be made, since users have changed. Guarded likewise.
+    decoys: RwLock<Option<Arc<Decoys>>>,
 }
 
 impl ClusterAccess {
@@ -34,6 +37,12 @@ impl ClusterAccess {
     pub fn bind(&self, view: MetaView) {
         let _ = self.view.set(view);
         self.rules_changed();
+        self.users_changed();
+    }
+
+    /// The view shows other users.
+    pub fn users_changed(&self) {
+        *self.decoys.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The view shows other rules.
@@ -77,13 +86,29 @@ impl ClusterAccess {
             .is_some_and(|user| user.version == version)
     }
 
-    /// Whose hash is checked, in vain, for a user that there is none of.
-    pub fn decoy(&self) -> Option<PasswordRecord> {
-        let first = {
-            let view = self.view.get()?.read();
-            view.access().users().next().map(|(_, user)| user.record.clone())
+    /// Whose hashes are checked, in vain, for users that there are not.
+    pub fn decoys(&self) -> Arc<Decoys> {
+        if let Some(decoys) = &*self.decoys.read().unwrap_or_else(PoisonError::into_inner) {
+            return decoys.clone();
+        }
+        // Made under the lock, so that a change meanwhile makes them anew.
+        let mut kept = self.decoys.write().unwrap_or_else(PoisonError::into_inner);
+        kept.get_or_insert_with(|| Arc::new(self.sample())).clone()
+    }
+
+    /// Of some users, evenly: this is made where clients are served.
+    fn sample(&self) -> Decoys {
+        let Some(view) = self.view.get() else {
+            return Decoys::default();
         };
-        record(&first?)
+        let hidden: Vec<Hidden> = {
+            let view = view.read();
+            let step = view.access().users().count() / DECOYS_MAX + 1;
+            let some = view.access().users().step_by(step);
+            some.map(|(_, user)| user.record.clone()).collect()
+        };
+        let records: Vec<PasswordRecord> = hidden.iter().filter_map(record).collect();
+        Decoys::of(&records)
     }
 
     /// Whom the ban is about that holds for a client now.
@@ -121,6 +146,8 @@ impl fmt::Debug for ClusterAccess {
     }
 }
 
+/// A millisecond or two of parsing.
+const DECOYS_MAX: usize = 1_000;
 const DENY_ALL: [&str; 2] = ["deny publish,subscribe #", "deny publish,subscribe $SYS/#"];
 
 #[cfg(test)]
@@ -138,7 +165,7 @@ mod tests {
     #[test]
     fn before_the_cluster_has_started_nobody_is_known() {
         let access = ClusterAccess::default();
-        assert!(access.user("al").is_none() && access.decoy().is_none());
+        assert!(access.user("al").is_none() && access.decoys().users() == 0);
         assert!(!access.knows("al", MetaIndex(0)) && access.rules().is_empty());
         assert!(access.ban_of("c", Some("al"), None).is_none());
         access.bind(MetaView::default());

@@ -19,12 +19,14 @@
 pub mod access;
 pub mod acl;
 pub mod acl_file;
+pub mod author;
 pub mod authorized;
 pub mod certificate;
 pub mod chain;
 pub mod client_id;
 pub mod cluster;
 pub mod command;
+pub mod decoys;
 pub mod filters;
 pub mod grants;
 pub mod hashing;

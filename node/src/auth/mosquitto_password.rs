@@ -51,6 +51,15 @@ impl MosquittoHash {
         })
     }
 
+    /// 0: `$6$`, one round of a fast hash.
+    pub(super) fn iterations(&self) -> u32 {
+        self.iterations.map_or(0, NonZeroU32::get)
+    }
+
+    pub(super) fn hash(&self) -> &[u8] {
+        &self.hash
+    }
+
     /// Whether it is of this password. Blocks: milliseconds at the usual 101 iterations.
     pub fn is_of(&self, password: &[u8]) -> bool {
         let mut computed = [0; digest::SHA512_OUTPUT_LEN];

@@ -26,6 +26,10 @@ pub enum PasswordRecord {
     Scram(ScramRecord),
 }
 
+/// What it costs to check a password against a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cost(u8, [u32; 3]);
+
 /// Why a text is no password hash.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadHash {
@@ -61,12 +65,24 @@ impl PasswordRecord {
         Ok(PasswordRecord::Argon2(hash))
     }
 
-    /// Which kinds take longer to check than others.
-    pub fn cost_rank(&self) -> u8 {
+    /// Records with equal costs take equally long to check: the kind, and its parameters.
+    pub fn cost(&self) -> Cost {
         match self {
-            PasswordRecord::Argon2(_) => 2,
-            PasswordRecord::Scram(_) => 1,
-            PasswordRecord::Mosquitto(_) => 0,
+            PasswordRecord::Mosquitto(hash) => Cost(0, [hash.iterations(), 0, 0]),
+            PasswordRecord::Scram(record) => Cost(1, [record.iterations(), 0, 0]),
+            PasswordRecord::Argon2(hash) => {
+                let params = Params::try_from(&hash.password_hash()).unwrap_or_default();
+                Cost(2, [params.m_cost(), params.t_cost(), params.p_cost()])
+            }
+        }
+    }
+
+    /// What nobody has who has not the record.
+    pub(super) fn secret(&self) -> &[u8] {
+        match self {
+            PasswordRecord::Argon2(hash) => hash.as_bytes(),
+            PasswordRecord::Mosquitto(hash) => hash.hash(),
+            PasswordRecord::Scram(record) => record.text().as_bytes(),
         }
     }
 

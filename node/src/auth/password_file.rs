@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::decoys;
 use super::password::{BadHash, PasswordRecord};
 use super::scram::{self, Decoys};
 
@@ -20,6 +21,7 @@ use super::scram::{self, Decoys};
 #[derive(Clone, Debug, Default)]
 pub struct PasswordFile {
     users: BTreeMap<Box<str>, Arc<User>>,
+    decoys: decoys::Decoys,
     scram_decoys: Decoys,
 }
 
@@ -81,7 +83,12 @@ impl PasswordFile {
             users.insert(name.into(), Arc::new(User { record, groups }));
         }
         let scram_decoys = Decoys::of(users.values().filter_map(|user| user.record.scram()));
-        Ok(PasswordFile { users, scram_decoys })
+        let decoys = decoys::Decoys::of(users.values().map(|user| &user.record));
+        Ok(PasswordFile {
+            users,
+            decoys,
+            scram_decoys,
+        })
     }
 
     pub fn user(&self, name: &str) -> Option<&Arc<User>> {
@@ -89,9 +96,8 @@ impl PasswordFile {
     }
 
     /// Whose hash is checked, in vain, for a user that there is none of: how long it takes must not tell which names exist.
-    pub fn decoy(&self) -> Option<&Arc<User>> {
-        // The costliest kind: a file with hashes of several kinds still tells the cheaper ones from it.
-        self.users.values().max_by_key(|user| user.record.cost_rank())
+    pub fn decoys(&self) -> &decoys::Decoys {
+        &self.decoys
     }
 
     /// In the order of their names.
@@ -99,7 +105,7 @@ impl PasswordFile {
         self.users.iter().map(|(name, user)| (&**name, &**user))
     }
 
-    /// As [`PasswordFile::decoy`], for SCRAM.
+    /// As [`PasswordFile::decoys`], for SCRAM.
     pub fn scram_decoys(&self) -> &Decoys {
         &self.scram_decoys
     }
@@ -154,7 +160,7 @@ mod tests {
         assert_eq!(groups("alice").as_deref(), Some(""));
         assert_eq!(groups("bob smith").as_deref(), Some("ops+readers"));
         assert_eq!(groups("bob"), None);
-        assert!(file.decoy().is_some());
+        assert_eq!(file.decoys().users(), 2);
         assert!(!format!("{file:?}").contains("argon2"), "hashes are not printed");
     }
 

@@ -112,6 +112,10 @@ impl ScramRecord {
     pub fn text(&self) -> &str {
         &self.text
     }
+
+    pub(super) fn iterations(&self) -> u32 {
+        self.iterations.get()
+    }
 }
 
 /// What is asked of those who give names that there are not.

@@ -24,6 +24,11 @@ pub struct Limits {
     /// to 1000000.
     pub address_connections_max: u32,
 
+    /// How often in `flapping_window` clients of one address, or one /64 network of IPv6, may show credentials that are wrong;
+    /// then nobody from there is asked for any until the window is over (0x9F; 3.x: 3). Default 0; bounds 0 to 1000000.
+    /// Lower: a site behind one address waits for its one device with an old password.
+    pub failed_logins_address_max: u32,
+
     /// Connections of one user under different client ids; more are refused (0x97; 3.x: 3). Default 0; bounds 0 to 1000000.
     pub user_connections_max: u32,
 
@@ -99,6 +104,7 @@ impl Default for Limits {
             connection_rate: 0,
             address_connection_rate: 0,
             address_connections_max: 0,
+            failed_logins_address_max: 0,
             user_connections_max: 0,
             client_message_rate: 0,
             client_byte_rate: ByteSize::mib(0),
@@ -127,6 +133,7 @@ impl Limits {
             ("limits.connection_rate", self.connection_rate),
             ("limits.address_connection_rate", self.address_connection_rate),
             ("limits.address_connections_max", self.address_connections_max),
+            ("limits.failed_logins_address_max", self.failed_logins_address_max),
             ("limits.user_connections_max", self.user_connections_max),
             ("limits.flapping_client_max", self.flapping_client_max),
             ("limits.flapping_address_max", self.flapping_address_max),

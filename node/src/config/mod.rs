@@ -158,6 +158,10 @@ pub struct Tls {
 
     /// The private key of `certificate`. Default empty. Whoever can read it can join as this node.
     pub key: PathBuf,
+
+    /// Certificates of nodes that the authority has taken back: a revocation list of each authority in `ca`. Default empty:
+    /// none is.
+    pub crl: PathBuf,
 }
 
 /// `[mqtt]`: clients over TCP, and what holds for clients of every transport.
@@ -393,7 +397,7 @@ impl Cluster {
 
 impl Tls {
     fn is_empty(&self) -> bool {
-        [&self.ca, &self.certificate, &self.key]
+        [&self.ca, &self.certificate, &self.key, &self.crl]
             .iter()
             .all(|path| path.as_os_str().is_empty())
     }

@@ -82,7 +82,7 @@ async fn serve(
         Some(tls) => {
             if !config.learns_address_later() {
                 // A handshake costs more than anything else; there are no words for a refusal before it is done.
-                match admit::address(&worker, &config, &peer, accepted) {
+                match admit::before_handshake(&worker, &config, &peer, accepted) {
                     Ok(entered) => place = Some(entered),
                     Err(limit) => {
                         worker.metrics.limits.refused(limit, 1);

@@ -22,6 +22,7 @@ pub enum Limit {
     // Whoever meets these is refused.
     AddressConnectionRate,
     AddressConnections,
+    FailedLogins,
     UserConnections,
     BannedClient,
     BannedAddress,
@@ -51,6 +52,7 @@ impl Limit {
     const REFUSING: [Limit; 14] = [
         Limit::AddressConnectionRate,
         Limit::AddressConnections,
+        Limit::FailedLogins,
         Limit::UserConnections,
         Limit::BannedClient,
         Limit::BannedAddress,
@@ -78,6 +80,7 @@ impl Limit {
             Limit::PublishesWaiting => "publishes_waiting",
             Limit::AddressConnectionRate => "address_connection_rate",
             Limit::AddressConnections => "address_connections",
+            Limit::FailedLogins => "failed_logins",
             Limit::UserConnections => "user_connections",
             Limit::BannedClient => "banned_client",
             Limit::BannedAddress => "banned_address",
@@ -107,7 +110,7 @@ impl Limit {
     /// What a CONNECT is answered that meets it.
     pub fn connack_reason(self) -> ReasonCode {
         match self {
-            Limit::AddressConnectionRate => ReasonCode::CONNECTION_RATE_EXCEEDED,
+            Limit::AddressConnectionRate | Limit::FailedLogins => ReasonCode::CONNECTION_RATE_EXCEEDED,
             Limit::BannedClient | Limit::BannedAddress | Limit::BannedUser => ReasonCode::BANNED,
             _ => ReasonCode::QUOTA_EXCEEDED,
         }

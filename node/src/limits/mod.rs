@@ -16,6 +16,7 @@
 pub mod admission;
 pub mod flapping;
 pub mod flow;
+pub mod logins;
 mod metrics;
 pub mod rate;
 mod recent;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use self::admission::{Admission, AdmissionLimits, Place, UserPlace};
 use self::flapping::{Flapping, FlappingLimits, Subject};
 use self::flow::{Flow, FlowLimits, Pace, Rates, Sent};
+use self::logins::Logins;
 use self::rate::{Moment, Rate, SharedBucket};
 use crate::config::Config;
 use crate::config::listener::Listener;
@@ -42,6 +44,7 @@ pub struct Protection {
     listeners: HashMap<String, Arc<Together>>,
     admission: Arc<Admission>,
     flapping: Flapping,
+    logins: Logins,
 }
 
 /// Of all clients of a listener, or of the node.
@@ -63,6 +66,7 @@ impl Protection {
                 .collect(),
             admission: Arc::default(),
             flapping: Flapping::default(),
+            logins: Logins::default(),
         })
     }
 
@@ -86,6 +90,8 @@ pub struct Guard {
     is_limited: bool,
     admission: AdmissionLimits,
     flapping: FlappingLimits,
+    /// Of an address in a window of `flapping`; 0: no limit.
+    failed_logins_max: u32,
     /// Subscriptions of a session; 0: no limit.
     pub subscriptions_max: usize,
 }
@@ -124,6 +130,7 @@ impl Guard {
                 window: limits.flapping_window,
                 ban: limits.flapping_ban,
             },
+            failed_logins_max: limits.failed_logins_address_max,
             subscriptions_max: limits.subscriptions_max as usize,
         }
     }
@@ -162,6 +169,27 @@ impl Guard {
         };
         let moment = self.protection.moment(now);
         self.protection.admission.enter(address.into(), &self.admission, moment)
+    }
+
+    /// Somebody shows who they are, which costs to check.
+    ///
+    /// # Errors
+    /// As many of that address were wrong as may be.
+    pub fn may_log_in(&self, address: Option<IpAddr>, now: Instant) -> Result<(), Limit> {
+        let Some(address) = address else { return Ok(()) };
+        let (logins, now) = (&self.protection.logins, self.protection.moment(now));
+        match logins.may_try(address.into(), self.failed_logins_max, now) {
+            true => Ok(()),
+            false => Err(Limit::FailedLogins),
+        }
+    }
+
+    /// It was wrong.
+    pub fn login_failed(&self, address: Option<IpAddr>, now: Instant) {
+        if let Some(address) = address.filter(|_| self.failed_logins_max > 0) {
+            let now = self.protection.moment(now);
+            self.protection.logins.failed(address.into(), self.flapping.window, now);
+        }
     }
 
     /// Who was banned here for coming and going.

@@ -27,6 +27,20 @@ pub fn address(worker: &Worker, config: &ListenerConfig, peer: &Peer, now: Insta
     config.guard.enter(address, now)
 }
 
+/// As [`address`], and whom the cluster has banned: before a handshake, which costs more.
+///
+/// # Errors
+/// The limit that it meets.
+pub fn before_handshake(worker: &Worker, config: &ListenerConfig, peer: &Peer, now: Instant) -> Result<Place, Limit> {
+    if let Some(address) = peer.address.map(|address| address.ip()) {
+        let banned = worker.auth().acl.cluster.ban_of("", None, Some(address));
+        if banned.is_some() {
+            return Err(Limit::BannedAddress);
+        }
+    }
+    self::address(worker, config, peer, now)
+}
+
 /// A connection is open; `place` is what it was given before its handshake, if it asked then. One that is not let in is
 /// told so in CONNACK.
 pub fn connection(worker: &Worker, client: &Client, place: Option<Place>) {
@@ -54,6 +68,16 @@ pub fn connection(worker: &Worker, client: &Client, place: Option<Place>) {
 pub fn client_id(worker: &Worker, client: &Client, client_id: &str) -> Result<(), ReasonCode> {
     let subject = Subject::Client(client_id.into());
     not_banned(worker, &client.config.guard, &subject).map_err(|limit| refused(worker, client, limit))
+}
+
+/// Before what it shows is looked at: that costs more.
+///
+/// # Errors
+/// The reason code of CONNACK.
+pub fn login(worker: &Worker, client: &Client) -> Result<(), ReasonCode> {
+    let address = client.peer.address.map(|address| address.ip());
+    let may = client.config.guard.may_log_in(address, Instant::now());
+    may.map_err(|limit| refused(worker, client, limit))
 }
 
 /// Once it is known who the client is.

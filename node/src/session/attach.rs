@@ -79,6 +79,9 @@ impl From<ReasonCode> for Refused {
 
 async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Accepted>) -> Result<(), Refused> {
     admit::client_id(worker, client, &accepted.client_id)?;
+    if accepted.credentials.user_name.is_some() || accepted.credentials.password.is_some() {
+        admit::login(worker, client)?;
+    }
     let access = identify(worker, client, &mut accepted).await?;
     admit::user(worker, client, &access, &accepted.client_id)?;
     wait_until_serving(worker).await?;
@@ -95,7 +98,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
                 worker.metrics.denied(DeniedAction::Will);
                 ReasonCode::NOT_AUTHORIZED
             })?;
-            kept_will(&allowed)
+            kept_will(&allowed, access.author())
         }
     };
     let request = ConnectRequest {
@@ -224,6 +227,12 @@ async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accep
     }
     worker.metrics.authenticated(&known);
     let identity = known.map_err(|refused| {
+        if matches!(
+            refused,
+            Refusal::UnknownUser | Refusal::BadCredentials | Refusal::BadToken
+        ) {
+            client.config.guard.login_failed(address, Instant::now());
+        }
         tracing::debug!(
             client = &*accepted.client_id,
             peer = %client.peer,

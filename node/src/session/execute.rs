@@ -455,7 +455,7 @@ fn message_of(packet: &Publish, publisher: SessionId) -> Option<Message> {
 }
 
 /// The Will Message as the control plane keeps it; its publisher is filled in when it is published. [MQTT-3.1.2-8]
-pub fn kept_will(will: &Authorized<&Will>) -> Option<lontra_storage::command::Will> {
+pub fn kept_will(will: &Authorized<&Will>, author: Bytes) -> Option<lontra_storage::command::Will> {
     let message = Message {
         topic: will.topic.as_str().into(),
         payload: will.payload.clone(),
@@ -468,6 +468,7 @@ pub fn kept_will(will: &Authorized<&Will>) -> Option<lontra_storage::command::Wi
     Some(lontra_storage::command::Will {
         message: message.encode(),
         delay: will.properties.delay_interval,
+        author,
     })
 }
 

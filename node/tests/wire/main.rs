@@ -23,6 +23,7 @@ mod wire_admin;
 mod wire_admin_access;
 mod wire_auth;
 mod wire_auth_acl;
+mod wire_auth_links;
 mod wire_auth_methods;
 mod wire_auth_scram;
 mod wire_bad_input;

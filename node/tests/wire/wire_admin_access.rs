@@ -4,7 +4,7 @@
 use crate::support::auth::{connack, lontra_user};
 use crate::support::client::{Client, Gone};
 use crate::support::cluster::{Cluster, LONTRA, free_ports};
-use crate::support::codec::{Connect, Packet, Publish, VERSIONS, Version};
+use crate::support::codec::{Connect, Packet, Publish, VERSIONS, Version, Will};
 use crate::support::partition::Cut;
 use crate::support::{SOON, START, alone, eventually};
 use serde_json::{Value, json};
@@ -152,6 +152,130 @@ async fn a_node_that_stands_still_or_is_cut_off_serves_nobody_who_was_revoked() 
         cluster.wait_ready(away, START).await;
         assert_eq!(connack(cluster.mqtt(2), &connect).await, WRONG);
     }
+    cluster.assert_no_panic();
+}
+
+/// As for users: what is answered holds on the node that does not hear of it, and on its return.
+#[tokio::test]
+async fn a_node_that_stands_still_or_is_cut_off_serves_nobody_against_a_ban_or_a_rule() {
+    let _alone = alone().await;
+    let cluster = start(3, &[]).await;
+    let open = json!({ "rules": ["allow publish,subscribe #"] });
+    let closed = json!({ "rules": ["deny client=ruled publish,subscribe a", "allow publish,subscribe #"] });
+    let ban = json!({ "client": "banned" }).to_string();
+    for stands_still in [true, false] {
+        assert_eq!(put(&cluster, 0, "/api/v1/rules", &open).await.0, 200);
+        let away = cluster.nodes[2].id;
+        let banned = Connect::clean(Version::V5, "banned");
+        let ruled = Connect::persistent(Version::V5, "ruled");
+        let mut clients = Vec::new();
+        for connect in [&banned, &ruled] {
+            let (mut client, _) = Client::connect(cluster.mqtt(2), connect).await;
+            client.subscribe(&[("a", 1)]).await;
+            assert_eq!(client.publish_code("b", "before", 1).await, 0x10, "nobody subscribes");
+            clients.push(client);
+        }
+        match stands_still {
+            true => cluster.pause(away).await,
+            false => cluster.isolate(away, Cut::Both),
+        }
+        let (by_ban, by_rule) = tokio::join!(
+            ask(&cluster, 0, "POST", "/api/v1/bans", &ban, None),
+            put(&cluster, 1, "/api/v1/rules", &closed)
+        );
+        assert_eq!((by_ban.0, by_rule.0), (200, 200), "{} {}", by_ban.1, by_rule.1);
+        // Both are denied this from here on, whether their node knows of it or not.
+        for client in &mut clients {
+            let sent = Publish {
+                pid: client.next_pid(),
+                ..Publish::new("a", "after", 1)
+            };
+            // The connection may be closed already.
+            let _: Result<(), Gone> = client.send(&sent.encode(Version::V5)).await;
+        }
+        let mut other = Client::open(cluster.mqtt(0), Version::V5, "other").await;
+        other.publish("a", "not for them", 1).await;
+        if stands_still {
+            cluster.resume(away);
+        }
+        for client in &mut clients {
+            loop {
+                match client.packet_within(SOON).await {
+                    Ok(Packet::Puback { code, .. }) if code < 0x80 => {
+                        panic!("{}: acknowledged (stands still: {stands_still})", client.client_id)
+                    }
+                    Ok(Packet::Publish(one)) => panic!("{}: got {one:?}", client.client_id),
+                    Ok(_) => {}
+                    Err(Gone::Closed(_)) => break,
+                    Err(gone) => panic!("{}: not let go: {gone:?}", client.client_id),
+                }
+            }
+        }
+        cluster.heal();
+        cluster.wait_ready(away, START).await;
+        assert_eq!(connack(cluster.mqtt(2), &banned).await, BANNED);
+        // Its subscription is there, and what waited for it is not for it any more.
+        let (mut ruled, _) = Client::connect(cluster.mqtt(2), &ruled).await;
+        assert_eq!(ruled.publish_code("a", "x", 1).await, NOT_AUTHORIZED);
+        ruled.subscribe(&[("end", 1)]).await;
+        other.publish("a", "nor this", 1).await;
+        other.publish("end", "end", 1).await;
+        let came = ruled.messages_until("end").await;
+        assert!(came.is_empty(), "{came:?}");
+        ruled.unsubscribe(&["a", "end"]).await;
+        let lifted = ask(&cluster, 0, "DELETE", "/api/v1/bans?client=banned", "", None).await;
+        assert_eq!(lifted.0, 200, "{}", lifted.1);
+    }
+    cluster.assert_no_panic();
+}
+
+/// Wills that wait are decided when they are due, by whichever node leads then: those of a node that has died, too.
+#[tokio::test]
+async fn a_will_of_who_was_revoked_since_is_not_published_though_its_node_died() {
+    let _alone = alone().await;
+    let cluster = start(3, &[CLUSTER_USERS]).await;
+    let rules = ["allow publish,subscribe #"];
+    assert_eq!(
+        put(&cluster, 0, "/api/v1/rules", &json!({ "rules": rules })).await.0,
+        200
+    );
+    for name in ["removed", "banned", "denied", "honest"] {
+        let path = format!("/api/v1/users/{name}");
+        let added = put(&cluster, 0, &path, &json!({ "password": "p" })).await;
+        assert_eq!(added.0, 200, "{}", added.1);
+    }
+    let mut witness = Client::open(cluster.mqtt(0), Version::V5, "witness").await;
+    witness.subscribe(&[("w/#", 1)]).await;
+    let delay = 8;
+    let mut connected = Vec::new();
+    for name in ["removed", "banned", "denied", "honest"] {
+        let connect = Connect::persistent(Version::V5, name)
+            .user(name, "p")
+            .will(Will::new(&format!("w/{name}"), name, 1).delay(delay));
+        connected.push(Client::connect(cluster.mqtt(2), &connect).await.0);
+    }
+    cluster.kill(cluster.nodes[2].id).await;
+    let removed = ask(&cluster, 0, "DELETE", "/api/v1/users/removed", "", None);
+    let banned = json!({ "client": "banned" }).to_string();
+    let banned = ask(&cluster, 1, "POST", "/api/v1/bans", &banned, None);
+    let rules = json!({ "rules": ["deny user=denied publish w/#", "allow publish,subscribe #"] });
+    let denied = put(&cluster, 1, "/api/v1/rules", &rules);
+    let (removed, banned, denied) = tokio::join!(removed, banned, denied);
+    for answer in [removed, banned, denied] {
+        assert_eq!(answer.0, 200, "{}", answer.1);
+    }
+    assert_eq!(witness.message().await.topic, "w/honest");
+    let counted = "lontra_authorization_denied_total";
+    eventually("three wills that were denied", SOON, || async {
+        let counted = cluster.all_metrics().await.sum_where(counted, "action=\"will\"");
+        (counted >= 3.0).then_some(())
+    })
+    .await;
+    let mut end = Client::open(cluster.mqtt(1), Version::V5, "end").await;
+    end.publish("w/end", "end", 1).await;
+    let rest = witness.messages_until("end").await;
+    let rest: Vec<&str> = rest.iter().map(|message| &*message.topic).collect();
+    assert_eq!(rest, [""; 0], "of nobody else");
     cluster.assert_no_panic();
 }
 
@@ -313,6 +437,26 @@ async fn a_ban_holds_on_every_node_whatever_else_its_target_shows() {
     assert_eq!(connack(cluster.mqtt(2), &connect("eve-1", "eve")).await, BANNED);
     let told = lontra(&["ban", "remove", "--user", "eve", "--node", &url(&cluster, 0)]).await;
     assert_eq!(told, "user eve: was not banned");
+    cluster.assert_no_panic();
+}
+
+/// A handshake costs more than anything else that a stranger can ask for.
+#[tokio::test]
+async fn a_banned_address_is_turned_away_before_a_handshake() {
+    let cluster = start(1, &[]).await;
+    let count = async |family: &str, label: &str| cluster.metrics(cluster.nodes[0].id).await.sum_where(family, label);
+    let body = json!({ "address": "127.0.0.0/8" }).to_string();
+    assert_eq!(ask(&cluster, 0, "POST", "/api/v1/bans", &body, None).await.0, 200);
+    // It says nothing, and need not wait until a handshake would be given up.
+    let mut stream = TcpStream::connect(&cluster.nodes[0].mqtts).await.expect("a connection");
+    let end = tokio::time::timeout(SOON, stream.read(&mut [0; 64]))
+        .await
+        .expect("turned away");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    let banned = count("lontra_limit_refusals_total", "limit=\"banned_address\"").await;
+    assert_eq!(banned, 1.0);
+    let path = "/api/v1/bans?address=127.0.0.0%2F8";
+    assert_eq!(ask(&cluster, 0, "DELETE", path, "", None).await.0, 200);
     cluster.assert_no_panic();
 }
 

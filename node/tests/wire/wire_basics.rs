@@ -883,6 +883,7 @@ const METRICS: &[(&str, &str)] = &[
         "lontra_flapping_bans_total",
         "a client that connects and goes too often",
     ),
+    ("lontra_http_denied_total", "a page of another site"),
     ("lontra_lease_valid", "the node that starts again"),
     ("lontra_limit_holds_total", "a storm of connections"),
     ("lontra_limit_refusals_total", "refused clients"),
@@ -1137,6 +1138,20 @@ async fn refuse(cluster: &Cluster) {
     let suback = client.packet_within(SOON).await.expect("SUBACK");
     assert!(matches!(suback, Packet::Suback { codes, .. } if codes == [0x8f]));
     client.disconnect().await;
+    let page = "POST /api/v1/groups/meta/snapshot HTTP/1.0\r\nHost: localhost\r\nOrigin: http://elsewhere\r\n\r\n";
+    let mut stream = tokio::net::TcpStream::connect(&cluster.nodes[0].http)
+        .await
+        .expect("HTTP");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, page.as_bytes())
+        .await
+        .expect("a request");
+    let mut answer = String::new();
+    let read = tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer);
+    tokio::time::timeout(SOON, read)
+        .await
+        .expect("an answer")
+        .expect("text");
+    assert!(answer.contains(" 403 "), "{answer}");
     let deep = Publish {
         pid: 1,
         ..Publish::new(&"a/".repeat(200), "x", 1)

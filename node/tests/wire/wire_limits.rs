@@ -211,6 +211,40 @@ async fn an_address_has_a_rate_and_a_number_of_connections() {
 }
 
 #[tokio::test]
+async fn an_address_that_guesses_waits_and_nothing_is_hashed_for_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("users");
+    lontra_user(&["add", path.to_str().expect("text"), "alice"], "a").await;
+    let settings = [
+        ("auth.password_file", "{dir}/users"),
+        ("limits.failed_logins_address_max", "3"),
+        // Longer than the test.
+        ("limits.flapping_window", "1h"),
+    ];
+    let guarded = Guarded::start_in(1, dir, &settings).await;
+    let show = |version, user: &str, password: &str| Connect::clean(version, "c").user(user, password);
+    assert_eq!(guarded.connack(&show(Version::V5, "alice", "a")).await, 0);
+    for user in ["alice", "nobody", "alice"] {
+        assert_eq!(guarded.connack(&show(Version::V5, user, "guess")).await, 0x86, "{user}");
+    }
+    // Whatever it shows now, right or wrong.
+    for password in ["a", "guess"] {
+        assert_eq!(
+            guarded.connack(&show(Version::V5, "alice", password)).await,
+            0x9f,
+            "{password}"
+        );
+        assert_eq!(
+            guarded.connack(&show(Version::V311, "alice", password)).await,
+            3,
+            "{password}"
+        );
+    }
+    assert_eq!(refused(&guarded, "failed_logins").await, 4.0);
+    guarded.cluster.assert_no_panic();
+}
+
+#[tokio::test]
 async fn a_user_has_a_number_of_connections() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("users");

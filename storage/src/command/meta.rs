@@ -29,6 +29,9 @@ pub struct Will {
     pub message: Bytes,
     /// Will Delay Interval in seconds. [MQTT-3.1.3-9]
     pub delay: u32,
+    /// Who left it, as the node that took it wrote that down: what the author may is decided when the will is due. Empty: a
+    /// release wrote it that did not say.
+    pub author: Bytes,
 }
 
 /// Operations on the control plane. Each is idempotent or guarded by an epoch, since a proposer may repeat it.
@@ -149,32 +152,33 @@ pub enum MetaReply {
     Access(AccessReply),
 }
 
-/// 1: Connect without will, Detach without `publish_will`. 2: no exclusive subscriptions.
-const META_OP_VERSION: u8 = 3;
+/// 1: Connect without will, Detach without `publish_will`. 2: no exclusive subscriptions. 3: wills without author.
+const META_OP_VERSION: u8 = 4;
+/// From here on wills have a place for their author.
+const AUTHORED: u8 = 4;
 
 /// The oldest version that can say it: a node of the release before reads what it knows.
 fn version_of(operations: &[MetaOp]) -> u8 {
-    let is_exclusive = |operation: &MetaOp| match operation {
-        MetaOp::Subscribe { subscriptions, .. } => subscriptions.iter().any(|one| one.exclusive),
-        _ => false,
+    let version = |operation: &MetaOp| match operation {
+        MetaOp::Connect { will: Some(will), .. } if will.is_authored() => META_OP_VERSION,
+        MetaOp::Subscribe { subscriptions, .. } if subscriptions.iter().any(|one| one.exclusive) => 3,
+        _ => 2,
     };
-    match operations.iter().any(is_exclusive) {
-        true => META_OP_VERSION,
-        false => 2,
-    }
+    operations.iter().map(version).max().unwrap_or(2)
 }
 
 /// One meta bundle: the operations of one proposer, answered in order.
 pub fn encode_meta_ops(operations: &[MetaOp]) -> Bytes {
     let mut writer = Writer::with_capacity(128);
-    writer.u8(version_of(operations)).var(operations.len() as u64);
+    let version = version_of(operations);
+    writer.u8(version).var(operations.len() as u64);
     for operation in operations {
-        write_meta_op(&mut writer, operation);
+        write_meta_op(&mut writer, operation, version);
     }
     writer.finish()
 }
 
-fn write_meta_op(writer: &mut Writer, operation: &MetaOp) {
+fn write_meta_op(writer: &mut Writer, operation: &MetaOp, version: u8) {
     match operation {
         MetaOp::NodeUp { node, start } => {
             writer.u8(0).var(*node).u64(*start);
@@ -198,7 +202,10 @@ fn write_meta_op(writer: &mut Writer, operation: &MetaOp) {
                 .var(*expiry as u64)
                 .var(*node)
                 .var(incarnation.0);
-            writer.var(*request).option(will.as_ref(), |w, will| will.write(w));
+            let has_author = version >= AUTHORED;
+            writer
+                .var(*request)
+                .option(will.as_ref(), |w, will| will.write(w, has_author));
         }
         MetaOp::Detach {
             session,
@@ -301,7 +308,10 @@ fn read_meta_op(reader: &mut Reader<'_>, version: u8) -> Result<MetaOp, DecodeEr
             node: reader.var()?,
             incarnation: Incarnation(reader.var()?),
             request: reader.var()?,
-            will: if version == 1 { None } else { reader.option(Will::read)? },
+            will: match version {
+                1 => None,
+                _ => reader.option(|r| Will::read(r, version >= AUTHORED))?,
+            },
         },
         3 => MetaOp::Detach {
             session: SessionId(reader.var()?),
@@ -403,18 +413,30 @@ fn read_bools(reader: &mut Reader<'_>) -> Result<Vec<bool>, DecodeError> {
 }
 
 impl Will {
-    pub fn write(&self, writer: &mut Writer) {
+    /// Whether it needs an encoding that has a place for its author.
+    pub fn is_authored(&self) -> bool {
+        !self.author.is_empty()
+    }
+
+    pub fn write(&self, writer: &mut Writer, has_author: bool) {
         writer.var(self.delay as u64).bytes(&self.message);
+        if has_author {
+            writer.bytes(&self.author);
+        }
     }
 
     /// The message does not share the memory of what is read: a will is kept for long.
     ///
     /// # Errors
     /// The bytes are torn.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Will, DecodeError> {
+    pub fn read(reader: &mut Reader<'_>, has_author: bool) -> Result<Will, DecodeError> {
         Ok(Will {
             delay: reader.var32()?,
             message: Bytes::copy_from_slice(&reader.bytes()?),
+            author: match has_author {
+                true => Bytes::copy_from_slice(&reader.bytes()?),
+                false => Bytes::new(),
+            },
         })
     }
 }

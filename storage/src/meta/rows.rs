@@ -19,9 +19,11 @@ use crate::topic::share_parts;
 
 const NODE_VERSION: u8 = 1;
 /// 1: no will.
-const SESSION_VERSION: u8 = 2;
+/// 1: without will. 2: its will has no author.
+const SESSION_VERSION: u8 = 3;
 const GROUP_VERSION: u8 = 1;
-const WILL_VERSION: u8 = 1;
+/// 1: without author.
+const WILL_VERSION: u8 = 2;
 const USER_VERSION: u8 = 1;
 const RULES_VERSION: u8 = 1;
 const BAN_VERSION: u8 = 1;
@@ -43,8 +45,10 @@ pub(super) fn put_node(batch: &mut TableBatch<'_>, node: NodeId, record: &NodeRe
 
 pub(super) fn put_session(batch: &mut TableBatch<'_>, id: SessionId, session: &Session) {
     let mut writer = Writer::new();
+    // The oldest version that can say it: rows of a release before stay as they are.
+    let has_author = session.will.as_ref().is_some_and(Will::is_authored);
     writer
-        .u8(SESSION_VERSION)
+        .u8(if has_author { SESSION_VERSION } else { 2 })
         .str(&session.client_id)
         .var(session.epoch.0)
         .bool(session.durable);
@@ -66,7 +70,7 @@ pub(super) fn put_session(batch: &mut TableBatch<'_>, id: SessionId, session: &S
     writer.option(previous, |w, owner| {
         w.var(owner.node).var(owner.incarnation.0);
     });
-    writer.option(session.will.as_ref(), |w, will| will.write(w));
+    writer.option(session.will.as_ref(), |w, will| will.write(w, has_author));
     batch.put(&keys::number(keys::SESSION, id.0), &writer.finish());
 }
 
@@ -113,8 +117,12 @@ pub(super) fn delete_group(batch: &mut TableBatch<'_>, id: SessionId) {
 
 pub(super) fn put_will(batch: &mut TableBatch<'_>, session: SessionId, epoch: SessionEpoch, scheduled: &ScheduledWill) {
     let mut writer = Writer::new();
-    writer.u8(WILL_VERSION).var(scheduled.due_at.0).bool(scheduled.due);
-    scheduled.will.write(&mut writer);
+    let has_author = scheduled.will.is_authored();
+    writer
+        .u8(if has_author { WILL_VERSION } else { 1 })
+        .var(scheduled.due_at.0)
+        .bool(scheduled.due);
+    scheduled.will.write(&mut writer, has_author);
     batch.put(&keys::will(session, epoch), &writer.finish());
 }
 
@@ -309,11 +317,11 @@ fn split_will_key(key: &bytes::Bytes) -> Result<(SessionId, SessionEpoch), Decod
 }
 
 fn read_will(row: &bytes::Bytes) -> Result<ScheduledWill, DecodeError> {
-    let mut reader = versioned("will", row, WILL_VERSION)?.1;
+    let (version, mut reader) = versioned("will", row, WILL_VERSION)?;
     Ok(ScheduledWill {
         due_at: LogTime(reader.var()?),
         due: reader.bool()?,
-        will: Will::read(&mut reader)?,
+        will: Will::read(&mut reader, version >= 2)?,
     })
 }
 
@@ -342,7 +350,10 @@ fn read_session(row: &bytes::Bytes) -> Result<Session, DecodeError> {
             present: reader.bool()?,
             previous: reader.option(read_owner)?,
         },
-        will: if version == 1 { None } else { reader.option(Will::read)? },
+        will: match version {
+            1 => None,
+            _ => reader.option(|r| Will::read(r, version >= 3))?,
+        },
         subscriptions: BTreeMap::new(),
         retained_owed: BTreeMap::new(),
     })

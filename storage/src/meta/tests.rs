@@ -242,6 +242,7 @@ fn will(delay: u32) -> Option<Will> {
     Some(Will {
         message: Bytes::from_static(b"last words"),
         delay,
+        author: Bytes::new(),
     })
 }
 

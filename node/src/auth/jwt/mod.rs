@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use self::key::{Fingerprint, Key};
 use self::remote::RemoteKeys;
 use self::token::{BadToken, Claims, Token};
+use super::chain::Connecting;
 use super::hashing::Hashing;
 use super::identity::{Identity, Proof};
 use crate::config::auth::Jwt as Settings;
@@ -52,19 +53,19 @@ impl Jwt {
     pub async fn identify(
         &self,
         shown: &[u8],
-        client_id: Option<&str>,
+        connecting: Connecting<'_>,
         hashing: &Hashing,
         runtime: &Handle,
     ) -> Option<Result<Identity, NoIdentity>> {
         let key_id = Token::parse(shown)?.key_id;
-        Some(self.check(shown, key_id.as_deref(), client_id, hashing, runtime).await)
+        Some(self.check(shown, key_id.as_deref(), connecting, hashing, runtime).await)
     }
 
     async fn check(
         &self,
         shown: &[u8],
         key_id: Option<&str>,
-        client_id: Option<&str>,
+        connecting: Connecting<'_>,
         hashing: &Hashing,
         runtime: &Handle,
     ) -> Result<Identity, NoIdentity> {
@@ -77,7 +78,7 @@ impl Jwt {
             return Err(NoIdentity::NoKeys);
         }
         let (shown, settings, now) = (shown.to_vec(), self.settings.clone(), now());
-        let check = hashing.run(runtime, move || {
+        let check = hashing.run(connecting.address, runtime, move || {
             let token = Token::parse(&shown).ok_or(BadToken::Header)?;
             let signer = token.signed_by(&keys)?.fingerprint();
             Ok((signer, token.claims(&settings, now)?))
@@ -88,7 +89,7 @@ impl Jwt {
             checked => checked.map_err(NoIdentity::Bad)?,
         };
         if let Some(expected) = &claims.client_id
-            && client_id != Some(expected)
+            && connecting.client_id != Some(expected)
         {
             return Err(NoIdentity::ClientId);
         }

@@ -21,6 +21,7 @@ fn meta_operations_survive_encoding() {
             will: Some(Will {
                 message: Bytes::from_static(b"w"),
                 delay: 300,
+                author: Bytes::new(),
             }),
         },
         MetaOp::Detach {
@@ -161,7 +162,7 @@ fn operations_of_version_1_are_read() {
     ];
     assert_eq!(decode_meta_ops(&bytes).unwrap(), expected);
     assert!(
-        decode_meta_ops(&Bytes::from_static(b"\x04\x00")).is_err(),
+        decode_meta_ops(&Bytes::from_static(b"\x05\x00")).is_err(),
         "a later version"
     );
 }
@@ -193,4 +194,31 @@ fn an_exclusive_subscription_is_of_version_3() {
     check(true, b"\x03\x01\x04\x01\x02\x01\x01a\x5a\x00");
     let older = Bytes::from_static(b"\x02\x01\x04\x01\x02\x01\x01a\x5a\x00");
     assert!(decode_meta_ops(&older).is_err());
+}
+
+/// Version 4 only where a will has an author.
+#[test]
+fn a_will_with_an_author_is_of_version_4() {
+    let connect = |author: &'static [u8]| {
+        vec![MetaOp::Connect {
+            client_id: "c".into(),
+            clean_start: true,
+            expiry: 60,
+            node: 3,
+            incarnation: Incarnation(8),
+            request: 5,
+            will: Some(Will {
+                message: Bytes::from_static(b"w"),
+                delay: 1,
+                author: Bytes::from_static(author),
+            }),
+        }]
+    };
+    let check = |author, golden: &'static [u8]| {
+        let bytes = encode_meta_ops(&connect(author));
+        assert_eq!(bytes[..], *golden, "golden: readable-forever");
+        assert_eq!(decode_meta_ops(&bytes).unwrap(), connect(author));
+    };
+    check(b"", b"\x02\x01\x02\x01c\x01\x3c\x03\x08\x05\x01\x01\x01w");
+    check(b"al", b"\x04\x01\x02\x01c\x01\x3c\x03\x08\x05\x01\x01\x01w\x02al");
 }

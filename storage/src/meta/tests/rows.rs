@@ -54,6 +54,34 @@ fn rows_are_pinned() {
     );
 }
 
+/// Versions 3 and 2 only where a will has an author.
+#[test]
+fn the_author_of_a_will_stands_in_its_rows() {
+    let mut fixture = Fixture::new();
+    let one = fixture.live(1);
+    let authored = will(5).map(|will| Will {
+        author: Bytes::from_static(b"al"),
+        ..will
+    });
+    let (session, epoch, ..) = fixture.connect_with("c", false, 60, one, authored.clone());
+    let check = |row: Bytes, expected: &[u8]| assert_eq!(row[..], *expected, "golden: readable-forever");
+    check(
+        row(&fixture, &keys::number(keys::SESSION, session.0)),
+        b"\x03\x01c\x01\x01\x3c\x01\x01\x80\x20\x00\x01\x00\x80\x20\x01\x00\x00\x01\x05\x0alast words\x02al",
+    );
+    fixture.reload();
+    assert_eq!(fixture.view.read().session(session).unwrap().will, authored);
+    fixture.detach(session, epoch, true);
+    check(
+        row(&fixture, &keys::will(session, epoch)),
+        b"\x02\xf0\x2e\x00\x05\x0alast words\x02al",
+    );
+    fixture.reload();
+    let state = fixture.view.read();
+    let scheduled = state.scheduled_will(session, epoch).map(|scheduled| &scheduled.will);
+    assert_eq!(scheduled, authored.as_ref());
+}
+
 #[test]
 fn rows_of_version_1_are_read() {
     let mut fixture = Fixture::new();
@@ -92,7 +120,7 @@ fn torn_rows_are_refused() {
         assert!(meta.load(&fixture.tables, false).is_err());
     };
     check(&keys::number(keys::NODE, 1), b"\x02");
-    check(&keys::number(keys::SESSION, 1), b"\x03");
+    check(&keys::number(keys::SESSION, 1), b"\x04");
     check(&keys::number(keys::SHARE_GROUP, 1), b"\x01\x01g");
     check(&keys::will(SessionId(1), SessionEpoch(1)), b"\x01\x00\x01\x05");
     // A member without its group.
