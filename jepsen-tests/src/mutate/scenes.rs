@@ -977,16 +977,6 @@ fn others() -> Vec<(&'static str, Expect, Scene)> {
                 node_event(write, "exited");
             })
         }),
-        ("let a node end while it is healed", class("no-recovery"), |spoil| {
-            spoil.scene_before("recovery", |write| {
-                let ended = Op::Observe {
-                    about: "no-recovery".into(),
-                    node: Some("n3".into()),
-                    value: json!("n3 ended with exit status 1:\nits log"),
-                };
-                write.note("harness", ended);
-            })
-        }),
         (
             "let a node serve late after healing",
             Expect::Class("slow-heal", &["slow-topic", "late-will", "slow-recovery"]),
