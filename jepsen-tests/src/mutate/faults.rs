@@ -1,7 +1,7 @@
 //! Mutators of what the harness did and saw from outside: damage, exits, counters, digests.
 
 use super::{Expect, Mutator, Spoil, renumbered};
-use crate::history::{End, Event, Kind, Op};
+use crate::history::{End, Event, Kind, Op, Will};
 use crate::synthetic::{Subscribing, Writer, message};
 use serde_json::{Value, json};
 
@@ -12,7 +12,8 @@ pub fn mutators() -> Vec<Mutator> {
         .into_iter()
         .chain(exits())
         .chain(counted())
-        .chain(partitions());
+        .chain(partitions())
+        .chain(tails());
     all.map(|(name, expect, apply)| Mutator { name, expect, apply })
         .collect()
 }
@@ -95,7 +96,9 @@ fn damaged() -> Vec<(&'static str, Expect, Scene)> {
             },
         ),
         ("damage a file, and tell nothing of it", Expect::Unknown, |spoil| {
-            spoil.scene_before("heal", |write| drop(write.fault("flip-sst", "start", "n3", json!({}))))
+            spoil.scene_before("heal", |write| {
+                write.fault("flip-sst", "start", "n3", json!({}));
+            })
         }),
         ("damage a file, and let the node hang", Expect::Unknown, |spoil| {
             flipped(spoil, json!({ "outcome": "neither ready nor ended" }))
@@ -307,6 +310,61 @@ fn partitions() -> Vec<(&'static str, Expect, Scene)> {
         ),
         ("let a client leave beside a stalled link", Expect::Valid, |spoil| {
             stalled(spoil, End::Cut)
+        }),
+    ]
+}
+
+// ── after the drain ──
+
+/// A will of a client that is cut off after the drain, and an observer that is served for `seconds` more.
+fn late_will(spoil: &mut Spoil, seconds: f64) -> Option<Vec<Event>> {
+    spoil.scene_before("end", |write| {
+        let observer = write.connect("zs", "n2", false, 600, false);
+        write.subscribe(
+            "zs",
+            observer,
+            "z/#",
+            &Subscribing {
+                qos: 1,
+                ..Subscribing::default()
+            },
+        );
+        let conn = write.next_conn();
+        let will = Will {
+            message: message(&format!("zw/{conn}"), "z/w", 0),
+            qos: 1,
+            retain: false,
+            delay: 0,
+        };
+        let (process, conn) = write.connecting("zw", "n1", true, 0, Some(will));
+        write.connack(process, conn, Some(false));
+        write.lost("zw", conn, "n1", End::Cut);
+        write.wait(seconds);
+        write.ping("zs", observer);
+    })
+}
+
+fn tails() -> Vec<(&'static str, Expect, Scene)> {
+    vec![
+        ("withhold a will in a long quiet tail", class("missing-will"), |spoil| {
+            late_will(spoil, 20.0)
+        }),
+        ("end before a will is surely due", Expect::Valid, |spoil| {
+            late_will(spoil, 2.0)
+        }),
+        ("answer no read after the drain", Expect::Unknown, |spoil| {
+            let end = spoil.model.phases.drain_end;
+            let mut events = spoil.events.to_vec();
+            let mut changed = false;
+            for (index, event) in events.iter_mut().enumerate() {
+                if let Op::ReadRetained { value, .. } = &mut event.op
+                    && index > end
+                    && event.kind == Kind::Ok
+                {
+                    (event.kind, *value, changed) = (Kind::Info, None, true);
+                }
+            }
+            changed.then_some(events)
         }),
     ]
 }
