@@ -377,6 +377,8 @@ fn unacked_at_fault(model: &Model) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checker::Limits;
+    use crate::synthetic::{Writer, message};
     use serde_json::json;
 
     #[test]
@@ -389,6 +391,86 @@ mod tests {
             ("owner", true),
         ] {
             assert_eq!(has_role(&roles, role), expected, "{role}");
+        }
+    }
+
+    fn found(write: &Writer, requirement: &serde_json::Value) -> u64 {
+        let requirement = serde_json::from_value(requirement.clone()).expect("a requirement is data");
+        let model = Model::new(&write.events, &Limits::default());
+        count(&model, &requirement).0
+    }
+
+    #[test]
+    fn a_fault_without_an_effect_covers_nothing() {
+        let effects = [
+            ("limits-met", json!({}), json!({ "bit": 0 }), json!({ "bit": 7 }), 1),
+            (
+                "frames-dropped",
+                json!({}),
+                json!({ "frames_dropped": 0 }),
+                json!({ "frames_dropped": 7 }),
+                7,
+            ),
+            (
+                "stopped",
+                json!({}),
+                json!({ "stopped": [] }),
+                json!({ "stopped": ["n1", "n2"] }),
+                2,
+            ),
+            (
+                "damaged",
+                json!({ "outcome": "refused", "skipped": "it has no such file" }),
+                json!({}),
+                json!({ "outcome": "refused", "restored": "all", "message": "raft log of group meta in /d/raft ends" }),
+                1,
+            ),
+        ];
+        for (what, nothing, little, much, expected) in effects {
+            let requirement = json!({ "what": what, "at_least": 1 });
+            for (value, expected) in [(nothing, 0), (little, 0), (much, expected)] {
+                let mut write = Writer::new();
+                write.fault("old-snapshot", "start", "n1", json!({}));
+                write.fault("old-snapshot", "stop", "n1", value.clone());
+                assert_eq!(found(&write, &requirement), expected, "{what} of {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn elections_before_the_faults_do_not_count() {
+        let mut write = Writer::new();
+        let leads = |write: &mut Writer, term: u64| {
+            let op = Op::Observe {
+                about: "leaders".into(),
+                node: None,
+                value: json!({ "meta": { "leader": "n1", "term": term } }),
+            };
+            write.note("harness", op);
+        };
+        leads(&mut write, 1);
+        leads(&mut write, 2);
+        write.phase("faults");
+        leads(&mut write, 2);
+        assert_eq!(found(&write, &json!({ "what": "elections", "at_least": 1 })), 0);
+        leads(&mut write, 4);
+        assert_eq!(found(&write, &json!({ "what": "elections", "at_least": 1 })), 1);
+    }
+
+    #[test]
+    fn a_fault_is_judged_where_somebody_asked_for_service() {
+        let judged = json!({ "what": "judged-faults", "at_least": 1 });
+        for asks in [false, true] {
+            let mut write = Writer::new();
+            let publisher = write.connect("p", "n1", true, 0, false);
+            write.connect("q", "n2", true, 0, false);
+            write.wait(3.0);
+            write.fault("pause", "start", "n2", json!({}));
+            if asks {
+                write.publish_ok("p", publisher, &message("p", "t", 1), 1);
+            }
+            write.wait(3.0);
+            assert_eq!(found(&write, &judged), u64::from(asks));
         }
     }
 }

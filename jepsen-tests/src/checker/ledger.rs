@@ -10,7 +10,7 @@
 //! Read from `observe` events about `counters`, after the drain: a node's metrics, by name and labels. The numbers of a shard's
 //! queues are replicated; each node's are judged by themselves.
 
-use super::model::{Index, Model, NEVER};
+use super::model::{Index, Map, Model, NEVER, Outcome};
 use super::{Findings, Limits};
 use crate::history::Op;
 use serde_json::Value;
@@ -36,9 +36,9 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
         .holds
         .iter()
         .any(|hold| hold.group.is_some() && hold.grants.iter().any(|grant| grant.qos == 0));
-    let answered = all_answered(model);
     let mut entered = 0.0;
     for (node, (index, counters)) in &told {
+        let answered = all_answered(model, *index);
         let mut queues: BTreeMap<String, Queue> = BTreeMap::new();
         for sample in samples(counters) {
             match sample.name {
@@ -122,37 +122,56 @@ fn durable_deliveries(model: &Model) -> bool {
     })
 }
 
-/// Nothing can be in a queue any more, as far as clients know: every session that may still be there is connected, answered all
-/// that came on its connection, and the broker had time to commit it; nothing was published since, and every will is out.
-fn all_answered(model: &Model) -> bool {
+/// Nothing can be in a queue any more when counters are told at `told`, as far as clients know: every session that may still be
+/// there is connected, answered all that came on its connection, and the broker had time to commit it; sessions that ended
+/// were swept; nothing was published lately, and no will is about.
+fn all_answered(model: &Model, told: Index) -> bool {
+    let long_before = |index: Index, by: f64| index < told && model.seconds(told) - model.seconds(index) >= by;
     let connected: BTreeSet<u32> = model
         .connections
         .iter()
-        .filter(|connection| connection.is_open_at(NEVER - 1))
+        .filter(|connection| connection.is_open_at(told))
         .filter_map(|connection| connection.life)
         .collect();
-    let gone = model
+    let sessions = model
         .lives
         .iter()
         .enumerate()
-        .any(|(life, at)| at.persistent && at.until_sure == NEVER && !connected.contains(&(life as u32)));
-    // One that was not answered may have made a session, or stand in its outbox.
-    let unknown = model.connections.iter().any(|connection| {
-        connection.outcome == super::model::Outcome::Info && (!connection.clean || connection.expiry > 0)
-    });
-    let recent = |index: Index| model.seconds(model.events.len()) - model.seconds(index) < SETTLED;
-    let settled = model.deliveries.iter().all(|delivery| {
-        let connection = &model.connections[delivery.connection as usize];
-        let over = delivery.qos == 0 || connection.end.is_some() || connection.life.is_none();
-        over || delivery
-            .acknowledged
-            .is_some_and(|(index, _)| model.surely_read(delivery.connection, index))
-    });
-    let quiet = model
-        .messages
+        .filter(|(_, life)| life.persistent)
+        .all(|(number, life)| match life.until_possible {
+            NEVER => connected.contains(&(number as u32)),
+            _ => long_before(life.until_sure, SWEPT),
+        });
+    // One that was not answered may have made a session.
+    let known = model
+        .connections
         .iter()
-        .all(|published| !published.will && (published.qos == 0 || !recent(published.end.min(model.events.len()))));
-    !gone && !unknown && settled && quiet
+        .all(|connection| connection.outcome != Outcome::Info || (connection.clean && connection.expiry == 0));
+    let mut completed: Map<(u32, u16), Index> = Map::default();
+    for (index, event) in model.events.iter().enumerate() {
+        if let Op::AckSent { conn, pid, packet, .. } = &event.op
+            && packet == "pubcomp"
+            && let Some(connection) = model.connection(*conn)
+        {
+            completed.insert((connection, *pid), index);
+        }
+    }
+    let answered = model.deliveries.iter().all(|delivery| {
+        if delivery.qos == 0 || model.connections[delivery.connection as usize].end.is_some() {
+            return true;
+        }
+        let last = match delivery.qos {
+            1 => delivery.acknowledged.map(|(index, _)| index),
+            _ => completed.get(&(delivery.connection, delivery.pid)).copied(),
+        };
+        let last = last.filter(|index| *index > delivery.index && long_before(*index, SETTLED));
+        last.is_some_and(|index| model.surely_read(delivery.connection, index))
+    });
+    let quiet = model.messages.iter().all(|published| {
+        let over = published.outcome != Outcome::Info && long_before(published.end, SETTLED);
+        !published.will && (published.qos == 0 || over)
+    });
+    sessions && known && answered && quiet
 }
 
 /// `name{label="value",…}` and its value.
@@ -185,3 +204,52 @@ fn samples(counters: &Value) -> impl Iterator<Item = Sample<'_>> {
 
 /// Seconds: acknowledgements and publishes are in the counters after a commit or two.
 const SETTLED: f64 = 5.0;
+/// Seconds: rows of sessions that ended are taken away in passes.
+const SWEPT: f64 = 60.0;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Validity, judge};
+    use crate::history::Op;
+    use crate::synthetic::{Subscribing, Writer, message, profile};
+    use serde_json::json;
+
+    /// One message of QoS 1 to one session, which answers it or does not; some time later a queue has one message.
+    fn one_is_left(answer: bool, later: f64) -> Vec<String> {
+        let mut write = Writer::new();
+        let subscriber = write.connect("s", "n2", false, 600, false);
+        let options = Subscribing {
+            qos: 1,
+            ..Subscribing::default()
+        };
+        write.subscribe("s", subscriber, "t", &options);
+        let publisher = write.connect("p", "n1", true, 0, false);
+        let message = message("p", "t", 1);
+        write.publish_ok("p", publisher, &message, 1);
+        write.receive("s", subscriber, &message, 1, 1);
+        if answer {
+            write.acknowledge("s", subscriber, &message, 1, "puback");
+        }
+        write.phase("drain");
+        write.ping("s", subscriber);
+        write.phase("final");
+        write.wait(later);
+        let counters = Op::Observe {
+            about: "counters".into(),
+            node: Some("n1".into()),
+            value: json!({ "lontra_queue_enqueued_total{shard=\"3\"}": 1.0, "lontra_queue_messages{shard=\"3\"}": 1.0 }),
+        };
+        write.note("harness", counters);
+        write.phase("end");
+        let verdict = judge(&write.events, &profile());
+        assert_ne!(verdict.valid, Validity::Unknown, "{:?}", verdict.unknown);
+        verdict.classes().into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_is_in_a_queue_after_everything_was_answered_is_left_over() {
+        assert_eq!(one_is_left(true, 10.0), ["left-over"]);
+        assert!(one_is_left(true, 1.0).is_empty(), "it may be on its way to a commit");
+        assert!(one_is_left(false, 10.0).is_empty(), "nobody answered it");
+    }
+}
