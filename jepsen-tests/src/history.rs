@@ -271,12 +271,14 @@ pub enum Op {
         action: String,
         /// Nodes that it hits.
         nodes: Vec<String>,
-        /// What exactly, for people and for coverage: role of the victim, pairs cut, bytes lost.
+        /// What exactly, for people and for coverage: role of the victim, pairs cut; at its end what it really did: bytes lost,
+        /// `frames_dropped`, `stopped` (nodes), `bit` (how often a limit was felt), and of damage its `outcome`.
         #[serde(default)]
         value: serde_json::Value,
         status: Status,
     },
-    /// Harness: a node's process: `started`, `ready`, `exited` (with its status), `killed`.
+    /// Harness: a node's process: `started`, `ready`, `exited` (with its status and, after `; `, the last line of its log),
+    /// `killed`.
     Node {
         node: String,
         event: String,

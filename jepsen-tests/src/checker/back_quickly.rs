@@ -7,7 +7,7 @@
 //! What a client spends on the nodes that were hit is its own bad luck: it does not count. Nor do moments in which the harness
 //! itself stood still (`observe` events about `stall`, milliseconds).
 //!
-//! Judged are faults of [`JUDGED`] that begin when all is well: every node is ready, and no other fault was at work in the
+//! Judged are faults of [`JUDGED`] that leave nodes that they do not touch, and begin when all is well: every node is ready, and no other fault was at work in the
 //! last [`QUIET`] seconds. The others are counted only.
 
 use super::model::{Connection, Index, Model, NEVER, Outcome};
@@ -23,6 +23,10 @@ pub fn check(model: &Model, limits: &Limits) -> Findings {
         if !JUDGED.contains(&episode.family) {
             continue;
         }
+        if !leaves_majority(model, episode) {
+            findings.count("back.no_majority", 1.0);
+            continue;
+        }
         let busy = |other: &Episode| {
             other.start < episode.start && model.seconds(episode.start) - model.seconds(other.stop) < QUIET
         };
@@ -30,7 +34,6 @@ pub fn check(model: &Model, limits: &Limits) -> Findings {
             findings.count("back.not_judged", 1.0);
             continue;
         }
-        findings.count("back.faults", 1.0);
         let judge = Judge {
             model,
             limits,
@@ -38,13 +41,24 @@ pub fn check(model: &Model, limits: &Limits) -> Findings {
             until: episodes.get(at + 1).map_or(model.events.len(), |next| next.start),
             stalls: stalls(model),
         };
-        topics.extend(judge.topics(&mut findings));
-        clients.extend(judge.clients(&mut findings));
+        let before = findings.violations.len();
+        let outages = (judge.topics(&mut findings), judge.clients(&mut findings));
         judge.others_stay(&mut findings);
+        // Where nobody asked for anything meanwhile, nothing was judged.
+        let judged = !outages.0.is_empty() || findings.violations.len() > before;
+        findings.count(if judged { "back.faults" } else { "back.nobody_asked" }, 1.0);
+        topics.extend(outages.0);
+        clients.extend(outages.1);
     }
     findings.percentiles("back.topic_seconds", topics);
     findings.percentiles("back.client_seconds", clients);
     findings
+}
+
+/// How many faults were judged, with service that was seen to come back or not to.
+pub fn judged(model: &Model) -> u64 {
+    let metrics = check(model, &Limits::default()).metrics;
+    metrics.get("back.faults").map_or(0, |count| *count as u64)
 }
 
 /// A fault from its beginning to its end.
@@ -54,6 +68,8 @@ struct Episode<'h> {
     stop: Index,
     family: &'h str,
     nodes: &'h [String],
+    /// Nodes whose clients it may cost something.
+    hit: Vec<&'h str>,
     all_ready: bool,
 }
 
@@ -68,8 +84,8 @@ fn episodes<'h>(model: &Model<'h>) -> Vec<Episode<'h>> {
                 family,
                 action,
                 nodes,
+                value,
                 status: Status::Installed,
-                ..
             } => {
                 if action == "stop" {
                     let open = episodes.iter_mut().rev().filter(|episode| episode.stop == NEVER);
@@ -83,6 +99,7 @@ fn episodes<'h>(model: &Model<'h>) -> Vec<Episode<'h>> {
                     stop: if action == "once" { index } else { NEVER },
                     family,
                     nodes,
+                    hit: hit(model, nodes, value),
                     all_ready: starting.is_empty(),
                 });
             }
@@ -90,6 +107,28 @@ fn episodes<'h>(model: &Model<'h>) -> Vec<Episode<'h>> {
         }
     }
     episodes
+}
+
+/// Of a pair that cannot reach each other either may be taken Down: both sides of a bridge are hit, and a peer that alone does
+/// not hear a node.
+fn hit<'h>(model: &Model<'h>, nodes: &'h [String], value: &'h serde_json::Value) -> Vec<&'h str> {
+    let names = |value: &'h serde_json::Value| value.as_array().into_iter().flatten().filter_map(|name| name.as_str());
+    let mut hit: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    hit.extend(value["halves"].as_array().into_iter().flatten().flat_map(names));
+    let peers: Vec<&str> = names(&value["peers"]).collect();
+    // Cut off from all others, or from one.
+    if hit.len() + peers.len() < model.nodes.iter().count() {
+        hit.extend(peers);
+    }
+    hit.extend(names(&value["circle"]));
+    hit.sort_unstable();
+    hit.dedup();
+    hit
+}
+
+/// Of a ring of five no three see each other; else a side that is whole has the majority, with the bridge or without.
+fn leaves_majority(model: &Model, episode: &Episode) -> bool {
+    episode.hit.len() < model.nodes.iter().count()
 }
 
 /// When the harness stood still, and for how many seconds.
@@ -121,7 +160,7 @@ impl Judge<'_, '_> {
 
     fn is_hit(&self, connection: u32) -> bool {
         let node = self.model.node_of(connection);
-        self.episode.nodes.iter().any(|hit| hit == node)
+        self.episode.hit.contains(&node)
     }
 
     fn topics(&self, findings: &mut Findings) -> Vec<f64> {
@@ -260,8 +299,8 @@ fn taken_over(model: &Model, connection: &Connection, lost: Index) -> bool {
         .any(|other| other.client == connection.client && other.invoke > connection.invoke && other.invoke < lost)
 }
 
-/// What leaves a majority alive and hits whole nodes.
-pub const JUDGED: [&str; 10] = [
+/// What leaves a majority alive and connected.
+pub const JUDGED: [&str; 15] = [
     "kill",
     "kill-leader",
     "kill-meta-leader",
@@ -270,6 +309,11 @@ pub const JUDGED: [&str; 10] = [
     "partition-isolate",
     "partition-meta-leader",
     "partition-halves",
+    "partition-ring",
+    "partition-bridge",
+    "partition-one-way",
+    "partition-stall",
+    "snapshot",
     "power-one",
     "leader-transfer",
 ];

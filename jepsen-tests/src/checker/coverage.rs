@@ -4,9 +4,10 @@
 
 use super::model::{Exchange, ExchangeKind, Model, NEVER, Outcome};
 use super::recovery::faults;
+use super::{back_quickly, damage};
 use crate::history::{Kind, Op, Status};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,20 @@ pub enum Requirement {
     Deliveries { at_least: u64 },
     /// Wills that had to be published.
     WillsDue { at_least: u64 },
+    /// Damage that was really done to a node's files, and was noticed or compared away (`damage.rs`).
+    Damaged { at_least: u64 },
+    /// Faults after which P10 was judged: with service seen to come back, or not to (`back_quickly.rs`).
+    JudgedFaults { at_least: u64 },
+    /// Limits that bit, as `value.bit` tells when they end: turns that were refused, waits, pages.
+    LimitsMet { at_least: u64 },
+    /// Frames that faults of a family (or any) really kept from their receiver: `value.frames_dropped` when they end.
+    FramesDropped {
+        #[serde(default)]
+        family: Option<String>,
+        at_least: u64,
+    },
+    /// Processes that were seen to stand still while they were paused: `value.stopped` names their nodes when it ends.
+    Stopped { at_least: u64 },
     /// `observe` events about something.
     Observed { about: String, at_least: u64 },
 }
@@ -104,6 +119,20 @@ fn count(model: &Model, requirement: &Requirement) -> (u64, u64) {
                 connection.will.is_some() && connection.end.is_some() && !graceful
             });
             (due.count() as u64, *at_least)
+        }
+        Requirement::Damaged { at_least } => (damage::judged(model), *at_least),
+        Requirement::JudgedFaults { at_least } => (back_quickly::judged(model), *at_least),
+        Requirement::LimitsMet { at_least } => {
+            let bit = ends(model, None).filter(|value| value["bit"].as_u64() > Some(0));
+            (bit.count() as u64, *at_least)
+        }
+        Requirement::FramesDropped { family, at_least } => {
+            let dropped = ends(model, family.as_deref()).filter_map(|value| value["frames_dropped"].as_u64());
+            (dropped.sum(), *at_least)
+        }
+        Requirement::Stopped { at_least } => {
+            let stopped = ends(model, None).filter_map(|value| value["stopped"].as_array());
+            (stopped.map(|nodes| nodes.len() as u64).sum(), *at_least)
         }
         Requirement::Observed { about, at_least } => {
             let seen = observations(model, about).count();
@@ -198,11 +227,23 @@ pub fn leaders<'m>(model: &'m Model) -> Vec<(usize, &'m str, &'m str, u64)> {
     seen
 }
 
+/// Terms seen once faults had begun that are newer than what their group had before: the elections at the start of a cluster
+/// show nothing.
 fn elections(model: &Model) -> u64 {
-    let seen = leaders(model);
-    let terms: BTreeSet<(&str, u64)> = seen.iter().map(|(_, group, _, term)| (*group, *term)).collect();
-    let groups: BTreeSet<&str> = seen.iter().map(|(_, group, ..)| *group).collect();
-    (terms.len() - groups.len()) as u64
+    let began = model.phases.start("faults").unwrap_or(0);
+    let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut elections = 0;
+    for (index, group, _, term) in leaders(model) {
+        let known = newest.insert(group, term);
+        let newer = known.is_some_and(|known| term > known);
+        if newer && index > began {
+            elections += 1;
+        }
+        if let Some(known) = known.filter(|known| *known > term) {
+            newest.insert(group, known);
+        }
+    }
+    elections
 }
 
 fn sessions_moved(model: &Model) -> u64 {
@@ -272,17 +313,51 @@ fn bytes_lost(model: &Model) -> u64 {
 }
 
 fn snapshots(model: &Model) -> u64 {
-    let mut last: std::collections::BTreeMap<&str, u64> = Default::default();
-    let mut installed = 0;
-    for (node, value) in observations(model, "snapshots") {
-        let (Some(node), Some(count)) = (node, value["snapshots_installed"].as_u64()) else {
+    installed(model).values().sum()
+}
+
+/// Nodes that installed a snapshot.
+pub fn installers<'h>(model: &Model<'h>) -> Vec<&'h str> {
+    let installed = installed(model).into_iter();
+    installed
+        .filter(|(_, count)| *count > 0)
+        .map(|(node, _)| node)
+        .collect()
+}
+
+fn installed<'h>(model: &Model<'h>) -> BTreeMap<&'h str, u64> {
+    let mut last: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut installed: BTreeMap<&str, u64> = BTreeMap::new();
+    for event in model.events {
+        let Op::Observe {
+            about,
+            node: Some(node),
+            value,
+        } = &event.op
+        else {
             continue;
         };
+        let count = value["snapshots_installed"].as_u64().filter(|_| about == "snapshots");
+        let Some(count) = count else { continue };
         // A counter starts again with its process.
         let before = last.insert(node, count).filter(|before| *before <= count).unwrap_or(0);
-        installed += count - before;
+        *installed.entry(node).or_default() += count - before;
     }
     installed
+}
+
+/// What faults that were installed told when they ended.
+fn ends<'m>(model: &'m Model, wanted: Option<&'m str>) -> impl Iterator<Item = &'m serde_json::Value> {
+    model.events.iter().filter_map(move |event| match &event.op {
+        Op::Fault {
+            family,
+            action,
+            value,
+            status: Status::Installed,
+            ..
+        } if action == "stop" && wanted.is_none_or(|wanted| wanted == family) => Some(value),
+        _ => None,
+    })
 }
 
 fn unacked_at_fault(model: &Model) -> u64 {
@@ -302,6 +377,8 @@ fn unacked_at_fault(model: &Model) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checker::Limits;
+    use crate::synthetic::{Writer, message};
     use serde_json::json;
 
     #[test]
@@ -314,6 +391,86 @@ mod tests {
             ("owner", true),
         ] {
             assert_eq!(has_role(&roles, role), expected, "{role}");
+        }
+    }
+
+    fn found(write: &Writer, requirement: &serde_json::Value) -> u64 {
+        let requirement = serde_json::from_value(requirement.clone()).expect("a requirement is data");
+        let model = Model::new(&write.events, &Limits::default());
+        count(&model, &requirement).0
+    }
+
+    #[test]
+    fn a_fault_without_an_effect_covers_nothing() {
+        let effects = [
+            ("limits-met", json!({}), json!({ "bit": 0 }), json!({ "bit": 7 }), 1),
+            (
+                "frames-dropped",
+                json!({}),
+                json!({ "frames_dropped": 0 }),
+                json!({ "frames_dropped": 7 }),
+                7,
+            ),
+            (
+                "stopped",
+                json!({}),
+                json!({ "stopped": [] }),
+                json!({ "stopped": ["n1", "n2"] }),
+                2,
+            ),
+            (
+                "damaged",
+                json!({ "outcome": "refused", "skipped": "it has no such file" }),
+                json!({}),
+                json!({ "outcome": "refused", "restored": "all", "message": "raft log of group meta in /d/raft ends" }),
+                1,
+            ),
+        ];
+        for (what, nothing, little, much, expected) in effects {
+            let requirement = json!({ "what": what, "at_least": 1 });
+            for (value, expected) in [(nothing, 0), (little, 0), (much, expected)] {
+                let mut write = Writer::new();
+                write.fault("old-snapshot", "start", "n1", json!({}));
+                write.fault("old-snapshot", "stop", "n1", value.clone());
+                assert_eq!(found(&write, &requirement), expected, "{what} of {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn elections_before_the_faults_do_not_count() {
+        let mut write = Writer::new();
+        let leads = |write: &mut Writer, term: u64| {
+            let op = Op::Observe {
+                about: "leaders".into(),
+                node: None,
+                value: json!({ "meta": { "leader": "n1", "term": term } }),
+            };
+            write.note("harness", op);
+        };
+        leads(&mut write, 1);
+        leads(&mut write, 2);
+        write.phase("faults");
+        leads(&mut write, 2);
+        assert_eq!(found(&write, &json!({ "what": "elections", "at_least": 1 })), 0);
+        leads(&mut write, 4);
+        assert_eq!(found(&write, &json!({ "what": "elections", "at_least": 1 })), 1);
+    }
+
+    #[test]
+    fn a_fault_is_judged_where_somebody_asked_for_service() {
+        let judged = json!({ "what": "judged-faults", "at_least": 1 });
+        for asks in [false, true] {
+            let mut write = Writer::new();
+            let publisher = write.connect("p", "n1", true, 0, false);
+            write.connect("q", "n2", true, 0, false);
+            write.wait(3.0);
+            write.fault("pause", "start", "n2", json!({}));
+            if asks {
+                write.publish_ok("p", publisher, &message("p", "t", 1), 1);
+            }
+            write.wait(3.0);
+            assert_eq!(found(&write, &judged), u64::from(asks));
         }
     }
 }

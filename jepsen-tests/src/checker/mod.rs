@@ -17,11 +17,13 @@ pub mod barrier;
 pub mod connection;
 pub mod convergence;
 pub mod coverage;
+pub mod damage;
 pub mod delivery;
 pub mod exactly_once;
 pub mod exits;
 pub mod flow;
 pub mod integrity;
+pub mod ledger;
 pub mod model;
 pub mod order;
 pub mod panic;
@@ -117,7 +119,7 @@ impl Findings {
 pub type Check = fn(&Model, &Limits) -> Findings;
 
 /// All checkers by name, in the order of the reports.
-pub const CHECKERS: [(&str, Check); 21] = [
+pub const CHECKERS: [(&str, Check); 23] = [
     ("delivery", delivery::check),
     ("exactly_once", exactly_once::check),
     ("order", order::check),
@@ -133,6 +135,8 @@ pub const CHECKERS: [(&str, Check); 21] = [
     ("integrity", integrity::check),
     ("flow", flow::check),
     ("convergence", convergence::check),
+    ("damage", damage::check),
+    ("ledger", ledger::check),
     ("recovery", recovery::check),
     ("back_quickly", back_quickly::check),
     ("panic", panic::check),

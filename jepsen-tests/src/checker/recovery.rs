@@ -160,8 +160,14 @@ fn not_recovered(model: &Model, findings: &mut Findings) {
         {
             let node = node.as_deref().unwrap_or("a node");
             let why = value.as_str().and_then(|why| why.lines().next()).unwrap_or_default();
-            let message = format!("{node} did not come back after healing: {why}");
-            findings.violation(("recovery", "no-recovery", "P10"), message, [index]);
+            // As `Failure::NodeEnded` is told: it refused on its own account, which is safe and still not back.
+            let refused = why.contains(" ended with exit status");
+            let (class, what) = match refused {
+                true => ("refused-start", "refused to start"),
+                false => ("no-recovery", "did not come back"),
+            };
+            let message = format!("{node} {what} after healing: {why}");
+            findings.violation(("recovery", class, "P10"), message, [index]);
         }
     }
 }

@@ -122,7 +122,7 @@ impl Case<'_, '_> {
             .iter()
             .find(|other| other.invoke > connection.answer && other.outcome != Outcome::Fail);
         let Some(next) = next else {
-            return if self.due() < self.model.seconds(self.model.phases.drain_end) {
+            return if self.due() < self.model.seconds(self.model.events.len()) {
                 Expected::Once
             } else {
                 Expected::Perhaps
@@ -194,13 +194,15 @@ impl Case<'_, '_> {
         self.end_seconds() + self.limits.detection + self.delay()
     }
 
-    /// Persistent observers that were there from before the connection to the end of the drain.
+    /// Persistent observers that were there from before the connection until the will was surely due: to the end of the drain, or
+    /// served for longer.
     fn missing(&self, copies: &[&Delivery], findings: &mut Findings) {
         let model = self.model;
         let end = model.phases.drain_end;
-        if !model.phases.has_drain || self.due() > model.seconds(end) {
+        if !model.phases.has_drain {
             return;
         }
+        let drained = self.due() <= model.seconds(end);
         let mut lives: Vec<u32> = Vec::new();
         for number in model.holds_of_topic(self.published.topic) {
             let hold = &model.holds[*number as usize];
@@ -209,6 +211,7 @@ impl Case<'_, '_> {
                 && life.persistent
                 && hold.from_sure < self.connection.proof.max(self.connection.answer)
                 && hold.until_possible >= end
+                && (drained || model.seconds(hold.until_possible) > self.due() + self.limits.arrival)
                 && hold.least_qos(self.connection.invoke, end) > 0
                 && hold.client != self.connection.client;
             if observes && self.published.qos > 0 && !lives.contains(&hold.life) {
@@ -217,11 +220,26 @@ impl Case<'_, '_> {
         }
         for life in lives {
             let seen = copies.iter().any(|copy| copy.life == Some(life));
-            if !seen && model.serving(life, end).is_some() {
+            let served = match drained {
+                true => model.serving(life, end).is_some(),
+                false => self.served_beyond(life),
+            };
+            if !seen && served {
                 let what = format!("never came to {}", model.client_of(life));
                 self.report(findings, "missing-will", &what, &[]);
             }
         }
+    }
+
+    /// One connection of an observer that the broker answered long after the will was due, and before it: nothing was lost with it.
+    fn served_beyond(&self, life: u32) -> bool {
+        let model = self.model;
+        let connections = &model.lives[life as usize].connections;
+        connections.iter().any(|number| {
+            let observer = &model.connections[*number as usize];
+            let spans = observer.outcome == Outcome::Ok && observer.answer < self.connection.end.unwrap_or(NEVER);
+            spans && model.seconds(observer.proof) > self.due() + self.limits.arrival
+        })
     }
 
     fn repeated(&self, copies: &[&Delivery], findings: &mut Findings) {

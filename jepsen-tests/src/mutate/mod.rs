@@ -4,9 +4,11 @@
 //!
 //! - [`recorded`]: changes what is in a history, also in a recorded one.
 //! - [`scenes`]: inserts a small scene with clients and topics of its own, for what random histories seldom contain.
+//! - [`faults`]: what the harness did and saw from outside.
 //!
 //! A mutator that finds nothing to spoil answers None.
 
+mod faults;
 mod recorded;
 mod scenes;
 
@@ -35,6 +37,7 @@ pub struct Mutator {
 pub fn mutators() -> Vec<Mutator> {
     let mut all = recorded::mutators();
     all.extend(scenes::mutators());
+    all.extend(faults::mutators());
     all
 }
 

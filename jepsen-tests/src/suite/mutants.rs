@@ -27,6 +27,7 @@ const LOST: &[&str] = &[
     "diverged",
     "foreign-read",
     "no-recovery",
+    "refused-start",
 ];
 
 /// Of an acknowledgement that came too early.
@@ -49,6 +50,7 @@ const FORGOTTEN_VOTE: &[&str] = &[
     "diverged",
     "not-converged",
     "no-recovery",
+    "refused-start",
 ];
 
 const fn mutant(

@@ -30,6 +30,7 @@ pub fn build(events: &[Event]) -> Model<'_> {
             crashes: Vec::new(),
             readers: Map::default(),
             unknown: Vec::new(),
+            answers: Vec::new(),
             message_numbers: Map::default(),
             connection_numbers: Map::default(),
             by_message: Vec::new(),

@@ -54,6 +54,8 @@ pub struct Model<'h> {
     pub readers: Map<u32, ()>,
     /// What makes the history itself unfit.
     pub unknown: Vec<String>,
+    /// By connection; see [`Model::index_answers`].
+    answers: Vec<Vec<(Index, Index)>>,
     message_numbers: Map<(u32, u32, u64), u32>,
     connection_numbers: Map<u64, u32>,
     /// Deliveries sorted by life, message, index.
@@ -215,6 +217,7 @@ pub enum ExchangeKind {
 impl<'h> Model<'h> {
     pub fn new(events: &'h [Event], limits: &Limits) -> Model<'h> {
         let mut model = build::build(events);
+        model.index_answers();
         lives::trace(&mut model, limits);
         holds::trace(&mut model);
         model.assign_deliveries();
@@ -333,10 +336,31 @@ impl<'h> Model<'h> {
         self.connections[connection as usize].proof > index
     }
 
-    /// Read, and long enough before the connection's end to be settled.
+    /// Read, and long enough before the connection's last sign of life to be settled.
+    ///
+    /// The time runs from the answer of what was sent *after* it: on a slow link an acknowledgement may be on its way for long,
+    /// and arrive together with what the client sent much later.
     pub fn surely_settled(&self, connection: u32, index: Index, limits: &Limits) -> bool {
-        let connection = &self.connections[connection as usize];
-        connection.proof > index && self.seconds(connection.proof) - self.seconds(index) >= limits.settle
+        let later = &self.answers[connection as usize];
+        let read = later.get(later.partition_point(|(sent, _)| *sent <= index));
+        let proof = self.connections[connection as usize].proof;
+        read.is_some_and(|(_, read)| proof > *read && self.seconds(proof) - self.seconds(*read) >= limits.settle)
+    }
+
+    /// Of each connection, what it sent and the broker answered: when, and when the first answer to it or to anything later came.
+    fn index_answers(&mut self) {
+        self.answers = vec![Vec::new(); self.connections.len()];
+        for exchange in &self.exchanges {
+            self.answers[exchange.connection as usize].push((exchange.sent, exchange.answered));
+        }
+        for answers in &mut self.answers {
+            answers.sort_unstable();
+            let mut first = NEVER;
+            for (_, answered) in answers.iter_mut().rev() {
+                first = first.min(*answered);
+                *answered = first;
+            }
+        }
     }
 
     /// The client forgot what it had received, somewhere between two events.

@@ -58,9 +58,40 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
             decide_by_zones(model, name, register, &mut findings);
         }
     }
+    unread(model, &mut findings);
     last_is_retained(model, &mut findings);
     late_gets_retained(model, &mut findings);
     findings
+}
+
+/// Topics of which readers asked after the drain, when all was well, and none came to an answer: a broker that withholds what is
+/// retained must not pass because nobody read a wrong value.
+fn unread(model: &Model, findings: &mut Findings) {
+    let mut asked: Map<u32, bool> = Map::default();
+    for event in &model.events[model.phases.drain_end.min(model.events.len())..] {
+        if let Op::ReadRetained { topic, .. } = &event.op
+            && let Some(topic) = model.topics.number(topic)
+            && event.kind != Kind::Invoke
+        {
+            *asked.entry(topic).or_default() |= event.kind == Kind::Ok;
+        }
+    }
+    let mut written: Map<u32, ()> = Map::default();
+    for published in &model.messages {
+        if published.retain && published.is_kept() {
+            written.insert(published.topic, ());
+        }
+    }
+    let mut silent: Vec<&str> = asked
+        .iter()
+        .filter(|(topic, answered)| !**answered && written.contains_key(topic))
+        .map(|(topic, _)| model.topics.name(*topic))
+        .collect();
+    silent.sort_unstable();
+    for topic in silent {
+        let problem = format!("nobody could read the retained message of {topic} after the drain");
+        findings.unknown.push(problem);
+    }
 }
 
 fn decide_by_zones(model: &Model, name: &str, register: &Register, findings: &mut Findings) {
