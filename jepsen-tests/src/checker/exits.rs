@@ -45,7 +45,7 @@ pub fn check(model: &Model, _: &Limits) -> Findings {
 }
 
 /// Families after which a node may give up.
-const GROUNDS: [&str; 14] = [
+const GROUNDS: [&str; 17] = [
     "power-one",
     "power-all",
     "part-kill",
@@ -53,7 +53,10 @@ const GROUNDS: [&str; 14] = [
     "flip-wal",
     "flip-sst",
     "truncate-wal",
+    "truncate-sst",
+    "flip-kill",
     "flip-snapshot",
+    "truncate-snapshot",
     "old-snapshot",
     "fsync-error",
     "full-disk",

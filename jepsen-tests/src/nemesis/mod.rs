@@ -7,12 +7,16 @@
 //! A fault that is at work is an [`Active`]: what it did to links, and how it is undone. Rules of the network are always
 //! made anew from all of them, so that faults on one link neither end nor hide each other.
 //!
+//! What a fault really did is recorded when it ends, as an observation about `effect FAMILY` (`effect.rs`): one that did
+//! nothing covers nothing.
+//!
 //! What a back end or machine cannot do is recorded as `skipped`, and told by [`Nemesis::lacking`]: a run that asked for it
 //! is unknown.
 
 mod clock;
 mod corrupt;
 mod disk;
+mod effect;
 mod family;
 mod limit;
 mod network;
@@ -49,6 +53,10 @@ pub struct Nemesis {
     lacking: BTreeMap<Family, String>,
     /// Damage that nodes have started with all the same.
     latent: Vec<(String, corrupt::Flip)>,
+    /// How many faults have begun.
+    begun: u64,
+    /// With so many a run is at its end, before its time is over.
+    enough: Option<u64>,
 }
 
 /// A fault that is at work.
@@ -61,6 +69,8 @@ struct Active {
     undo: Undo,
     /// Told when it ends.
     outcome: Value,
+    /// What had been done to its nodes and links when it began.
+    before: effect::Before,
 }
 
 /// How a fault ends.
@@ -116,7 +126,24 @@ impl Nemesis {
             active: Vec::new(),
             lacking,
             latent: Vec::new(),
+            begun: 0,
+            enough: None,
         }
+    }
+
+    /// A run ends with so many faults, if its time is not over before.
+    #[must_use]
+    pub fn with_enough(mut self, faults: Option<u64>) -> Nemesis {
+        self.enough = faults;
+        self
+    }
+
+    fn goes_on(&self, end: Instant) -> bool {
+        !self.families.is_empty() && Instant::now() < end && !self.has_enough()
+    }
+
+    fn has_enough(&self) -> bool {
+        self.enough.is_some_and(|enough| self.begun >= enough)
     }
 
     /// Families that were asked for and cannot be had here: of the back end at once, of the machine once they were tried.
@@ -138,7 +165,7 @@ impl Nemesis {
             self.record(family, "start", &[], json!({ "unsupported": reason }), Status::Skipped);
         }
         self.turns().await?;
-        while !self.families.is_empty() && Instant::now() < end {
+        while self.goes_on(end) {
             let period = plan::next(&self.families, &mut self.random);
             let began = Instant::now();
             for step in period.steps {
@@ -153,7 +180,9 @@ impl Nemesis {
             }
             sleep_until(end.min(began + period.length)).await;
         }
-        sleep_until(end).await;
+        if !self.has_enough() {
+            sleep_until(end).await;
+        }
         self.stop_all().await
     }
 
@@ -166,7 +195,7 @@ impl Nemesis {
     /// As of [`Nemesis::run`].
     pub async fn run_in_turn(&mut self, duration: Duration) -> Result<(), Failure> {
         let end = Instant::now() + duration;
-        while !self.families.is_empty() && Instant::now() < end {
+        while self.goes_on(end) {
             self.turns().await?;
         }
         self.stop_all().await
@@ -183,6 +212,9 @@ impl Nemesis {
                 if began {
                     sleep_until(Instant::now() + hold).await;
                     self.stop(family).await?;
+                    // Else the next would hit a cluster that is still on its way up: nothing new is acknowledged, nobody
+                    // has the role. Who does not come back is judged when all is healed.
+                    self.cluster.wait_all_ready(BETWEEN).await;
                 }
                 sleep_until(Instant::now() + pause).await;
                 // Nobody has the role while a node that the last fault hit comes back.
@@ -207,9 +239,11 @@ impl Nemesis {
         }
         let view = self.view().await;
         match self.begin(family, &view).await {
-            Ok(active) => {
+            Ok(mut active) => {
+                self.watch(&mut active);
                 self.active.push(active);
                 self.set_rules();
+                self.begun += 1;
                 Ok(true)
             }
             Err(Trouble::Nobody) => {
@@ -240,7 +274,8 @@ impl Nemesis {
             SlowLink => self.slow_link(view),
             PowerOne | PowerAll => self.power(family, view).await,
             PartKill | PauseKill => self.script(family, view).await,
-            FlipWal | FlipSst | TruncateWal | FlipSnapshot | OldSnapshot => self.corrupt(family, view).await,
+            FlipWal | FlipSst | TruncateWal | TruncateSst | FlipKill | FlipSnapshot | TruncateSnapshot
+            | OldSnapshot => self.corrupt(family, view).await,
             FsyncError => self.fsync_error(view).await,
             FullDisk => self.full_disk(view),
             SlowDisk | MemoryLimit | CpuLimit => self.limit(family, view),
@@ -281,6 +316,8 @@ impl Nemesis {
         if matches!(active.undo, Undo::Nothing) {
             return Ok(());
         }
+        // Before it is undone: what a limit has done goes with the group.
+        self.tell_effect(&active);
         if !matches!(active.undo, Undo::Corruption(_)) {
             // A corruption's outcome is known only later.
             self.record(family, "stop", &nodes, active.outcome.take(), Status::Installed);
@@ -303,6 +340,7 @@ impl Nemesis {
             Undo::Clock => self.set_clocks(&nodes, 0)?,
             Undo::Corruption(corruption) => {
                 let outcome = self.judge(&nodes[0], corruption).await?;
+                self.tell_damage(family, &nodes[0], &outcome);
                 self.record(family, "stop", &nodes, outcome, Status::Installed);
             }
         }
@@ -319,6 +357,7 @@ impl Nemesis {
         for name in self.cluster.names() {
             self.cluster.resume(name).await;
         }
+        self.tell_latent();
         loop {
             self.take_back_latent()?;
             for name in self.cluster.names() {
@@ -391,6 +430,7 @@ impl Active {
             links: Vec::new(),
             undo,
             outcome: json!({}),
+            before: effect::Before::default(),
         }
     }
 
@@ -403,6 +443,9 @@ impl Active {
 
 /// From the last undo until every node must be ready, on a machine that is busy with them all.
 const HEAL: Duration = Duration::from_secs(90);
+
+/// For all nodes to be ready after a fault, before the next one's turn.
+const BETWEEN: Duration = Duration::from_secs(20);
 
 /// Of a family's first turn, a second or two apart.
 const ATTEMPTS: usize = 12;

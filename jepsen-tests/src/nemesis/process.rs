@@ -16,10 +16,12 @@ impl Nemesis {
             Family::KillOwner => role(Role::Owner)(random),
             Family::KillMajority => Some(view.most(random)),
             Family::KillAll => Some(view.nodes.clone()),
+            // The first by construction, so that no run has an election or not by chance.
+            _ if self.begun == 0 => role(Role::Leader)(random).or_else(|| view.some(random)),
             _ => view.some(random),
         };
         let nodes = nodes.ok_or(Trouble::Nobody)?;
-        let at_once = random.chance(0.3);
+        let at_once = self.begun > 0 && random.chance(0.3);
         self.announce(family, "start", &nodes, view, json!({ "restarts_at_once": at_once }));
         self.cluster.kill_all(&nodes).await;
         if at_once {

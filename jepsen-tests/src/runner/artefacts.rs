@@ -14,8 +14,6 @@ pub(super) fn write_settings(settings: &Settings) {
             .map(|text| text.trim().to_owned())
             .unwrap_or_default()
     };
-    let version = std::process::Command::new(&settings.binary).arg("--version").output();
-    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     let run = json!({
         "date": date(SystemTime::now()),
         "seed": settings.seed,
@@ -23,12 +21,15 @@ pub(super) fn write_settings(settings: &Settings) {
         "nemeses": settings.nemeses,
         "nodes": settings.nodes,
         "seconds": settings.faults.as_secs(),
+        "faults_min": settings.faults_min,
+        "patience": settings.patience,
         "rate": settings.rate,
         "back_end": settings.back_end_name(),
         "bug": settings.bug,
         "lie": settings.lie.map(|(lie, every)| format!("{lie:?}, one in {every}")),
         "harness": env!("CARGO_PKG_VERSION"),
-        "lontra": version.unwrap_or_default(),
+        "lontra": broker_version(&settings.binary),
+        "commit": commit(),
         "profile": settings.profile(),
         "environment": {
             "kernel": read("/proc/sys/kernel/osrelease"),
@@ -37,6 +38,31 @@ pub(super) fn write_settings(settings: &Settings) {
         },
     });
     write(&settings.dir.join("run.json"), &format!("{run:#}\n"));
+}
+
+/// What the binary under test says that it is.
+pub fn broker_version(binary: &Path) -> String {
+    let output = std::process::Command::new(binary).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_default()
+}
+
+/// The commit that the binary is said to be of (`LONTRA_COMMIT`), else that of the tree that is worked in, with a `+` where
+/// it was changed; empty: nobody knows.
+pub fn commit() -> String {
+    if let Ok(told) = std::env::var("LONTRA_COMMIT") {
+        return told;
+    }
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git").args(arguments).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else {
+        return String::new();
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
+    if changed { commit + "+" } else { commit }
 }
 
 /// Reads `history.jsonl`, judges it, writes `results.json` and `report.html`.

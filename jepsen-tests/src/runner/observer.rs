@@ -24,8 +24,13 @@ pub async fn observe(cluster: Cluster, recorder: Recorder) {
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Value::Null;
-    loop {
+    let mut snapshots = std::collections::BTreeMap::new();
+    for second in 0_u64.. {
         tick.tick().await;
+        if second % SNAPSHOTS_EVERY == 0 {
+            // Counters begin again with each process: what it installed must be seen before it goes.
+            tell_snapshots(&cluster.counters().await, &mut snapshots, &recorder);
+        }
         let leaders = leaders(&cluster).await;
         // Only changes: the report draws a leader until the next.
         if leaders != last {
@@ -33,6 +38,18 @@ pub async fn observe(cluster: Cluster, recorder: Recorder) {
             last = leaders;
         }
         recorder.flush().ok();
+    }
+}
+
+fn tell_snapshots(counters: &Value, told: &mut std::collections::BTreeMap<String, u64>, recorder: &Recorder) {
+    for (node, value) in counters.as_object().into_iter().flatten() {
+        let installed = value[INSTALLED].as_f64().unwrap_or(0.0) as u64;
+        if told.insert(node.clone(), installed).unwrap_or(0) != installed {
+            recorder.note(
+                "harness",
+                about("snapshots", Some(node), json!({ "snapshots_installed": installed })),
+            );
+        }
     }
 }
 
@@ -46,9 +63,7 @@ async fn leaders(cluster: &Cluster) -> Value {
 pub async fn at_the_end(cluster: &Cluster, recorder: &Recorder) {
     let counters = cluster.counters().await;
     for (node, value) in counters.as_object().into_iter().flatten() {
-        let installed = value["lontra_storage_snapshots_installed_total"]
-            .as_f64()
-            .unwrap_or(0.0);
+        let installed = value[INSTALLED].as_f64().unwrap_or(0.0);
         let snapshots = json!({ "snapshots_installed": installed as u64 });
         recorder.note("harness", about("snapshots", Some(node), snapshots));
         recorder.note("harness", about("counters", Some(node), value.clone()));
@@ -94,6 +109,8 @@ pub fn about(about: &str, node: Option<&str>, value: Value) -> Op {
     }
 }
 
+const INSTALLED: &str = "lontra_storage_snapshots_installed_total";
+const SNAPSHOTS_EVERY: u64 = 3;
 const DIGEST_LOOKS: usize = 5;
 const BEAT: Duration = Duration::from_millis(50);
 /// More than a busy machine takes now and then.
