@@ -8,6 +8,7 @@
 use super::corrupt;
 use super::family::Family;
 use super::{Active, Nemesis, Undo};
+use crate::cluster::disk::BYTES;
 use crate::cluster::link::{Effect, Port};
 use crate::history::Op;
 use serde_json::{Value, json};
@@ -50,20 +51,29 @@ impl Nemesis {
         }
     }
 
-    /// To be called while the fault is still at work.
-    pub(super) fn tell_effect(&self, active: &Active) {
+    /// To be called while the fault is still at work. Answers what its end tells of it: `frames_dropped`, `stopped` (nodes),
+    /// `bit` (how often a limit was felt).
+    pub(super) fn tell_effect(&self, active: &Active) -> Value {
         match &active.undo {
             Undo::Links | Undo::Flap(_) => self.tell_frames(active),
             Undo::Resume => self.tell_standing(active),
             Undo::Limit(limit) => {
                 let (bit, value) = limit.effect(&self.cluster, &active.nodes);
-                self.tell(active.family, None, bit, value);
+                self.tell(active.family, None, bit > 0, value);
+                json!({ "bit": bit })
             }
-            _ => {}
+            Undo::Room => {
+                // The broker's reserve is a tenth: below it, publishes are refused.
+                let free = self.free_now(&active.nodes);
+                let full = free.is_some_and(|free| free < BYTES / 10);
+                self.tell(active.family, None, full, json!({ "free_bytes": free }));
+                json!({ "bit": u64::from(full), "free_bytes_at_end": free })
+            }
+            _ => json!({}),
         }
     }
 
-    fn tell_frames(&self, active: &Active) {
+    fn tell_frames(&self, active: &Active) -> Value {
         let rules = self.cluster.rules();
         let done = active.before.frames.iter();
         let done = done.map(|((from, to), before)| rules.effect(*from, *to).since(before));
@@ -71,10 +81,13 @@ impl Nemesis {
         let counts = total.counts().into_iter().filter(|(_, count)| *count > 0);
         let frames: BTreeMap<&str, u64> = counts.collect();
         self.tell(active.family, None, !total.is_none(), json!({ "frames": frames }));
+        let dropped = total.cut + total.stalled + total.lost + total.overflowed;
+        json!({ "frames_dropped": dropped, "frames": frames })
     }
 
-    fn tell_standing(&self, active: &Active) {
+    fn tell_standing(&self, active: &Active) -> Value {
         let now = self.standing(&active.nodes);
+        let mut stopped = Vec::new();
         for (node, (pid, before)) in &active.before.spent {
             let Some((_, at_end)) = now.get(node).filter(|(same, _)| same == pid) else {
                 // Killed by another fault meanwhile.
@@ -83,8 +96,13 @@ impl Nemesis {
             let ticks = at_end.ticks.saturating_sub(before.ticks);
             let value = json!({ "state": at_end.state.to_string(), "cpu_ticks": ticks });
             // A tick is 10 ms; the first may be of the moment in which it was stopped.
-            self.tell(active.family, Some(node), at_end.state == 'T' && ticks <= 1, value);
+            let stood_still = at_end.state == 'T' && ticks <= 1;
+            if stood_still {
+                stopped.push(node);
+            }
+            self.tell(active.family, Some(node), stood_still, value);
         }
+        json!({ "stopped": stopped })
     }
 
     /// After damage was judged: `outcome` is what [`Nemesis::judge`] found.

@@ -23,10 +23,10 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// Whether the limit was ever reached, and what the group counted meanwhile.
-    pub(super) fn effect(&self, cluster: &Cluster, nodes: &[String]) -> (bool, Value) {
+    /// How often the limit was felt, and what the group counted meanwhile.
+    pub(super) fn effect(&self, cluster: &Cluster, nodes: &[String]) -> (u64, Value) {
         let Some((groups, node)) = cluster.root().ok().map(|root| &root.groups).zip(nodes.first()) else {
-            return (false, Value::Null);
+            return (0, Value::Null);
         };
         let now = counters(groups, self.controller, node);
         let grown: BTreeMap<&str, u64> = now
@@ -39,8 +39,12 @@ impl Limit {
         let seconds = self.since.elapsed().as_secs_f64();
         let bit = match self.operations {
             // Nobody counts who waited: as many as may be in most of the time is what a limit looks like.
-            Some(a_second) => grown["operations"] as f64 >= BUSY * a_second as f64 * seconds,
-            None => grown.iter().any(|(name, grown)| BITES.contains(name) && *grown > 0),
+            Some(a_second) => {
+                let operations = grown["operations"];
+                let busy = operations as f64 >= BUSY * a_second as f64 * seconds;
+                if busy { operations } else { 0 }
+            }
+            None => BITES.iter().filter_map(|name| grown.get(name)).sum(),
         };
         let seconds = (seconds * 10.0).round() / 10.0;
         (

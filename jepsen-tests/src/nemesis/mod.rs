@@ -40,6 +40,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use target::View;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -57,6 +58,8 @@ pub struct Nemesis {
     begun: u64,
     /// With so many a run is at its end, before its time is over.
     enough: Option<u64>,
+    /// So is it when this turns true.
+    ending: Option<watch::Receiver<bool>>,
 }
 
 /// A fault that is at work.
@@ -128,6 +131,7 @@ impl Nemesis {
             latent: Vec::new(),
             begun: 0,
             enough: None,
+            ending: None,
         }
     }
 
@@ -138,12 +142,36 @@ impl Nemesis {
         self
     }
 
+    /// A run ends when this turns true, once the fault at work has had its time.
+    #[must_use]
+    pub fn with_ending(mut self, ending: Option<watch::Receiver<bool>>) -> Nemesis {
+        self.ending = ending;
+        self
+    }
+
     fn goes_on(&self, end: Instant) -> bool {
         !self.families.is_empty() && Instant::now() < end && !self.has_enough()
     }
 
     fn has_enough(&self) -> bool {
-        self.enough.is_some_and(|enough| self.begun >= enough)
+        self.enough.is_some_and(|enough| self.begun >= enough) || self.ending.as_ref().is_some_and(|end| *end.borrow())
+    }
+
+    /// Until `end`, or until the run is to end before.
+    async fn wait(&self, end: Instant) {
+        if self.has_enough() {
+            return;
+        }
+        let told = async {
+            match self.ending.clone() {
+                Some(mut ending) if ending.wait_for(|end| *end).await.is_ok() => {}
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = sleep_until(end) => {}
+            () = told => {}
+        }
     }
 
     /// Families that were asked for and cannot be had here: of the back end at once, of the machine once they were tried.
@@ -178,11 +206,9 @@ impl Nemesis {
                     Act::Stop(family) => self.stop(family).await?,
                 }
             }
-            sleep_until(end.min(began + period.length)).await;
+            self.wait(end.min(began + period.length)).await;
         }
-        if !self.has_enough() {
-            sleep_until(end).await;
-        }
+        self.wait(end).await;
         self.stop_all().await
     }
 
@@ -206,6 +232,9 @@ impl Nemesis {
         let mut families = self.families.clone();
         self.random.shuffle(&mut families);
         for family in families {
+            if self.has_enough() {
+                break;
+            }
             for _ in 0..ATTEMPTS {
                 let (hold, pause) = plan::turn(&mut self.random);
                 let began = self.start(family).await?;
@@ -317,7 +346,10 @@ impl Nemesis {
             return Ok(());
         }
         // Before it is undone: what a limit has done goes with the group.
-        self.tell_effect(&active);
+        let effect = self.tell_effect(&active);
+        for (name, value) in effect.as_object().into_iter().flatten() {
+            active.outcome[name.as_str()] = value.clone();
+        }
         if !matches!(active.undo, Undo::Corruption(_)) {
             // A corruption's outcome is known only later.
             self.record(family, "stop", &nodes, active.outcome.take(), Status::Installed);

@@ -79,7 +79,8 @@ impl Nemesis {
     async fn back(&mut self, family: Family, nodes: &[String]) {
         let of = |active: &&Active| active.family == family && active.nodes == nodes;
         if let Some(active) = self.active.iter().find(of) {
-            self.tell_effect(active);
+            let effect = self.tell_effect(active);
+            self.record(family, "once", nodes, effect, Status::Installed);
         }
         for node in nodes {
             self.cluster.resume(node).await;

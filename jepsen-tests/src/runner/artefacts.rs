@@ -3,7 +3,7 @@
 use super::Settings;
 use crate::checker::{self, Profile, Validity, Verdict};
 use crate::{history, report};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -74,12 +74,25 @@ pub fn judge_directory(dir: &Path, profile: &Profile) -> Verdict {
     match history::parse(&text) {
         Ok(events) => {
             let verdict = checker::judge(&events, profile);
-            write(&dir.join("results.json"), &verdict.to_json());
+            write(&dir.join("results.json"), &results(dir, &verdict));
             write(&dir.join("report.html"), &report::render(&events, &verdict));
             verdict
         }
         Err(malformed) => unreadable(profile, malformed.to_string()),
     }
+}
+
+/// The verdict, with what it is a verdict of, as `run.json` has it.
+fn results(dir: &Path, verdict: &Verdict) -> String {
+    let run = std::fs::read_to_string(dir.join("run.json")).unwrap_or_default();
+    let run: Value = serde_json::from_str(&run).unwrap_or_default();
+    let mut results = serde_json::to_value(verdict).expect("a verdict has only JSON's types");
+    for key in ["date", "seed", "lontra", "commit"] {
+        if let Some(value) = run.get(key) {
+            results[key] = value.clone();
+        }
+    }
+    format!("{results:#}\n")
 }
 
 fn unreadable(profile: &Profile, reason: String) -> Verdict {
@@ -130,6 +143,22 @@ pub fn date(at: SystemTime) -> String {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn results_tell_the_broker_and_are_read_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(
+            dir.path().join("run.json"),
+            r#"{"commit":"1234567","lontra":"lontra 1","seed":5}"#,
+        )
+        .expect("a file");
+        std::fs::write(dir.path().join("history.jsonl"), "").expect("a file");
+        judge_directory(dir.path(), &Profile::default());
+        let text = std::fs::read_to_string(dir.path().join("results.json")).expect("results");
+        let value: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((&value["commit"], &value["seed"]), (&json!("1234567"), &json!(5)));
+        assert!(serde_json::from_str::<Verdict>(&text).is_ok() && write_report(dir.path()).is_ok());
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

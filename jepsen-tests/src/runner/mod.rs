@@ -165,8 +165,9 @@ async fn phases(
     let families = settings.nemeses.iter().map(|name| name.parse());
     let families: Vec<Family> = families.collect::<Result<_, _>>()?;
     let random_nemesis = random.fork("nemesis");
-    let mut nemesis =
-        Nemesis::new(cluster.clone(), &families, random_nemesis, recorder.clone()).with_enough(settings.faults_min);
+    let mut nemesis = Nemesis::new(cluster.clone(), &families, random_nemesis, recorder.clone())
+        .with_enough(settings.faults_min)
+        .with_ending(settings.ending.clone());
     phase(recorder, "faults");
     let faults = match settings.in_turn {
         true => nemesis.run_in_turn(settings.faults).await,

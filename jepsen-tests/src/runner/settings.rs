@@ -23,6 +23,8 @@ pub struct Settings {
     pub faults: Duration,
     /// Ends with so many faults; fewer are too few.
     pub faults_min: Option<u64>,
+    /// Turns true when the run is to come to its end in order, before its time.
+    pub ending: Option<tokio::sync::watch::Receiver<bool>>,
     /// What limits of time are multiplied with: more than 1 where others share the machine.
     pub patience: f64,
     pub seed: u64,
@@ -50,6 +52,7 @@ impl Settings {
             baseline: Duration::from_secs(3),
             faults: Duration::from_secs(20),
             faults_min: None,
+            ending: None,
             patience: 1.0,
             seed: 1,
             rate: 300,
