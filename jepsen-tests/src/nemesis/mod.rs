@@ -37,7 +37,7 @@ use crate::random::Random;
 use crate::recorder::Recorder;
 use plan::Act;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use target::View;
 use tokio::sync::watch;
@@ -56,6 +56,8 @@ pub struct Nemesis {
     latent: Vec<(String, corrupt::Flip)>,
     /// How many faults have begun.
     begun: u64,
+    /// Families that have hit somebody before.
+    had: BTreeSet<Family>,
     /// With so many a run is at its end, before its time is over.
     enough: Option<u64>,
     /// So is it when this turns true.
@@ -130,6 +132,7 @@ impl Nemesis {
             lacking,
             latent: Vec::new(),
             begun: 0,
+            had: BTreeSet::new(),
             enough: None,
             ending: None,
         }

@@ -206,7 +206,7 @@ const FIVE: [&str; 6] = [
     "pause-kill",
 ];
 /// With five nodes and three replicas.
-const FOLLOWED: [(&str, &str); 10] = [
+const FOLLOWED: [(&str, &str); 14] = [
     ("queue", "kill"),
     ("register", "kill"),
     ("queue", "partition-isolate"),
@@ -217,6 +217,10 @@ const FOLLOWED: [(&str, &str); 10] = [
     ("will", "kill"),
     ("queue", "snapshot"),
     ("register", "pause"),
+    ("queue", "power-all"),
+    ("queue", "flip-kill"),
+    ("flow", "kill"),
+    ("subbar", "partition-isolate"),
 ];
 
 #[cfg(test)]
