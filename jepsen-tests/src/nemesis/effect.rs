@@ -62,6 +62,11 @@ impl Nemesis {
                 self.tell(active.family, None, bit > 0, value);
                 json!({ "bit": bit })
             }
+            Undo::Remount => {
+                let ended = active.outcome["ended_by_itself"] == true;
+                self.tell(active.family, None, ended, active.outcome.clone());
+                json!({ "bit": u64::from(ended) })
+            }
             Undo::Room => {
                 // The broker's reserve is a tenth: below it, publishes are refused.
                 let free = self.free_now(&active.nodes);

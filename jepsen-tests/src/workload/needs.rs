@@ -119,8 +119,8 @@ fn demands_effect(family: &str) -> bool {
         "flip-",
         "truncate-",
     ];
-    let limits = ["cpu-limit", "memory-limit", "old-snapshot"];
-    family != "partition-clients" && (kinds.iter().any(|kind| family.starts_with(kind)) || limits.contains(&family))
+    let others = ["cpu-limit", "memory-limit", "old-snapshot", "fsync-error", "full-disk"];
+    family != "partition-clients" && (kinds.iter().any(|kind| family.starts_with(kind)) || others.contains(&family))
 }
 
 #[cfg(test)]
