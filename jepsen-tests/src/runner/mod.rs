@@ -121,10 +121,12 @@ async fn play_on(settings: &Settings, recorder: &Recorder, cluster: &Cluster, li
     let scene = Arc::new(scene);
     let mut tasks = workload::spawn(&settings.workload, &scene, settings.rate, &random.fork("workload"))?;
     let observing = tokio::spawn(observer::observe(cluster.clone(), recorder.clone()));
+    let counting = tokio::spawn(observer::snapshots(cluster.clone(), recorder.clone()));
     let stalling = tokio::spawn(observer::stalls(recorder.clone()));
     let result = phases(settings, cluster, &scene, &mut tasks, &random).await;
     *lies = proxies.iter().map(Proxy::told).sum();
     observing.abort();
+    counting.abort();
     stalling.abort();
     scene.enter(Stage::End);
     tasks.end(Duration::from_secs(3)).await;

@@ -24,13 +24,8 @@ pub async fn observe(cluster: Cluster, recorder: Recorder) {
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Value::Null;
-    let mut snapshots = std::collections::BTreeMap::new();
-    for second in 0_u64.. {
+    loop {
         tick.tick().await;
-        if second % SNAPSHOTS_EVERY == 0 {
-            // Counters begin again with each process: what it installed must be seen before it goes.
-            tell_snapshots(&cluster.counters().await, &mut snapshots, &recorder);
-        }
         let leaders = leaders(&cluster).await;
         // Only changes: the report draws a leader until the next.
         if leaders != last {
@@ -38,6 +33,16 @@ pub async fn observe(cluster: Cluster, recorder: Recorder) {
             last = leaders;
         }
         recorder.flush().ok();
+    }
+}
+
+/// Snapshots that nodes have installed. Counters begin again with each process: what it installed must be seen before it
+/// goes. Apart from leaders: a node that stands still answers late. Never ends by itself.
+pub async fn snapshots(cluster: Cluster, recorder: Recorder) {
+    let mut told = std::collections::BTreeMap::new();
+    loop {
+        sleep(SNAPSHOTS_EVERY).await;
+        tell_snapshots(&cluster.counters().await, &mut told, &recorder);
     }
 }
 
@@ -110,7 +115,7 @@ pub fn about(about: &str, node: Option<&str>, value: Value) -> Op {
 }
 
 const INSTALLED: &str = "lontra_storage_snapshots_installed_total";
-const SNAPSHOTS_EVERY: u64 = 3;
+const SNAPSHOTS_EVERY: Duration = Duration::from_secs(2);
 const DIGEST_LOOKS: usize = 5;
 const BEAT: Duration = Duration::from_millis(50);
 /// More than a busy machine takes now and then.
