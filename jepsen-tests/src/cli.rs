@@ -310,7 +310,7 @@ fn results(directory: &Path, write: Option<PathBuf>) -> Result<i32, String> {
 fn export_command(path: &Path, format: Format, out: Option<PathBuf>) -> Result<i32, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let events = history::parse(&text).map_err(|malformed| malformed.to_string())?;
-    let model = checker::model::build(&events);
+    let model = checker::model::Model::new(&events, &checker::Limits::default());
     let parts = match format {
         Format::Edn => vec![("history".to_owned(), export::edn(&events))],
         Format::Knossos => export::knossos(&model),
