@@ -166,10 +166,13 @@ impl Nemesis {
             return;
         }
         let told = async {
-            match self.ending.clone() {
-                Some(mut ending) if ending.wait_for(|end| *end).await.is_ok() => {}
-                _ => std::future::pending().await,
+            if let Some(mut ending) = self.ending.clone()
+                && ending.wait_for(|end| *end).await.is_ok()
+            {
+                return;
             }
+            // Nobody is left who could tell.
+            std::future::pending().await
         };
         tokio::select! {
             () = sleep_until(end) => {}
