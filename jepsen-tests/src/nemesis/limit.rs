@@ -119,7 +119,7 @@ impl Nemesis {
             // What it has already does not count: this much more, its part of the page cache included. A log of some
             // hundred messages a second, and tables that are flushed, take that in a second or two.
             Family::MemoryLimit => {
-                let bytes = *self.random.pick(&[1_u64 << 20, 4 << 20]);
+                let bytes = *self.random.pick(&[1_u64 << 20, 2 << 20]);
                 limit("memory", "memory.limit_in_bytes", bytes.to_string(), "-1")
             }
             // Of the 100,000 of a period.
