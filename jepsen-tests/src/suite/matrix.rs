@@ -109,7 +109,9 @@ async fn run_cell(common: &Common, cell: &Cell, seconds: u64) -> Result<(), Stri
     settings.replicas = cell.replicas;
     settings.dir = common.dir.join(settings.cell());
     let result = settings.dir.join("cell.json");
-    if result.exists() {
+    // One that was cut off in the middle of being written is none.
+    let text = std::fs::read_to_string(&result).unwrap_or_default();
+    if serde_json::from_str::<Row>(&text).is_ok() {
         return Ok(());
     }
     // What an interrupted run left.
