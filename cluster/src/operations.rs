@@ -17,7 +17,7 @@ use crate::control::{ASK_MAX, RETRY_WAIT};
 use crate::error::MetaError;
 use crate::lease::{Lease, Serving};
 use crate::ledger_metrics::{Families, LedgerCollector};
-use crate::link::{FreshTls, Lane, LinkError};
+use crate::link::{FreshTls, LinkError};
 use crate::local::{Guard, Member, Outcome, Ticket};
 use crate::pieces::{each, pieces};
 use crate::publisher::{Publish, PublishReply, ShardRequest};

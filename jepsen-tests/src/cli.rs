@@ -5,9 +5,9 @@ use crate::cluster::BackEnd;
 use crate::nemesis::Family;
 use crate::runner::{self, Settings, binary, run};
 use crate::suite::{Common, ci, matrix, mutants, results, soak, summary};
-use crate::{history, report, workload};
+use crate::{export, history, report, workload};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -44,8 +44,34 @@ enum Command {
     },
     /// Writes `report.html` of a run directory again.
     Report { directory: PathBuf },
-    /// The last results of a matrix, as Markdown.
-    Results { directory: PathBuf },
+    /// The last results of a matrix, as the Markdown page that is committed.
+    Results {
+        directory: PathBuf,
+        /// Writes it here, whole (ops/docs/jepsen-results.md); without: to standard output.
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
+    /// A history for checkers of others.
+    Export {
+        history: PathBuf,
+        #[arg(long, value_enum)]
+        format: Format,
+        /// Where files go, one per register or session; without: to standard output, each after a line `;; NAME`.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Jepsen's maps, all events.
+    Edn,
+    /// Knossos: a register per retained topic.
+    Knossos,
+    /// Jepsen's set-full: what a session received.
+    SetFull,
+    /// porcupine: call and return events of a register per retained topic.
+    Porcupine,
 }
 
 #[derive(Args)]
@@ -91,6 +117,9 @@ struct Run {
     /// Of faults; a cell of the matrix and an epoch of the soak have as many.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Ends with so many faults; `--seconds` is the longest that it may take. Fewer are too few: unknown.
+    #[arg(long, value_name = "COUNT")]
+    faults_min: Option<u64>,
     /// One fault at a time, the families in turn: outages are those of one fault each.
     #[arg(long)]
     in_turn: bool,
@@ -134,7 +163,7 @@ impl Cli {
         let status = match self.command {
             Command::Run(run) => self::run_command(*run).await,
             Command::Mutants { names, shared } => match shared.common(true) {
-                Ok(common) => Ok(i32::from(!mutants::mutants(&common, &names).await)),
+                Ok(common) => mutants::mutants(&common, &names).await.map(|caught| i32::from(!caught)),
                 Err(reason) => Err(reason),
             },
             Command::List => list(),
@@ -144,10 +173,8 @@ impl Cli {
                 report,
             } => check(&history, profile, report),
             Command::Report { directory } => runner::write_report(&directory).map(|()| 0),
-            Command::Results { directory } => {
-                print!("{}", results::page(&directory));
-                Ok(0)
-            }
+            Command::Results { directory, write } => results(&directory, write),
+            Command::Export { history, format, out } => export_command(&history, format, out),
         };
         match status {
             Ok(status) => ExitCode::from(status as u8),
@@ -177,29 +204,42 @@ impl Shared {
 async fn run_command(args: Run) -> Result<i32, String> {
     let mut common = args.shared.common(args.bug.is_some())?;
     if let Some(size) = args.ci {
-        return Ok(i32::from(!ci::ci(&common, size == "quick").await));
+        return match size.as_str() {
+            "full" | "quick" => Ok(i32::from(!ci::ci(&common, size == "quick").await)),
+            _ => Err(format!("there is no set for CI of size `{size}`: full, quick")),
+        };
     }
     if args.matrix {
         common.dir = args.resume.unwrap_or(common.dir);
-        let mut cells = matrix::cells();
-        let wanted = |of: &[String], name: &str| of.is_empty() || of.iter().any(|wanted| wanted == name);
-        cells.retain(|cell| {
-            wanted(&args.only_workloads, cell.workload)
-                && wanted(&args.only_families, cell.family)
-                && (args.only_nodes.is_empty() || args.only_nodes.contains(&cell.nodes))
-        });
+        let cells = matrix::chosen(
+            matrix::cells(),
+            &args.only_workloads,
+            &args.only_families,
+            &args.only_nodes,
+        )?;
         return Ok(i32::from(!matrix::matrix(&common, &cells, args.seconds.min(240)).await));
     }
     if args.soak {
         let limit = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
         return Ok(i32::from(!soak::soak(&common, args.seconds, limit).await));
     }
+    if !workload::NAMES.contains(&args.workload.as_str()) {
+        return Err(format!(
+            "there is no workload `{}`: {}",
+            args.workload,
+            workload::NAMES.join(", ")
+        ));
+    }
     let families = families(&args.nemesis)?;
+    if families.is_empty() && args.faults_min.is_some() {
+        return Err("--faults-min without --nemesis: there is nothing to count".into());
+    }
     let base: Settings = common.settings(&args.workload, &families, args.seconds);
     let mut settings = Settings {
         nodes: args.nodes,
         replicas: args.replicas,
         in_turn: args.in_turn,
+        faults_min: args.faults_min,
         bug: args.bug,
         ..base
     };
@@ -216,7 +256,11 @@ fn families(names: &[String]) -> Result<Vec<&'static str>, String> {
         match name.strip_suffix('*') {
             Some(beginning) => {
                 let all = Family::ALL.iter().map(|family| family.name());
+                let before = families.len();
                 families.extend(all.filter(|known| known.starts_with(beginning)));
+                if families.len() == before {
+                    return Err(format!("no family of faults begins with `{beginning}`"));
+                }
             }
             None => families.push(name.parse::<Family>()?.name()),
         }
@@ -248,6 +292,52 @@ fn list() -> Result<i32, String> {
             mutant.seconds
         );
     }
+    Ok(0)
+}
+
+fn results(directory: &Path, write: Option<PathBuf>) -> Result<i32, String> {
+    if results::rows(directory).is_empty() {
+        return Err(format!("{}: no cell has a result there", directory.display()));
+    }
+    let page = results::page(directory);
+    match write {
+        None => print!("{page}"),
+        Some(path) => std::fs::write(&path, page).map_err(|error| format!("{}: {error}", path.display()))?,
+    }
+    Ok(0)
+}
+
+fn export_command(path: &Path, format: Format, out: Option<PathBuf>) -> Result<i32, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let events = history::parse(&text).map_err(|malformed| malformed.to_string())?;
+    let model = checker::model::Model::new(&events, &checker::Limits::default());
+    let parts = match format {
+        Format::Edn => vec![("history".to_owned(), export::edn(&events))],
+        Format::Knossos => export::knossos(&model),
+        Format::SetFull => export::set_full(&model),
+        Format::Porcupine => export::porcupine(&model),
+    };
+    let extension = if format == Format::Porcupine { "json" } else { "edn" };
+    let Some(out) = out else {
+        for (name, text) in &parts {
+            // A comment of EDN; a history of one part is just that.
+            if parts.len() > 1 || format != Format::Edn {
+                println!(";; {name}");
+            }
+            println!("{}", text.trim_end());
+        }
+        return Ok(0);
+    };
+    let failed = |path: &Path| format!("{}: cannot be written", path.display());
+    std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", failed(&out)))?;
+    for (number, (name, text)) in parts.iter().enumerate() {
+        // Topics hold slashes; the number keeps two names apart that become one.
+        let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
+        let name: String = name.chars().map(plain).collect();
+        let path = out.join(format!("{number}-{name}.{extension}"));
+        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", failed(&path)))?;
+    }
+    println!("{} files in {}", parts.len(), out.display());
     Ok(0)
 }
 

@@ -1,9 +1,10 @@
 //! The environment itself, with a real binary:
 //!
-//!     LONTRA_BIN=… cargo test -p lontra-jepsen --test environment [part of a name]
+//!     LONTRA_BIN=… cargo test -p lontra-jepsen --test environment -- --ignored [part of a name]
 //!
-//! No harness of Rust's: namespaces must be entered while the process has one thread. Skipped, with the reason, where
-//! `LONTRA_BIN` is not set; what needs root, where it is not root.
+//! No harness of Rust's: namespaces must be entered while the process has one thread. As with Rust's, tests that need a
+//! broker are ignored until they are asked for; then a broker that is not there is a failure, and so is a machine that is not
+//! root's, unless only what needs none is asked for (`plain`).
 
 use lontra_jepsen::cluster::link::CLIENTS;
 use lontra_jepsen::cluster::{BackEnd, Cluster, Spec, isolate};
@@ -11,6 +12,7 @@ use lontra_jepsen::history::{Op, Status, parse};
 use lontra_jepsen::nemesis::{Family, Nemesis, prepare};
 use lontra_jepsen::random::Random;
 use lontra_jepsen::recorder::Recorder;
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,24 +26,29 @@ fn main() {
         // nextest asks; these are not for it: it would run each in a process of its own, and all at once.
         return;
     }
-    let Some(binary) = std::env::var_os("LONTRA_BIN").map(PathBuf::from) else {
-        println!("SKIPPED: LONTRA_BIN names no binary of lontra");
+    let child = std::env::var_os(CHILD);
+    if child.is_none() && !std::env::args().any(|argument| argument == "--ignored") {
+        println!(
+            "test result: ok. 0 passed; 0 failed; all ignored: they need a broker in LONTRA_BIN, and `-- --ignored`"
+        );
         return;
-    };
-    let root = match isolate() {
-        Ok(()) => true,
-        Err(failure) => {
-            println!("SKIPPED what needs root: {failure}");
-            false
-        }
-    };
+    }
+    let binary = std::env::var_os("LONTRA_BIN").map(PathBuf::from);
+    let binary = binary.expect("LONTRA_BIN names the broker");
+    let root = isolate();
     let runtime = Runtime::new().expect("a runtime");
-    if let Some(dir) = std::env::var_os(CHILD) {
+    if let Some(dir) = child {
         runtime.block_on(run_until_killed(binary, Path::new(&dir)));
     }
-    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = wanted.unwrap_or_default();
+    let ran = Cell::new(0);
     let test = |name: &str, needs_root: bool, body: &dyn Fn(&Path)| {
-        if name.contains(&wanted) && (root || !needs_root) {
+        if name.contains(&wanted) {
+            if let (true, Err(failure)) = (needs_root, &root) {
+                panic!("{name}: {failure}");
+            }
+            ran.set(ran.get() + 1);
             let started = Instant::now();
             println!("{name} …");
             let dir = tempfile::tempdir().expect("a directory");
@@ -73,6 +80,8 @@ fn main() {
         ));
     });
     test("root_a_killed_harness_leaves_nothing", true, &|dir| leaves_nothing(dir));
+    assert!(ran.get() > 0, "no test has `{wanted}` in its name");
+    println!("test result: ok. {} passed", ran.get());
 }
 
 fn spec(binary: &Path, dir: &Path, back_end: BackEnd) -> Spec {

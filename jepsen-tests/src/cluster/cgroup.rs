@@ -27,7 +27,7 @@ impl Groups {
                 "this machine has no such controller of version 1",
             ));
         }
-        let group = root.join(format!("{PREFIX}{}-{node}", std::process::id()));
+        let group = group_of(controller, node);
         std::fs::create_dir_all(&group).map_err(Failure::io(group.display().to_string()))?;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains(&group) {
@@ -42,6 +42,11 @@ impl Groups {
         write("cgroup.procs", &pid.to_string())
     }
 
+    /// A file of `node`'s group; empty, if there is no group.
+    pub fn read(&self, controller: &str, node: &str, file: &str) -> String {
+        std::fs::read_to_string(group_of(controller, node).join(file)).unwrap_or_default()
+    }
+
     /// Moves the process back to where everybody is.
     ///
     /// # Errors
@@ -50,6 +55,11 @@ impl Groups {
         let path = Path::new(ROOT).join(controller).join("cgroup.procs");
         std::fs::write(&path, pid.to_string()).map_err(Failure::io(path.display().to_string()))
     }
+}
+
+fn group_of(controller: &str, node: &str) -> PathBuf {
+    let name = format!("{PREFIX}{}-{node}", std::process::id());
+    Path::new(ROOT).join(controller).join(name)
 }
 
 impl Drop for Groups {

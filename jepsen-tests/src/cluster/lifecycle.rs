@@ -197,7 +197,10 @@ impl Cluster {
 
 /// Records when a process is ready for the first time, and its end. Holds no handle, so that it keeps no cluster alive.
 async fn watch(cluster: Weak<Inner>, name: String, process: Arc<Process>) {
-    let Some(recorder) = cluster.upgrade().map(|inner| inner.recorder.clone()) else {
+    let Some((recorder, layout)) = cluster.upgrade().and_then(|inner| {
+        let node = inner.nodes.iter().find(|node| node.layout.name == name)?;
+        Some((inner.recorder.clone(), node.layout.clone()))
+    }) else {
         return;
     };
     let ready = async {
@@ -214,7 +217,11 @@ async fn watch(cluster: Weak<Inner>, name: String, process: Arc<Process>) {
         status = process.wait() => status,
         never = ready => match never {},
     };
-    note(&recorder, &name, "exited", Some(process::describe(status)));
+    // Of a node that ended by itself, why: its last words.
+    let log = layout.log_tail();
+    let words = log.lines().last().unwrap_or_default();
+    let detail = format!("{}; {words}", process::describe(status));
+    note(&recorder, &name, "exited", Some(detail));
 }
 
 /// Before each process's lines of a log.

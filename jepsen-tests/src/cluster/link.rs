@@ -82,11 +82,82 @@ impl Rule {
     }
 }
 
-/// The rules in force; clones share them.
+/// What the rules have done to the frames of one direction of one pair so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effect {
+    /// Of a cut, those that were under way among them.
+    pub cut: u64,
+    pub stalled: u64,
+    pub lost: u64,
+    /// By a queue that was full: of a rate, or of the shaper.
+    pub overflowed: u64,
+    /// By a delay or a rate.
+    pub late: u64,
+    pub overtook: u64,
+    pub duplicated: u64,
+    pub damaged: u64,
+}
+
+impl Effect {
+    pub fn is_none(&self) -> bool {
+        *self == Effect::default()
+    }
+
+    /// Counters with their names.
+    pub fn counts(&self) -> [(&'static str, u64); 8] {
+        [
+            ("cut", self.cut),
+            ("stalled", self.stalled),
+            ("lost", self.lost),
+            ("overflowed", self.overflowed),
+            ("late", self.late),
+            ("overtook", self.overtook),
+            ("duplicated", self.duplicated),
+            ("damaged", self.damaged),
+        ]
+    }
+
+    pub fn plus(&self, other: &Effect) -> Effect {
+        self.with(other, u64::saturating_add)
+    }
+
+    /// What was done since `earlier`.
+    pub fn since(&self, earlier: &Effect) -> Effect {
+        self.with(earlier, u64::saturating_sub)
+    }
+
+    fn with(&self, other: &Effect, join: fn(u64, u64) -> u64) -> Effect {
+        Effect {
+            cut: join(self.cut, other.cut),
+            stalled: join(self.stalled, other.stalled),
+            lost: join(self.lost, other.lost),
+            overflowed: join(self.overflowed, other.overflowed),
+            late: join(self.late, other.late),
+            overtook: join(self.overtook, other.overtook),
+            duplicated: join(self.duplicated, other.duplicated),
+            damaged: join(self.damaged, other.damaged),
+        }
+    }
+}
+
+/// The rules in force, and what they have done; clones share them.
 #[derive(Clone, Default)]
-pub struct Rules(Arc<Mutex<BTreeMap<(Port, Port), Rule>>>);
+pub struct Rules(Arc<Mutex<BTreeMap<(Port, Port), Rule>>>, Arc<Mutex<Effects>>);
+
+type Effects = BTreeMap<(Port, Port), Effect>;
 
 impl Rules {
+    /// What was done so far to the frames from one port to another.
+    pub fn effect(&self, from: Port, to: Port) -> Effect {
+        let effects = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        effects.get(&(from, to)).copied().unwrap_or_default()
+    }
+
+    fn did(&self, pair: (Port, Port), count: impl FnOnce(&mut Effect)) {
+        let mut effects = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        count(effects.entry(pair).or_default());
+    }
+
     /// Changes one rule in place.
     pub fn change(&self, from: Port, to: Port, change: impl FnOnce(&mut Rule)) {
         let mut rules = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,40 +222,78 @@ impl<W: Copy> Shaper<W> {
     /// Takes a frame that `from` sends to `to`; of which QUIC `connection`, as [`connection_of`] told.
     pub fn offer(&mut self, from: Port, to: Port, mut frame: Frame<W>, connection: Option<u64>, now: Instant) {
         let rule = self.rules.of(from, to);
-        if rule.cut
-            || connection.is_some_and(|connection| rule.stalls(connection))
-            || self.happens(rule.loss)
-            || self.held.len() >= HELD_MAX
-        {
-            return;
+        if rule == Rule::default() && self.held.len() < HELD_MAX {
+            return self.hold((from, to), frame, now);
+        }
+        let mut done = Effect::default();
+        let due = self.due_at((from, to), &rule, &frame, connection, now, &mut done);
+        if let Some(due) = due {
+            if self.happens(rule.corrupt) && !frame.bytes.is_empty() {
+                done.damaged += 1;
+                let at = self.random.below(frame.bytes.len());
+                frame.bytes[at] ^= 1 << self.random.below(8);
+            }
+            if self.happens(rule.duplicate) {
+                done.duplicated += 1;
+                let (way, bytes) = (frame.way, frame.bytes.clone());
+                self.hold((from, to), Frame { way, bytes }, due);
+            }
+            self.hold((from, to), frame, due);
+        }
+        if !done.is_none() {
+            self.rules.did((from, to), |so_far| *so_far = so_far.plus(&done));
+        }
+    }
+
+    /// When a frame leaves; `None`: never.
+    fn due_at(
+        &mut self,
+        pair: (Port, Port),
+        rule: &Rule,
+        frame: &Frame<W>,
+        connection: Option<u64>,
+        now: Instant,
+        done: &mut Effect,
+    ) -> Option<Instant> {
+        if rule.cut {
+            done.cut += 1;
+            return None;
+        }
+        if connection.is_some_and(|connection| rule.stalls(connection)) {
+            done.stalled += 1;
+            return None;
+        }
+        if self.happens(rule.loss) {
+            done.lost += 1;
+            return None;
+        }
+        if self.held.len() >= HELD_MAX {
+            done.overflowed += 1;
+            return None;
         }
         let mut due = now;
         if rule.rate > 0 {
-            let free = self.busy_until.entry((from, to)).or_insert(now);
+            let free = self.busy_until.entry(pair).or_insert(now);
             let start = (*free).max(now);
             // A full queue drops, as a real one does.
             if start - now > QUEUE_MAX {
-                return;
+                done.overflowed += 1;
+                return None;
             }
             due = start + Duration::from_secs_f64(frame.bytes.len() as f64 / rule.rate as f64);
             *free = due;
         }
-        if !self.happens(rule.reorder) {
+        if self.happens(rule.reorder) {
+            done.overtook += 1;
+        } else {
             let least = rule.delay.saturating_sub(rule.jitter);
             due += match rule.delay + rule.jitter {
                 Duration::ZERO => Duration::ZERO,
                 most => self.random.duration(least, most),
             };
         }
-        if self.happens(rule.corrupt) && !frame.bytes.is_empty() {
-            let at = self.random.below(frame.bytes.len());
-            frame.bytes[at] ^= 1 << self.random.below(8);
-        }
-        if self.happens(rule.duplicate) {
-            let (way, bytes) = (frame.way, frame.bytes.clone());
-            self.hold((from, to), Frame { way, bytes }, due);
-        }
-        self.hold((from, to), frame, due);
+        done.late += u64::from(due > now + LATE);
+        Some(due)
     }
 
     /// The next frame that is due.
@@ -198,6 +307,7 @@ impl<W: Copy> Shaper<W> {
             if !self.rules.of(held.pair.0, held.pair.1).cut {
                 return Some(held.frame);
             }
+            self.rules.did(held.pair, |so_far| so_far.cut += 1);
         }
     }
 
@@ -249,6 +359,8 @@ impl<W> Ord for Held<W> {
 
 /// 64 Ki frames of at most 1.5 KB: 100 MB at the worst.
 const HELD_MAX: usize = 65_536;
+/// A frame that leaves later than this counts as late: its own time on a link of 1 Mbit/s is 12 ms.
+const LATE: Duration = Duration::from_millis(5);
 /// What a throttled link queues before it drops.
 const QUEUE_MAX: Duration = Duration::from_millis(500);
 
@@ -323,6 +435,9 @@ mod tests {
         let bytes = vec![9];
         shaper.offer(2, 1, Frame { way: (), bytes }, None, now);
         assert_eq!(taken(&mut shaper, now + delay), [9]);
+        let effect = rules.effect(1, 2);
+        assert_eq!((effect.cut, effect.late, rules.effect(2, 1).is_none()), (10, 5, true));
+        assert!(rules.effect(1, 2).since(&effect).is_none());
     }
 
     #[test]

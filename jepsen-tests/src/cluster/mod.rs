@@ -10,7 +10,7 @@
 //! Every start, end, kill and readiness of a process is an event of the history.
 
 mod admin;
-mod cgroup;
+pub(crate) mod cgroup;
 pub(crate) mod disk;
 mod failure;
 mod http;

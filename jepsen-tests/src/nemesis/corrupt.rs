@@ -1,4 +1,5 @@
-//! Files of one node that are not what it wrote, found when it starts.
+//! Files of one node that are not what it wrote, found when it starts. `flip-kill` damages them under a node that runs, and
+//! kills it some seconds later.
 //!
 //!     kill ─▶ damage (remembered) ─▶ start ─┬─▶ ready: it repaired itself, or has not read it yet
 //!                                           └─▶ refused, with its message ─▶ damage undone ─▶ start
@@ -25,6 +26,7 @@ pub(super) enum Corruption {
     /// The whole directory was copied before: a database that has seen the cut goes on in other files.
     Truncated {
         path: PathBuf,
+        kept: u64,
         lost: u64,
     },
     /// `old` is what the data directory was at the start of the fault; `part` of it is put back at the end.
@@ -33,9 +35,15 @@ pub(super) enum Corruption {
         part: &'static str,
     },
     /// A snapshot that is yet to arrive.
-    Arriving,
+    Arriving(Blow),
     /// There was nothing to damage.
     Nothing,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Blow {
+    Flip,
+    Truncate,
 }
 
 #[derive(Clone)]
@@ -51,17 +59,28 @@ impl Nemesis {
         let nodes = vec![node.clone()];
         let data = self.cluster.layout(&node).data();
         self.announce(family, "start", &nodes, view, json!({}));
-        self.cluster.kill(&node).await;
+        if family != Family::FlipKill {
+            self.cluster.kill(&node).await;
+        }
         let (raft, state) = (data.join("raft"), data.join("state"));
         let random = &mut self.random;
         let corruption = match family {
             Family::FlipWal => flip(&files(&[raft], "log"), random)?,
             Family::FlipSst => flip(&files(&[raft, state], "sst"), random)?,
+            Family::FlipKill => match random.chance(0.5) {
+                true => flip(&files(&[raft], "log"), random)?,
+                false => flip(&files(&[raft, state], "sst"), random)?,
+            },
             Family::TruncateWal => {
                 copy(&data, &data.with_file_name(BEFORE))?;
                 truncate(&files(&[raft], "log"), random)?
             }
-            Family::FlipSnapshot => Corruption::Arriving,
+            Family::TruncateSst => {
+                copy(&data, &data.with_file_name(BEFORE))?;
+                truncate(&files(&[raft, state], "sst"), random)?
+            }
+            Family::FlipSnapshot => Corruption::Arriving(Blow::Flip),
+            Family::TruncateSnapshot => Corruption::Arriving(Blow::Truncate),
             _ => {
                 let old = data.with_file_name("old");
                 copy(&data, &old)?;
@@ -79,6 +98,10 @@ impl Nemesis {
         let data = self.cluster.layout(node).data();
         let before = data.with_file_name(BEFORE);
         let mut told = json!({});
+        if self.cluster.running(node) && matches!(corruption, Corruption::Flipped(_)) {
+            told["lived_with_it"] = json!(true);
+            self.cluster.kill(node).await;
+        }
         match &corruption {
             Corruption::Old { old, part } => {
                 self.cluster.kill(node).await;
@@ -87,22 +110,27 @@ impl Nemesis {
                 remove(old)?;
                 told["restored"] = json!(if part.is_empty() { "all" } else { part });
             }
-            Corruption::Arriving => {
+            Corruption::Arriving(_) => {
                 let view = self.view().await;
                 for other in view.up.iter().filter(|other| *other != node) {
                     // Who cannot purge now just does not send a snapshot.
                     self.purge(other, &view).await.ok();
                 }
             }
-            Corruption::Flipped(flip) => told["flipped"] = json!(flip.describe()),
-            Corruption::Truncated { path, lost } => {
-                told["truncated"] = json!({ "file": name(path), "bytes": lost });
+            Corruption::Flipped(flip) => {
+                // What the kernel still has of it says nothing of who reads it from here on.
+                flip.forget();
+                told["flipped"] = json!(flip.describe());
+            }
+            Corruption::Truncated { path, kept, lost } => {
+                told["truncated"] = json!({ "file": name(path), "at": kept, "bytes": lost });
             }
             Corruption::Nothing => told["skipped"] = json!("it has no such file"),
         }
         self.cluster.start_node(node).await?;
-        if matches!(corruption, Corruption::Arriving) {
-            told["flipped"] = json!(self.flip_arriving(node).await);
+        if let Corruption::Arriving(blow) = corruption {
+            let hit = self.hit_arriving(node, blow).await;
+            told[blow.word()] = json!(hit);
         }
         let ready = self.cluster.wait_ready(node, STARTS).await;
         told["outcome"] = json!(match (ready, self.cluster.running(node)) {
@@ -110,6 +138,9 @@ impl Nemesis {
             (false, false) => "refused",
             (false, true) => "neither ready nor ended",
         });
+        if let Corruption::Flipped(flip) = &corruption {
+            told["read"] = told_of_read(flip.was_read());
+        }
         if ready {
             if let Corruption::Flipped(flip) = corruption {
                 self.latent.push((node.to_owned(), flip));
@@ -124,7 +155,7 @@ impl Nemesis {
         match corruption {
             Corruption::Flipped(flip) => flip.again()?,
             Corruption::Old { .. } | Corruption::Truncated { .. } => copy(&before, &data)?,
-            Corruption::Arriving | Corruption::Nothing => {}
+            Corruption::Arriving(_) | Corruption::Nothing => {}
         }
         remove(&before)?;
         told["repaired"] = json!("the damage was taken back");
@@ -144,7 +175,7 @@ impl Nemesis {
     }
 
     /// Arriving snapshots are in a file without a name, which the process has open.
-    async fn flip_arriving(&mut self, node: &str) -> Option<String> {
+    async fn hit_arriving(&mut self, node: &str, blow: Blow) -> Option<Value> {
         let deadline = Instant::now() + ARRIVES;
         while let Some(pid) = self.cluster.pid(node).filter(|_| Instant::now() < deadline) {
             for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))
@@ -159,8 +190,16 @@ impl Nemesis {
                     continue;
                 }
                 let length = std::fs::metadata(entry.path()).map_or(0, |file| file.len());
-                if length > 0 && flip_bit(&entry.path(), self.random.number() % length, 1).is_ok() {
-                    return Some(target.display().to_string());
+                if length == 0 {
+                    continue;
+                }
+                let at = self.random.number() % length;
+                let done = match blow {
+                    Blow::Flip => flip_bit(&entry.path(), at, 1),
+                    Blow::Truncate => cut(&entry.path(), at),
+                };
+                if done.is_ok() {
+                    return Some(json!({ "file": target.display().to_string(), "at": at, "length": length }));
                 }
             }
             tokio::time::sleep(ARRIVING_POLL).await;
@@ -169,9 +208,41 @@ impl Nemesis {
     }
 }
 
+impl Blow {
+    fn word(self) -> &'static str {
+        match self {
+            Blow::Flip => "flipped",
+            Blow::Truncate => "truncated",
+        }
+    }
+}
+
 impl Flip {
-    fn describe(&self) -> Value {
+    pub(super) fn describe(&self) -> Value {
         json!({ "file": name(&self.path), "at": self.at, "mask": self.mask })
+    }
+
+    /// Takes the damaged page out of the kernel's memory, so that [`Flip::was_read`] can tell. Best of all while nobody has
+    /// the file open.
+    fn forget(&self) {
+        let Ok(file) = File::open(&self.path) else { return };
+        // Only what is on the disk can be forgotten.
+        if file.sync_data().is_ok() {
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).ok();
+        }
+    }
+
+    /// Whether the damaged page was read since it was forgotten (pages around one that is read may come with it); `None`: the
+    /// file is gone, or its file system cannot tell.
+    pub(super) fn was_read(&self) -> Option<bool> {
+        let file = File::open(&self.path).ok()?;
+        let mut byte = [0];
+        let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+        match rustix::io::preadv2(&file, &mut buffers, self.at, rustix::io::ReadWriteFlags::NOWAIT) {
+            Ok(_) => Some(true),
+            Err(rustix::io::Errno::AGAIN) => Some(false),
+            Err(_) => None,
+        }
     }
 
     /// The second flip takes the first back. A file that compaction has removed took the damage with it.
@@ -211,10 +282,23 @@ fn truncate(files: &[PathBuf], random: &mut Random) -> Result<Corruption, Failur
         return Ok(Corruption::Nothing);
     };
     let kept = random.number() % length;
-    let cut = || File::options().write(true).open(&path)?.set_len(kept);
-    cut().map_err(Failure::io(path.display().to_string()))?;
+    cut(&path, kept)?;
     let lost = length - kept;
-    Ok(Corruption::Truncated { path, lost })
+    Ok(Corruption::Truncated { path, kept, lost })
+}
+
+fn cut(path: &Path, kept: u64) -> Result<(), Failure> {
+    let cut = || File::options().write(true).open(path)?.set_len(kept);
+    cut().map_err(Failure::io(path.display().to_string()))
+}
+
+/// For the history.
+pub(super) fn told_of_read(read: Option<bool>) -> Value {
+    match read {
+        Some(true) => json!("read"),
+        Some(false) => json!("not read"),
+        None => json!("the file is gone, or cannot tell"),
+    }
 }
 
 /// One that has bytes.
@@ -284,10 +368,13 @@ mod tests {
         assert_ne!(read(), b"what was written");
         flip.again().expect("it is there");
         assert_eq!(read(), b"what was written");
-        let Ok(Corruption::Truncated { lost, .. }) = truncate(&found, &mut random) else {
+        flip.forget();
+        read();
+        assert_ne!(flip.was_read(), Some(false), "it was; not every file system can tell");
+        let Ok(Corruption::Truncated { kept, lost, .. }) = truncate(&found, &mut random) else {
             panic!("there is a file");
         };
-        assert_eq!(read().len() as u64 + lost, 16);
+        assert_eq!((read().len() as u64, kept + lost), (kept, 16));
         assert!(matches!(truncate(&[], &mut random), Ok(Corruption::Nothing)));
     }
 }

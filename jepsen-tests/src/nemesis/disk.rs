@@ -64,6 +64,11 @@ impl Nemesis {
         Ok(active)
     }
 
+    /// Of the first node's disk; before there is room again.
+    pub(super) fn free_now(&self, nodes: &[String]) -> Option<u64> {
+        self.cluster.disk(nodes.first()?).ok()?.free_bytes().ok()
+    }
+
     pub(super) fn make_room(&self, nodes: &[String]) -> Result<(), Failure> {
         for node in nodes {
             let fill = self.cluster.disk(node)?.at().join(FILL);

@@ -69,8 +69,14 @@ families! {
     FlipWal = "flip-wal",
     FlipSst = "flip-sst",
     TruncateWal = "truncate-wal",
+    TruncateSst = "truncate-sst",
+    /// One bit of a file of a node that runs, which is killed with it some seconds later: what it had in memory is right,
+    /// what it reads when it starts is not.
+    FlipKill = "flip-kill",
     /// One bit of a snapshot that is arriving at a node.
     FlipSnapshot = "flip-snapshot",
+    /// The end of a snapshot that is arriving is missing.
+    TruncateSnapshot = "truncate-snapshot",
     /// A node's files are those of some time ago.
     OldSnapshot = "old-snapshot",
     /// The file system goes away under a node that runs: EIO.

@@ -7,12 +7,16 @@
 //! A fault that is at work is an [`Active`]: what it did to links, and how it is undone. Rules of the network are always
 //! made anew from all of them, so that faults on one link neither end nor hide each other.
 //!
+//! What a fault really did is recorded when it ends, as an observation about `effect FAMILY` (`effect.rs`): one that did
+//! nothing covers nothing.
+//!
 //! What a back end or machine cannot do is recorded as `skipped`, and told by [`Nemesis::lacking`]: a run that asked for it
 //! is unknown.
 
 mod clock;
 mod corrupt;
 mod disk;
+mod effect;
 mod family;
 mod limit;
 mod network;
@@ -33,9 +37,10 @@ use crate::random::Random;
 use crate::recorder::Recorder;
 use plan::Act;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use target::View;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -49,6 +54,14 @@ pub struct Nemesis {
     lacking: BTreeMap<Family, String>,
     /// Damage that nodes have started with all the same.
     latent: Vec<(String, corrupt::Flip)>,
+    /// How many faults have begun.
+    begun: u64,
+    /// Families that have hit somebody before.
+    had: BTreeSet<Family>,
+    /// With so many a run is at its end, before its time is over.
+    enough: Option<u64>,
+    /// So is it when this turns true.
+    ending: Option<watch::Receiver<bool>>,
 }
 
 /// A fault that is at work.
@@ -61,6 +74,8 @@ struct Active {
     undo: Undo,
     /// Told when it ends.
     outcome: Value,
+    /// What had been done to its nodes and links when it began.
+    before: effect::Before,
 }
 
 /// How a fault ends.
@@ -116,6 +131,52 @@ impl Nemesis {
             active: Vec::new(),
             lacking,
             latent: Vec::new(),
+            begun: 0,
+            had: BTreeSet::new(),
+            enough: None,
+            ending: None,
+        }
+    }
+
+    /// A run ends with so many faults, if its time is not over before.
+    #[must_use]
+    pub fn with_enough(mut self, faults: Option<u64>) -> Nemesis {
+        self.enough = faults;
+        self
+    }
+
+    /// A run ends when this turns true, once the fault at work has had its time.
+    #[must_use]
+    pub fn with_ending(mut self, ending: Option<watch::Receiver<bool>>) -> Nemesis {
+        self.ending = ending;
+        self
+    }
+
+    fn goes_on(&self, end: Instant) -> bool {
+        !self.families.is_empty() && Instant::now() < end && !self.has_enough()
+    }
+
+    fn has_enough(&self) -> bool {
+        self.enough.is_some_and(|enough| self.begun >= enough) || self.ending.as_ref().is_some_and(|end| *end.borrow())
+    }
+
+    /// Until `end`, or until the run is to end before.
+    async fn wait(&self, end: Instant) {
+        if self.has_enough() {
+            return;
+        }
+        let told = async {
+            if let Some(mut ending) = self.ending.clone()
+                && ending.wait_for(|end| *end).await.is_ok()
+            {
+                return;
+            }
+            // Nobody is left who could tell.
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = sleep_until(end) => {}
+            () = told => {}
         }
     }
 
@@ -138,7 +199,7 @@ impl Nemesis {
             self.record(family, "start", &[], json!({ "unsupported": reason }), Status::Skipped);
         }
         self.turns().await?;
-        while !self.families.is_empty() && Instant::now() < end {
+        while self.goes_on(end) {
             let period = plan::next(&self.families, &mut self.random);
             let began = Instant::now();
             for step in period.steps {
@@ -151,9 +212,9 @@ impl Nemesis {
                     Act::Stop(family) => self.stop(family).await?,
                 }
             }
-            sleep_until(end.min(began + period.length)).await;
+            self.wait(end.min(began + period.length)).await;
         }
-        sleep_until(end).await;
+        self.wait(end).await;
         self.stop_all().await
     }
 
@@ -166,7 +227,7 @@ impl Nemesis {
     /// As of [`Nemesis::run`].
     pub async fn run_in_turn(&mut self, duration: Duration) -> Result<(), Failure> {
         let end = Instant::now() + duration;
-        while !self.families.is_empty() && Instant::now() < end {
+        while self.goes_on(end) {
             self.turns().await?;
         }
         self.stop_all().await
@@ -177,12 +238,18 @@ impl Nemesis {
         let mut families = self.families.clone();
         self.random.shuffle(&mut families);
         for family in families {
+            if self.has_enough() {
+                break;
+            }
             for _ in 0..ATTEMPTS {
                 let (hold, pause) = plan::turn(&mut self.random);
                 let began = self.start(family).await?;
                 if began {
                     sleep_until(Instant::now() + hold).await;
                     self.stop(family).await?;
+                    // Else the next would hit a cluster that is still on its way up: nothing new is acknowledged, nobody
+                    // has the role. Who does not come back is judged when all is healed.
+                    self.cluster.wait_all_ready(BETWEEN).await;
                 }
                 sleep_until(Instant::now() + pause).await;
                 // Nobody has the role while a node that the last fault hit comes back.
@@ -207,9 +274,11 @@ impl Nemesis {
         }
         let view = self.view().await;
         match self.begin(family, &view).await {
-            Ok(active) => {
+            Ok(mut active) => {
+                self.watch(&mut active);
                 self.active.push(active);
                 self.set_rules();
+                self.begun += 1;
                 Ok(true)
             }
             Err(Trouble::Nobody) => {
@@ -240,7 +309,8 @@ impl Nemesis {
             SlowLink => self.slow_link(view),
             PowerOne | PowerAll => self.power(family, view).await,
             PartKill | PauseKill => self.script(family, view).await,
-            FlipWal | FlipSst | TruncateWal | FlipSnapshot | OldSnapshot => self.corrupt(family, view).await,
+            FlipWal | FlipSst | TruncateWal | TruncateSst | FlipKill | FlipSnapshot | TruncateSnapshot
+            | OldSnapshot => self.corrupt(family, view).await,
             FsyncError => self.fsync_error(view).await,
             FullDisk => self.full_disk(view),
             SlowDisk | MemoryLimit | CpuLimit => self.limit(family, view),
@@ -281,6 +351,11 @@ impl Nemesis {
         if matches!(active.undo, Undo::Nothing) {
             return Ok(());
         }
+        // Before it is undone: what a limit has done goes with the group.
+        let effect = self.tell_effect(&active);
+        for (name, value) in effect.as_object().into_iter().flatten() {
+            active.outcome[name.as_str()] = value.clone();
+        }
         if !matches!(active.undo, Undo::Corruption(_)) {
             // A corruption's outcome is known only later.
             self.record(family, "stop", &nodes, active.outcome.take(), Status::Installed);
@@ -303,6 +378,7 @@ impl Nemesis {
             Undo::Clock => self.set_clocks(&nodes, 0)?,
             Undo::Corruption(corruption) => {
                 let outcome = self.judge(&nodes[0], corruption).await?;
+                self.tell_damage(family, &nodes[0], &outcome);
                 self.record(family, "stop", &nodes, outcome, Status::Installed);
             }
         }
@@ -319,6 +395,7 @@ impl Nemesis {
         for name in self.cluster.names() {
             self.cluster.resume(name).await;
         }
+        self.tell_latent();
         loop {
             self.take_back_latent()?;
             for name in self.cluster.names() {
@@ -391,6 +468,7 @@ impl Active {
             links: Vec::new(),
             undo,
             outcome: json!({}),
+            before: effect::Before::default(),
         }
     }
 
@@ -403,6 +481,9 @@ impl Active {
 
 /// From the last undo until every node must be ready, on a machine that is busy with them all.
 const HEAL: Duration = Duration::from_secs(90);
+
+/// For all nodes to be ready after a fault, before the next one's turn.
+const BETWEEN: Duration = Duration::from_secs(20);
 
 /// Of a family's first turn, a second or two apart.
 const ATTEMPTS: usize = 12;

@@ -153,12 +153,12 @@ impl Nemesis {
         let pairs = both(&self.between(&nodes, &others(view, &nodes)));
         let value = json!({ "pairs": pairs, "every_ms": FLAP.as_millis() as u64 });
         self.announce(Family::PartitionFlap, "start", &nodes, view, value);
+        let before = self.frames_so_far(&pairs);
         let task = tokio::spawn(flap(self.cluster.rules().clone(), pairs));
-        Ok(Active::new(
-            Family::PartitionFlap,
-            nodes,
-            Undo::Flap(task.abort_handle()),
-        ))
+        Ok(Active {
+            before,
+            ..Active::new(Family::PartitionFlap, nodes, Undo::Flap(task.abort_handle()))
+        })
     }
 
     /// One or several of delay, loss, duplicates and another order; on the links of one node or of all.

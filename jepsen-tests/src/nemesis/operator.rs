@@ -42,6 +42,7 @@ impl Nemesis {
         };
         let pairs = both(&self.between(&nodes, &rest));
         self.active.push(Active {
+            before: self.frames_so_far(&pairs),
             links: pairs.into_iter().map(|(from, to)| (from, to, cut.clone())).collect(),
             ..Active::new(Family::Snapshot, nodes, Undo::Links)
         });

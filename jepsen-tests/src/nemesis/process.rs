@@ -8,6 +8,7 @@ use serde_json::json;
 impl Nemesis {
     /// SIGKILL; now and then the node is started at once, else at the end of the fault.
     pub(super) async fn kill(&mut self, family: Family, view: &View) -> Begun {
+        let first = self.had.insert(family);
         let random = &mut self.random;
         let role = |role| move |random: &mut _| view.one(role, random).map(|node| vec![node]);
         let nodes = match family {
@@ -16,10 +17,12 @@ impl Nemesis {
             Family::KillOwner => role(Role::Owner)(random),
             Family::KillMajority => Some(view.most(random)),
             Family::KillAll => Some(view.nodes.clone()),
+            // The first by construction, so that no run has an election or not by chance.
+            _ if first => role(Role::Leader)(random).or_else(|| view.some(random)),
             _ => view.some(random),
         };
         let nodes = nodes.ok_or(Trouble::Nobody)?;
-        let at_once = random.chance(0.3);
+        let at_once = !first && random.chance(0.3);
         self.announce(family, "start", &nodes, view, json!({ "restarts_at_once": at_once }));
         self.cluster.kill_all(&nodes).await;
         if at_once {

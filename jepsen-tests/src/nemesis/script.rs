@@ -57,6 +57,9 @@ impl Nemesis {
             for node in nodes {
                 self.cluster.pause(node).await;
             }
+            let mut paused = Active::new(family, nodes.to_vec(), Undo::Resume);
+            self.watch(&mut paused);
+            self.active.push(paused);
             return;
         }
         let cut = Rule {
@@ -65,6 +68,7 @@ impl Nemesis {
         };
         let pairs = both(&self.between(nodes, &others(view, nodes)));
         self.active.push(Active {
+            before: self.frames_so_far(&pairs),
             links: pairs.into_iter().map(|(from, to)| (from, to, cut.clone())).collect(),
             // Ended by `back`, or by whoever heals if the script fails.
             ..Active::new(family, nodes.to_vec(), Undo::Links)
@@ -73,6 +77,11 @@ impl Nemesis {
     }
 
     async fn back(&mut self, family: Family, nodes: &[String]) {
+        let of = |active: &&Active| active.family == family && active.nodes == nodes;
+        if let Some(active) = self.active.iter().find(of) {
+            let effect = self.tell_effect(active);
+            self.record(family, "once", nodes, effect, Status::Installed);
+        }
         for node in nodes {
             self.cluster.resume(node).await;
         }

@@ -3,7 +3,7 @@
 use super::Settings;
 use crate::checker::{self, Profile, Validity, Verdict};
 use crate::{history, report};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,8 +14,6 @@ pub(super) fn write_settings(settings: &Settings) {
             .map(|text| text.trim().to_owned())
             .unwrap_or_default()
     };
-    let version = std::process::Command::new(&settings.binary).arg("--version").output();
-    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     let run = json!({
         "date": date(SystemTime::now()),
         "seed": settings.seed,
@@ -23,12 +21,15 @@ pub(super) fn write_settings(settings: &Settings) {
         "nemeses": settings.nemeses,
         "nodes": settings.nodes,
         "seconds": settings.faults.as_secs(),
+        "faults_min": settings.faults_min,
+        "patience": settings.patience,
         "rate": settings.rate,
         "back_end": settings.back_end_name(),
         "bug": settings.bug,
         "lie": settings.lie.map(|(lie, every)| format!("{lie:?}, one in {every}")),
         "harness": env!("CARGO_PKG_VERSION"),
-        "lontra": version.unwrap_or_default(),
+        "lontra": broker_version(&settings.binary),
+        "commit": commit(),
         "profile": settings.profile(),
         "environment": {
             "kernel": read("/proc/sys/kernel/osrelease"),
@@ -37,6 +38,31 @@ pub(super) fn write_settings(settings: &Settings) {
         },
     });
     write(&settings.dir.join("run.json"), &format!("{run:#}\n"));
+}
+
+/// What the binary under test says that it is.
+pub fn broker_version(binary: &Path) -> String {
+    let output = std::process::Command::new(binary).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_default()
+}
+
+/// The commit that the binary is said to be of (`LONTRA_COMMIT`), else that of the tree that is worked in, with a `+` where
+/// it was changed; empty: nobody knows.
+pub fn commit() -> String {
+    if let Ok(told) = std::env::var("LONTRA_COMMIT") {
+        return told;
+    }
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git").args(arguments).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else {
+        return String::new();
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
+    if changed { commit + "+" } else { commit }
 }
 
 /// Reads `history.jsonl`, judges it, writes `results.json` and `report.html`.
@@ -48,12 +74,25 @@ pub fn judge_directory(dir: &Path, profile: &Profile) -> Verdict {
     match history::parse(&text) {
         Ok(events) => {
             let verdict = checker::judge(&events, profile);
-            write(&dir.join("results.json"), &verdict.to_json());
+            write(&dir.join("results.json"), &results(dir, &verdict));
             write(&dir.join("report.html"), &report::render(&events, &verdict));
             verdict
         }
         Err(malformed) => unreadable(profile, malformed.to_string()),
     }
+}
+
+/// The verdict, with what it is a verdict of, as `run.json` has it.
+fn results(dir: &Path, verdict: &Verdict) -> String {
+    let run = std::fs::read_to_string(dir.join("run.json")).unwrap_or_default();
+    let run: Value = serde_json::from_str(&run).unwrap_or_default();
+    let mut results = serde_json::to_value(verdict).expect("a verdict has only JSON's types");
+    for key in ["date", "seed", "lontra", "commit"] {
+        if let Some(value) = run.get(key) {
+            results[key] = value.clone();
+        }
+    }
+    format!("{results:#}\n")
 }
 
 fn unreadable(profile: &Profile, reason: String) -> Verdict {
@@ -104,6 +143,22 @@ pub fn date(at: SystemTime) -> String {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn results_tell_the_broker_and_are_read_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(
+            dir.path().join("run.json"),
+            r#"{"commit":"1234567","lontra":"lontra 1","seed":5}"#,
+        )
+        .expect("a file");
+        std::fs::write(dir.path().join("history.jsonl"), "").expect("a file");
+        judge_directory(dir.path(), &Profile::default());
+        let text = std::fs::read_to_string(dir.path().join("results.json")).expect("results");
+        let value: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((&value["commit"], &value["seed"]), (&json!("1234567"), &json!(5)));
+        assert!(serde_json::from_str::<Verdict>(&text).is_ok() && write_report(dir.path()).is_ok());
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

@@ -12,7 +12,7 @@ mod artefacts;
 mod observer;
 mod settings;
 
-pub use artefacts::{date, judge_directory, write_report};
+pub use artefacts::{broker_version, commit, date, judge_directory, write_report};
 pub use settings::Settings;
 
 use crate::checker::{Validity, Verdict};
@@ -94,7 +94,8 @@ async fn play(settings: &Settings, recorder: &Recorder, lies: &mut u64) -> Resul
         seed: settings.seed,
         environment: settings.environment(),
     };
-    let families: Vec<Family> = settings.nemeses.iter().filter_map(|name| name.parse().ok()).collect();
+    let families = settings.nemeses.iter().map(|name| name.parse());
+    let families: Vec<Family> = families.collect::<Result<_, _>>()?;
     // What cannot be prepared is told as lacking when it is tried.
     nemesis::prepare(&mut spec, &families).or_else(unsupported_is_told_later)?;
     let cluster = Cluster::start(spec, recorder.clone())
@@ -120,10 +121,12 @@ async fn play_on(settings: &Settings, recorder: &Recorder, cluster: &Cluster, li
     let scene = Arc::new(scene);
     let mut tasks = workload::spawn(&settings.workload, &scene, settings.rate, &random.fork("workload"))?;
     let observing = tokio::spawn(observer::observe(cluster.clone(), recorder.clone()));
+    let counting = tokio::spawn(observer::snapshots(cluster.clone(), recorder.clone()));
     let stalling = tokio::spawn(observer::stalls(recorder.clone()));
     let result = phases(settings, cluster, &scene, &mut tasks, &random).await;
     *lies = proxies.iter().map(Proxy::told).sum();
     observing.abort();
+    counting.abort();
     stalling.abort();
     scene.enter(Stage::End);
     tasks.end(Duration::from_secs(3)).await;
@@ -164,7 +167,9 @@ async fn phases(
     let families = settings.nemeses.iter().map(|name| name.parse());
     let families: Vec<Family> = families.collect::<Result<_, _>>()?;
     let random_nemesis = random.fork("nemesis");
-    let mut nemesis = Nemesis::new(cluster.clone(), &families, random_nemesis, recorder.clone());
+    let mut nemesis = Nemesis::new(cluster.clone(), &families, random_nemesis, recorder.clone())
+        .with_enough(settings.faults_min)
+        .with_ending(settings.ending.clone());
     phase(recorder, "faults");
     let faults = match settings.in_turn {
         true => nemesis.run_in_turn(settings.faults).await,

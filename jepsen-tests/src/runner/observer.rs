@@ -36,6 +36,28 @@ pub async fn observe(cluster: Cluster, recorder: Recorder) {
     }
 }
 
+/// Snapshots that nodes have installed. Counters begin again with each process: what it installed must be seen before it
+/// goes. Apart from leaders: a node that stands still answers late. Never ends by itself.
+pub async fn snapshots(cluster: Cluster, recorder: Recorder) {
+    let mut told = std::collections::BTreeMap::new();
+    loop {
+        sleep(SNAPSHOTS_EVERY).await;
+        tell_snapshots(&cluster.counters().await, &mut told, &recorder);
+    }
+}
+
+fn tell_snapshots(counters: &Value, told: &mut std::collections::BTreeMap<String, u64>, recorder: &Recorder) {
+    for (node, value) in counters.as_object().into_iter().flatten() {
+        let installed = value[INSTALLED].as_f64().unwrap_or(0.0) as u64;
+        if told.insert(node.clone(), installed).unwrap_or(0) != installed {
+            recorder.note(
+                "harness",
+                about("snapshots", Some(node), json!({ "snapshots_installed": installed })),
+            );
+        }
+    }
+}
+
 async fn leaders(cluster: &Cluster) -> Value {
     let leaders = cluster.leaders().await.into_iter();
     let groups = leaders.map(|(group, (leader, term))| (group, json!({ "leader": leader, "term": term })));
@@ -46,9 +68,7 @@ async fn leaders(cluster: &Cluster) -> Value {
 pub async fn at_the_end(cluster: &Cluster, recorder: &Recorder) {
     let counters = cluster.counters().await;
     for (node, value) in counters.as_object().into_iter().flatten() {
-        let installed = value["lontra_storage_snapshots_installed_total"]
-            .as_f64()
-            .unwrap_or(0.0);
+        let installed = value[INSTALLED].as_f64().unwrap_or(0.0);
         let snapshots = json!({ "snapshots_installed": installed as u64 });
         recorder.note("harness", about("snapshots", Some(node), snapshots));
         recorder.note("harness", about("counters", Some(node), value.clone()));
@@ -94,6 +114,8 @@ pub fn about(about: &str, node: Option<&str>, value: Value) -> Op {
     }
 }
 
+const INSTALLED: &str = "lontra_storage_snapshots_installed_total";
+const SNAPSHOTS_EVERY: Duration = Duration::from_secs(2);
 const DIGEST_LOOKS: usize = 5;
 const BEAT: Duration = Duration::from_millis(50);
 /// More than a busy machine takes now and then.

@@ -1,6 +1,6 @@
 //! What a run is asked to be.
 
-use crate::checker::Profile;
+use crate::checker::{Profile, Requirement};
 use crate::cluster::{BackEnd, REPLICATION_FACTOR};
 use crate::proxy::Lie;
 use crate::workload;
@@ -19,7 +19,14 @@ pub struct Settings {
     /// Of each shard; none: on all nodes. With fewer, nodes follow shards that they have no replica of.
     pub replicas: Option<usize>,
     pub baseline: Duration,
+    /// How long faults are done; with `faults_min`, at most.
     pub faults: Duration,
+    /// Ends with so many faults; fewer are too few.
+    pub faults_min: Option<u64>,
+    /// Turns true when the run is to come to its end in order, before its time.
+    pub ending: Option<tokio::sync::watch::Receiver<bool>>,
+    /// What limits of time are multiplied with: more than 1 where others share the machine.
+    pub patience: f64,
     pub seed: u64,
     /// Messages a second, in total.
     pub rate: u32,
@@ -44,6 +51,9 @@ impl Settings {
             replicas: None,
             baseline: Duration::from_secs(3),
             faults: Duration::from_secs(20),
+            faults_min: None,
+            ending: None,
+            patience: 1.0,
             seed: 1,
             rate: 300,
             back_end: BackEnd::Plain,
@@ -64,7 +74,26 @@ impl Settings {
 
     /// What its verdict needs.
     pub fn profile(&self) -> Profile {
-        workload::profile(&self.workload, &self.nemeses, self.faults)
+        // A run that ends with its last fault may do so in a part of its time.
+        let least = match self.faults_min {
+            Some(_) => self.faults / 4,
+            None => self.faults,
+        };
+        let mut profile = workload::profile(&self.workload, &self.nemeses, least);
+        let at_least = self.faults_min.into_iter();
+        profile
+            .coverage
+            .extend(at_least.map(|at_least| Requirement::Faults { family: None, at_least }));
+        let limits = &mut profile.limits;
+        for limit in [
+            &mut limits.heal,
+            &mut limits.back,
+            &mut limits.recovery,
+            &mut limits.will,
+        ] {
+            *limit = limit.map(|seconds| seconds * self.patience);
+        }
+        profile
     }
 
     pub fn back_end_name(&self) -> &'static str {

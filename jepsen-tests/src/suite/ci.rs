@@ -29,16 +29,22 @@ pub const QUICK: [Cell; 1] = [("queue", &["kill"], 8, 3, false)];
 /// Those that show themselves in a few seconds on any back end.
 pub const MUTANTS: [&str; 3] = ["no_takeover_fence", "suback_before_commit", "ack_before_commit"];
 
+/// P10's five seconds are those of a machine that runs a cluster, not of one whose two cores also compile: the matrix and
+/// runs of one's own judge them as they are.
+const PATIENCE: f64 = 2.0;
+
 /// Whether all passed.
 pub async fn ci(common: &Common, quick: bool) -> bool {
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let cells: &[Cell] = if quick { &QUICK } else { &FULL };
     for (workload, families, seconds, nodes, needs_root) in cells {
         let mut settings = common.settings(workload, families, *seconds);
         settings.nodes = *nodes;
+        settings.patience = PATIENCE;
         settings.dir = common.dir.join(settings.cell());
         if *needs_root && common.back_end != BackEnd::Root {
-            println!("{}: skipped, it needs the root back end", settings.cell());
+            println!("{}: SKIPPED, it needs the root back end", settings.cell());
+            skipped += 1;
             continue;
         }
         let finished = run(settings).await;
@@ -57,8 +63,17 @@ pub async fn ci(common: &Common, quick: bool) -> bool {
             };
             for name in mutants {
                 match mutants::hunt(&common, name).await {
-                    Some(caught) if caught.is_caught() => passed += 1,
-                    _ => failed += 1,
+                    Ok(hunt) => {
+                        println!("{}", hunt.row("-"));
+                        match hunt.is_caught() {
+                            true => passed += 1,
+                            false => failed += 1,
+                        }
+                    }
+                    Err(reason) => {
+                        println!("{name}: {reason}");
+                        failed += 1;
+                    }
                 }
             }
         }
@@ -67,6 +82,6 @@ pub async fn ci(common: &Common, quick: bool) -> bool {
             failed += mutants.len();
         }
     }
-    println!("{passed} passed, {failed} failed");
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
     failed == 0
 }

@@ -38,18 +38,70 @@ pub fn cells() -> Vec<Cell> {
 
 /// Runs those of `cells` that have no result yet, prints the table; whether all that have one are valid.
 pub async fn matrix(common: &Common, cells: &[Cell], seconds: u64) -> bool {
+    let mut skipped = Vec::new();
     for cell in cells {
-        run_cell(common, cell, seconds).await;
+        if let Err(reason) = run_cell(common, cell, seconds).await {
+            println!("{cell}: SKIPPED: {reason}");
+            skipped.push(cell);
+        }
     }
     let rows = results::rows(&common.dir);
     println!("{}", results::table(&rows));
-    rows.iter().all(|row| row.result == "valid")
+    let now = crate::runner::commit();
+    let older = rows.iter().filter(|row| row.commit != now).count();
+    if older > 0 {
+        println!("{older} of {} rows are of another commit than {now:?}", rows.len());
+    }
+    for cell in &skipped {
+        println!("skipped: {cell}");
+    }
+    skipped.is_empty() && rows.iter().all(|row| row.result == "valid")
 }
 
-async fn run_cell(common: &Common, cell: &Cell, seconds: u64) {
-    let lacks = |known: Family| known.lacks(common.back_end == BackEnd::Root, cell.nodes).is_some();
-    if cell.family.parse().is_ok_and(lacks) {
-        return;
+/// Those of `cells` that were asked for.
+///
+/// # Errors
+/// A name that no cell has: it was to be run, and would not be.
+pub fn chosen(
+    mut cells: Vec<Cell>,
+    workloads: &[String],
+    families: &[String],
+    nodes: &[usize],
+) -> Result<Vec<Cell>, String> {
+    let unknown = |kind: &str, names: &[String], known: &dyn Fn(&Cell, &str) -> bool| {
+        let missing = names.iter().find(|name| !cells.iter().any(|cell| known(cell, name)));
+        missing.map_or(Ok(()), |name| {
+            Err(format!("no cell of the matrix has the {kind} `{name}`"))
+        })
+    };
+    unknown("workload", workloads, &|cell, name| cell.workload == name)?;
+    unknown("fault", families, &|cell, name| cell.family == name)?;
+    if let Some(count) = nodes
+        .iter()
+        .find(|count| !cells.iter().any(|cell| cell.nodes == **count))
+    {
+        return Err(format!("no cell of the matrix has {count} nodes"));
+    }
+    let wanted = |of: &[String], name: &str| of.is_empty() || of.iter().any(|wanted| wanted == name);
+    cells.retain(|cell| {
+        wanted(workloads, cell.workload)
+            && wanted(families, cell.family)
+            && (nodes.is_empty() || nodes.contains(&cell.nodes))
+    });
+    match cells.is_empty() {
+        true => Err("no cell of the matrix has all of that".into()),
+        false => Ok(cells),
+    }
+}
+
+/// # Errors
+/// Why the cell cannot be run here.
+async fn run_cell(common: &Common, cell: &Cell, seconds: u64) -> Result<(), String> {
+    if cell.family != "none" {
+        let family: Family = cell.family.parse()?;
+        if let Some(reason) = family.lacks(common.back_end == BackEnd::Root, cell.nodes) {
+            return Err(reason.into());
+        }
     }
     let families: &[&str] = if cell.family == "none" { &[] } else { &[cell.family] };
     let mut settings = common.settings(cell.workload, families, seconds);
@@ -57,8 +109,10 @@ async fn run_cell(common: &Common, cell: &Cell, seconds: u64) {
     settings.replicas = cell.replicas;
     settings.dir = common.dir.join(settings.cell());
     let result = settings.dir.join("cell.json");
-    if result.exists() {
-        return;
+    // One that was cut off in the middle of being written is none.
+    let text = std::fs::read_to_string(&result).unwrap_or_default();
+    if serde_json::from_str::<Row>(&text).is_ok() {
+        return Ok(());
     }
     // What an interrupted run left.
     std::fs::remove_dir_all(&settings.dir).ok();
@@ -71,6 +125,14 @@ async fn run_cell(common: &Common, cell: &Cell, seconds: u64) {
         // A valid cell is told by its numbers; its data would fill the disk.
         std::fs::remove_dir_all(finished.settings.dir.join("cluster")).ok();
         std::fs::remove_file(finished.settings.dir.join("history.jsonl")).ok();
+    }
+    Ok(())
+}
+
+impl std::fmt::Display for Cell {
+    fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(to, "{} × {} on {}", self.workload, self.family, self.nodes)?;
+        self.replicas.map_or(Ok(()), |count| write!(to, " ({count} replicas)"))
     }
 }
 
@@ -146,7 +208,7 @@ const FIVE: [&str; 6] = [
     "pause-kill",
 ];
 /// With five nodes and three replicas.
-const FOLLOWED: [(&str, &str); 10] = [
+const FOLLOWED: [(&str, &str); 14] = [
     ("queue", "kill"),
     ("register", "kill"),
     ("queue", "partition-isolate"),
@@ -157,6 +219,10 @@ const FOLLOWED: [(&str, &str); 10] = [
     ("will", "kill"),
     ("queue", "snapshot"),
     ("register", "pause"),
+    ("queue", "power-all"),
+    ("queue", "flip-kill"),
+    ("flow", "kill"),
+    ("subbar", "partition-isolate"),
 ];
 
 #[cfg(test)]
@@ -166,9 +232,27 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
+    fn what_no_cell_has_is_an_error_not_an_empty_matrix() {
+        let names = |name: &str| vec![name.to_owned()];
+        let chosen = |workloads: &[String], families: &[String], nodes: &[usize]| {
+            super::chosen(cells(), workloads, families, nodes)
+        };
+        assert!(chosen(&names("queues"), &[], &[]).is_err());
+        assert!(chosen(&[], &names("killl"), &[]).is_err());
+        assert!(chosen(&[], &[], &[4]).is_err());
+        assert!(
+            chosen(&names("flow"), &names("flip-wal"), &[]).is_err(),
+            "each is known, not both together"
+        );
+        let some = chosen(&names("will"), &names("pause"), &[3]).expect("a cell");
+        assert_eq!(some.len(), 1, "{some:?}");
+        assert_eq!(chosen(&[], &[], &[]).expect("all"), cells());
+    }
+
+    #[test]
     fn the_matrix_is_affordable_and_its_cells_are_there_once() {
         let cells = cells();
-        assert!(cells.len() <= 100, "{}", cells.len());
+        assert!(cells.len() <= 110, "{}", cells.len());
         let mut names = BTreeSet::new();
         for cell in &cells {
             assert!(workload::NAMES.contains(&cell.workload), "{cell:?}");

@@ -2,7 +2,7 @@
 
 use super::matrix::Cell;
 use super::numbers;
-use crate::runner::{Finished, date};
+use crate::runner::{Finished, broker_version, commit, date};
 use crate::workload;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -19,6 +19,11 @@ pub struct Row {
     pub nodes: String,
     pub date: String,
     pub seed: u64,
+    /// Of the broker, and of the tree that it was built from; empty in rows of harnesses that did not tell.
+    #[serde(default)]
+    pub lontra: String,
+    #[serde(default)]
+    pub commit: String,
     pub result: String,
     pub seconds: u64,
     pub classes: Vec<String>,
@@ -30,22 +35,32 @@ pub struct Row {
 impl Row {
     pub fn new(finished: &Finished, cell: &Cell) -> Row {
         let verdict = &finished.verdict;
-        let replicas = cell
-            .replicas
-            .map_or(String::new(), |count| format!(" ({count} replicas)"));
         Row {
             cell: finished.settings.cell(),
             workload: cell.workload.into(),
             family: cell.family.into(),
-            nodes: format!("{}{replicas}", cell.nodes),
+            nodes: Row::nodes_of(cell),
             date: date(SystemTime::now()),
             seed: finished.settings.seed,
+            lontra: broker_version(&finished.settings.binary),
+            commit: commit(),
             result: finished.word().into(),
             seconds: finished.took.as_secs(),
             classes: verdict.classes().into_iter().map(Into::into).collect(),
             unknown: finished.failure.clone().or(verdict.unknown.first().cloned()),
             numbers: numbers(finished),
         }
+    }
+
+    fn nodes_of(cell: &Cell) -> String {
+        let replicas = cell
+            .replicas
+            .map_or(String::new(), |count| format!(" ({count} replicas)"));
+        format!("{}{replicas}", cell.nodes)
+    }
+
+    fn is_of(&self, cell: &Cell) -> bool {
+        self.workload == cell.workload && self.family == cell.family && self.nodes == Row::nodes_of(cell)
     }
 
     fn told(&self) -> String {
@@ -68,8 +83,7 @@ pub fn rows(dir: &Path) -> Vec<Row> {
 }
 
 pub fn table(rows: &[Row]) -> String {
-    let head =
-        "| workload | fault | nodes | date | seed | result | s | numbers |\n|---|---|---|---|---:|---|---:|---|\n";
+    let head = "| workload | fault | nodes | date | commit | seed | result | s | numbers |\n|---|---|---|---|---|---:|---|---:|---|\n";
     let lines = rows.iter().map(|row| {
         let told = row.told();
         let Row {
@@ -78,11 +92,12 @@ pub fn table(rows: &[Row]) -> String {
             nodes,
             date,
             seed,
+            commit,
             seconds,
             numbers,
             ..
         } = row;
-        format!("| {workload} | {family} | {nodes} | {date} | {seed} | {told} | {seconds} | {numbers} |\n")
+        format!("| {workload} | {family} | {nodes} | {date} | {commit} | {seed} | {told} | {seconds} | {numbers} |\n")
     });
     head.to_owned() + &lines.collect::<String>()
 }
@@ -119,10 +134,18 @@ fn checks(row: &Row, promise: &str) -> bool {
 pub fn page(dir: &Path) -> String {
     let rows = rows(dir);
     let valid = rows.iter().filter(|row| row.result == "valid").count();
+    let known = super::matrix::cells();
+    let missing = known.iter().filter(|cell| !rows.iter().any(|row| row.is_of(cell)));
+    let missing: Vec<String> = missing.map(ToString::to_string).collect();
+    let missing = match missing.is_empty() {
+        true => String::new(),
+        false => format!(" Without a result: {}.", missing.join(", ")),
+    };
     format!(
-        "# The last results of the matrix\n\nWritten by `lontra-jepsen results DIR`, not by hand. {} cells have a result, {valid} of them are valid. How \
+        "# The last results of the matrix\n\nWritten by `lontra-jepsen results DIR`, not by hand. {} of {} cells have a result, {valid} of them are valid.{missing} How \
          they are run, and what *unknown* means: [jepsen.md](jepsen.md).\n\n## By promise\n\n{}\n## By cell\n\n{}",
         rows.len(),
+        known.len(),
         promises(&rows),
         table(&rows)
     )

@@ -79,6 +79,13 @@ fn of_family(family: &str) -> Vec<Requirement> {
         family: Some(family.into()),
         at_least: 1,
     }];
+    if demands_effect(family) {
+        // What was begun and did nothing proves nothing (`nemesis/effect.rs`).
+        needed.push(Requirement::Observed {
+            about: format!("effect {family}"),
+            at_least: 1,
+        });
+    }
     if family.starts_with("power") {
         needed.push(Requirement::UnsyncedBytesLost { at_least: 1 });
     }
@@ -99,4 +106,44 @@ fn of_family(family: &str) -> Vec<Requirement> {
         at_least: 1,
     }));
     needed
+}
+
+/// Faults whose effect is measured. Clients that are cut off are not among them: the back end `plain` cannot count that.
+fn demands_effect(family: &str) -> bool {
+    let kinds = [
+        "partition-",
+        "pause",
+        "part-kill",
+        "packet",
+        "slow-",
+        "flip-",
+        "truncate-",
+    ];
+    let others = ["cpu-limit", "memory-limit", "old-snapshot", "fsync-error", "full-disk"];
+    family != "partition-clients" && (kinds.iter().any(|kind| family.starts_with(kind)) || others.contains(&family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_did_nothing_covers_nothing() {
+        let demanded: Vec<&str> = Family::ALL
+            .iter()
+            .map(|family| family.name())
+            .filter(|family| demands_effect(family))
+            .collect();
+        for family in [
+            "pause-kill",
+            "partition-stall",
+            "slow-disk",
+            "memory-limit",
+            "flip-snapshot",
+            "truncate-sst",
+        ] {
+            assert!(demanded.contains(&family), "{family}");
+        }
+        assert!(!demanded.contains(&"partition-clients") && !demanded.contains(&"kill"));
+    }
 }

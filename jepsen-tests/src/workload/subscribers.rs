@@ -2,7 +2,7 @@
 //! owed.
 //!
 //!     connect ──Session Present 0──▶ subscribe ──▶ read … leave, cut, be taken over, crash ──▶ connect elsewhere
-//!     Drain: a random node; until every acknowledged message that matches was seen, or silence
+//!     Drain: another node; until every acknowledged message that matches was seen, or silence
 
 use super::publishers::{Plan, finish, one};
 use super::{Part, matches};
@@ -179,8 +179,17 @@ async fn subscribe_missing(client: &mut Client, filters: &[Filter], subscribed: 
 
 /// The last two stages: reads what is owed at a random node, and once more after the final operations.
 pub async fn drain(part: &mut Part, habits: &Habits, subscribed: &mut BTreeSet<String>) {
+    let last = part.client.node().map(str::to_owned);
     part.client.disconnect(0, None).await;
     part.client.acknowledge_withheld();
+    if let Some(last) = last {
+        // Elsewhere first: whether a run has sessions that moved is not left to chance.
+        let others: Vec<String> = part.scene.names().into_iter().filter(|node| *node != last).collect();
+        if !others.is_empty() {
+            let node = part.client.random.pick(&others).clone();
+            part.client.connect(&node, &habits.options).await;
+        }
+    }
     read_owed(part, habits, subscribed, Stage::Final, Duration::from_secs(60)).await;
     part.drained();
     while part.scene.stage() < Stage::Final {
