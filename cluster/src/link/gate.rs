@@ -102,7 +102,9 @@ mod tests {
     fn one_address_leaves_room_for_the_others_and_many_must_show_that_they_are_there() {
         let gate = Arc::new(Gate::default());
         let knock = |address: &str, is_proven| gate.knock(address.parse().unwrap(), is_proven);
-        let mut places: Vec<Place> = (0..UNPROVEN_MAX).filter_map(|_| enter(&gate, "10.0.0.1", false)).collect();
+        let mut places: Vec<Place> = (0..UNPROVEN_MAX)
+            .filter_map(|_| enter(&gate, "10.0.0.1", false))
+            .collect();
         assert_eq!(places.len(), UNPROVEN_MAX);
         assert!(matches!(knock("10.0.0.2", false), Knock::Retry), "whoever it is");
         places.extend((UNPROVEN_MAX..OF_ADDRESS_MAX).filter_map(|_| enter(&gate, "::ffff:10.0.0.1", true)));

@@ -31,6 +31,7 @@ mod connect;
 mod error;
 mod forward;
 pub mod frame;
+mod gate;
 mod handshake;
 pub mod issue;
 mod metrics;
