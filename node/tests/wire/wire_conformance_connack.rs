@@ -111,7 +111,7 @@ async fn what_no_policy_grants_is_told_in_connack_and_refused_with_its_reason() 
         let is_v5 = version == Version::V5;
         let will = |qos, retain| Will {
             retain,
-            ..Will::new("b", "x", qos)
+            ..Will::new("w", "x", qos)
         };
         for (will, code, reason) in [
             (will(2, false), QOS_NOT_SUPPORTED, reasons[0]),
