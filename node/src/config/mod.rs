@@ -220,6 +220,17 @@ pub struct Mqtt {
     /// Levels of a Topic Name or Topic Filter. Default 128; bounds 1 to 32768. More: matching such a topic takes
     /// longer.
     pub topic_levels_max: u16,
+
+    /// Whether filters may have `+` and `#`, told as Wildcard Subscription Available. Default true. False: such a filter is
+    /// refused in SUBACK (0xA2; 3.x: 0x80), and no client can make each message come to it.
+    pub wildcard_subscriptions: bool,
+
+    /// Whether `$share/` and `$queue/` may be subscribed to, told as Shared Subscription Available. Default true. False: 0x9E.
+    pub shared_subscriptions: bool,
+
+    /// Whether SUBSCRIBE may have a Subscription Identifier, told as Subscription Identifiers Available. Default true. False:
+    /// 0xA1.
+    pub subscription_identifiers: bool,
 }
 
 /// `[queue]`: what waits for a persistent session whose client is away. Each limit holds per session and shard, within
@@ -450,6 +461,9 @@ impl Default for Mqtt {
             outbox_wait_max: Duration::from_secs(1),
             connections_max: 10_000,
             topic_levels_max: 128,
+            wildcard_subscriptions: true,
+            shared_subscriptions: true,
+            subscription_identifiers: true,
         }
     }
 }

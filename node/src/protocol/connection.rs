@@ -382,7 +382,11 @@ impl Connection {
         let (mut subscriptions, mut reasons) = (Vec::new(), Vec::new());
         for filter in subscribe.filters {
             let exclusive = is_exclusive(&filter.filter);
-            let mounted = filter.valid.and_then(|()| self.in_cluster(filter.filter));
+            let has_identifier = subscribe.subscription_identifier.is_some();
+            let available = filter
+                .valid
+                .and_then(|()| self.policy.available.takes(&filter.filter, has_identifier));
+            let mounted = available.and_then(|()| self.in_cluster(filter.filter));
             let mounted = mounted.and_then(|filter| match exclusive && is_shared(&filter) {
                 // A rule has made it so.
                 true => Err(ReasonCode::TOPIC_FILTER_INVALID),

@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 
 use bytes::Bytes;
 
+use super::codec::topic_grammar::{canonical, is_shared};
 use super::codec::{ConnAck, ConnAckProperties, Connect, QoS, ReasonCode, Will};
 use super::delayed::is_delayed;
 use super::mountpoint::Mountpoint;
@@ -14,6 +15,47 @@ use crate::auth::identity::Identity;
 use crate::auth::scram::METHOD;
 use crate::auth::secret::Secret;
 use crate::sys::is_sys;
+
+/// Subscriptions that the operator lets clients have. What is not is told in CONNACK, and refused filter by filter in SUBACK: the
+/// standard has a code for it there too, and the others of the packet are good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Available {
+    pub wildcards: bool,
+    pub shared: bool,
+    pub identifiers: bool,
+}
+
+impl Default for Available {
+    fn default() -> Self {
+        Available::ALL
+    }
+}
+
+impl Available {
+    pub const ALL: Available = Available {
+        wildcards: true,
+        shared: true,
+        identifiers: true,
+    };
+
+    /// # Errors
+    /// The reason code in SUBACK.
+    pub fn takes(self, filter: &str, has_identifier: bool) -> Result<(), ReasonCode> {
+        if self == Available::ALL {
+            return Ok(());
+        }
+        if !self.identifiers && has_identifier {
+            return Err(ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED);
+        }
+        if !self.shared && is_shared(&canonical(filter.to_owned())) {
+            return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+        }
+        match !self.wildcards && filter.contains(['+', '#']) {
+            true => Err(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED),
+            false => Ok(()),
+        }
+    }
+}
 
 /// What the configuration says of every client.
 #[derive(Clone, Debug)]
@@ -29,6 +71,7 @@ pub struct Policy {
     /// Of the listener.
     pub mountpoint: Mountpoint,
     pub topic_rules: TopicRules,
+    pub available: Available,
     /// Whether clients may prove who they are by SCRAM-SHA-256.
     pub scram: bool,
 }
@@ -133,7 +176,7 @@ pub fn accept(
 }
 
 /// The CONNACK of a session: what was granted. What is absent is available: QoS 2 and retained messages, unless no rule of
-/// `[topics]` grants them anywhere; wildcards, subscription identifiers, shared subscriptions.
+/// `[topics]` grants them anywhere; wildcards, subscription identifiers, shared subscriptions, unless they are switched off.
 pub fn connack(accepted: &Accepted, session_present: bool, policy: &Policy) -> ConnAck {
     let offered = policy.topic_rules.offered();
     ConnAck {
@@ -144,6 +187,9 @@ pub fn connack(accepted: &Accepted, session_present: bool, policy: &Policy) -> C
             receive_maximum: Some(policy.receive_maximum),
             maximum_qos: (offered.qos_max != QoS::ExactlyOnce).then_some(offered.qos_max), // [MQTT-3.2.2-9]
             retain_available: (!offered.retain).then_some(false),
+            wildcard_subscription_available: (!policy.available.wildcards).then_some(false),
+            subscription_identifiers_available: (!policy.available.identifiers).then_some(false),
+            shared_subscription_available: (!policy.available.shared).then_some(false),
             topic_alias_maximum: (policy.topic_alias_max > 0).then_some(policy.topic_alias_max),
             maximum_packet_size: Some(policy.packet_size_max),
             assigned_client_identifier: accepted.assigned.then(|| accepted.client_id.to_string()),
@@ -191,6 +237,7 @@ mod tests {
             outbox_messages_max: 100,
             mountpoint: Mountpoint::default(),
             topic_rules: TopicRules::default(),
+            available: Available::ALL,
             scram: true,
         }
     }

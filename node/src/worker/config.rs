@@ -15,7 +15,7 @@ use crate::config::{Config, ListenerKind, Network, WebOrigin, seconds_unless_non
 use crate::gateway::tls::load::{self, TlsFileError};
 use crate::limits::{Guard, Protection};
 use crate::protocol::codec::Limits;
-use crate::protocol::handshake::Policy;
+use crate::protocol::handshake::{Available, Policy};
 use crate::protocol::mountpoint::Mountpoint;
 use crate::protocol::topic_rules::TopicRules;
 
@@ -143,6 +143,11 @@ fn listener_config(
             outbox_messages_max: mqtt.outbox_messages_max as usize,
             mountpoint: Mountpoint::new(&listener.mountpoint),
             topic_rules: topic_rules.clone(),
+            available: Available {
+                wildcards: mqtt.wildcard_subscriptions,
+                shared: mqtt.shared_subscriptions,
+                identifiers: mqtt.subscription_identifiers,
+            },
             scram: auth.offers_scram(),
         }),
         limits,

@@ -146,6 +146,7 @@ impl Run {
             outbox_messages_max: 4,
             mountpoint: Mountpoint::default(),
             topic_rules: Default::default(),
+            available: Default::default(),
             scram: true,
         };
         Run {

@@ -5,8 +5,9 @@ use crate::support::auth::{Guarded, connack};
 use crate::support::client::Client;
 use crate::support::cluster::free_ports;
 use crate::support::codec::{
-    self, Connect, MAXIMUM_PACKET_SIZE, MAXIMUM_QOS, Packet, Publish, RECEIVE_MAXIMUM, RETAIN_AVAILABLE,
-    SERVER_KEEP_ALIVE, SESSION_EXPIRY_INTERVAL, TOPIC_ALIAS_MAXIMUM, VERSIONS, Value, Version, Will,
+    self, Connect, MAXIMUM_PACKET_SIZE, MAXIMUM_QOS, Packet, Property, Publish, RECEIVE_MAXIMUM, RETAIN_AVAILABLE,
+    SERVER_KEEP_ALIVE, SESSION_EXPIRY_INTERVAL, SUBSCRIPTION_IDENTIFIER, TOPIC_ALIAS_MAXIMUM, VERSIONS, Value, Version,
+    Will,
 };
 use crate::support::{SOON, eventually};
 
@@ -110,7 +111,7 @@ async fn what_no_policy_grants_is_told_in_connack_and_refused_with_its_reason() 
         let is_v5 = version == Version::V5;
         let will = |qos, retain| Will {
             retain,
-            ..Will::new("b", "x", qos)
+            ..Will::new("w", "x", qos)
         };
         for (will, code, reason) in [
             (will(2, false), QOS_NOT_SUPPORTED, reasons[0]),
@@ -159,21 +160,74 @@ async fn a_topic_or_filter_that_a_rule_spoils_is_refused_alone() {
     let unsubscribed = client.unsubscribe(&["bad", "good", "none"]).await;
     assert_eq!(unsubscribed, [TOPIC_FILTER_INVALID, 0x00, 0x11]);
     assert_eq!(client.unsubscribe(&["bad"]).await, [TOPIC_FILTER_INVALID]);
-    let pid = client.next_pid();
-    let subscribe = codec::subscribe(Version::V5, pid, &[("bad", 1), ("good", 1)]);
-    client.send(&subscribe).await.expect("SUBSCRIBE");
-    let codes = client
-        .wait_for("SUBACK", |packet| match packet {
-            Packet::Suback { codes, .. } => Some(codes.clone()),
-            _ => None,
-        })
-        .await;
+    let codes = suback(&mut client, &[], &[("bad", 1), ("good", 1)]).await;
     assert_eq!(codes, [TOPIC_FILTER_INVALID, 1]);
     let reason = "reason=\"topic filter invalid\"";
     assert_eq!(guarded.counted("lontra_subscriptions_refused_total", reason).await, 3.0);
     let reason = "reason=\"topic name invalid\"";
     assert_eq!(guarded.counted("lontra_publishes_refused_total", reason).await, 2.0);
     guarded.cluster.assert_no_panic();
+}
+
+#[tokio::test]
+async fn filters_that_the_operator_does_not_let_clients_have_are_refused_alone() {
+    let settings = [
+        ("mqtt.wildcard_subscriptions", "false"),
+        ("mqtt.shared_subscriptions", "false"),
+        ("mqtt.subscription_identifiers", "false"),
+    ];
+    let guarded = Guarded::start(1, &[], &settings).await;
+    let connect = Connect::clean(Version::V5, "available");
+    let (_, told) = Client::try_connect(guarded.at(), &connect, SOON)
+        .await
+        .expect("CONNACK");
+    assert_eq!(
+        AVAILABLE.map(|id| told.property(id).cloned()),
+        [(); 3].map(|()| Some(Value::Byte(0)))
+    );
+    let filters = [("a/+", 1), ("#", 0), ("$share/g/a", 1), ("$queue/a", 0), ("a", 1)];
+    for (version, expected) in [
+        (Version::V5, [0xa2, 0xa2, 0x9e, 0x9e, 1]),
+        (Version::V311, [0x80, 0x80, 0x80, 0x80, 1]),
+    ] {
+        let mut client = Client::open(guarded.at(), version, "subscribes").await;
+        assert_eq!(suback(&mut client, &[], &filters).await, expected, "{version:?}");
+        client.publish("a", "heard", 1).await;
+        assert_eq!(client.message().await.text(), "heard");
+        if version == Version::V5 {
+            let identified = [Property(SUBSCRIPTION_IDENTIFIER, Value::Var(7))];
+            assert_eq!(
+                suback(&mut client, &identified, &[("b", 1), ("c", 0)]).await,
+                [0xa1, 0xa1]
+            );
+        }
+    }
+    for (reason, count) in [
+        ("wildcard subscriptions not supported", 4.0),
+        ("shared subscriptions not supported", 4.0),
+        ("subscription identifiers not supported", 2.0),
+    ] {
+        let label = format!("reason=\"{reason}\"");
+        assert_eq!(
+            guarded.counted("lontra_subscriptions_refused_total", &label).await,
+            count,
+            "{reason}"
+        );
+    }
+    guarded.cluster.assert_no_panic();
+}
+
+/// The codes of SUBACK.
+async fn suback(client: &mut Client, properties: &[Property], filters: &[(&str, u8)]) -> Vec<u8> {
+    let pid = client.next_pid();
+    let subscribe = codec::subscribe_with(client.version, pid, properties, filters);
+    client.send(&subscribe).await.expect("SUBSCRIBE");
+    client
+        .wait_for("SUBACK", |packet| match packet {
+            Packet::Suback { pid: answered, codes } if *answered == pid => Some(codes.clone()),
+            _ => None,
+        })
+        .await
 }
 
 #[tokio::test]

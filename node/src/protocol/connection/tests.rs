@@ -29,6 +29,7 @@ fn policy() -> Policy {
         outbox_messages_max: 10,
         mountpoint: Mountpoint::default(),
         topic_rules: Default::default(),
+        available: Default::default(),
         scram: true,
     }
 }
