@@ -49,7 +49,7 @@ impl Limit {
         Limit::NodeBytes,
         Limit::PublishesWaiting,
     ];
-    const REFUSING: [Limit; 14] = [
+    const REFUSING: [Limit; 15] = [
         Limit::AddressConnectionRate,
         Limit::AddressConnections,
         Limit::FailedLogins,

@@ -187,7 +187,7 @@ fn authorize(worker: &Rc<Worker>, client: &Rc<Client>, mut message: Message, pac
 }
 
 /// CONNACK said that there is no such QoS, or no RETAIN. 3.x was not told. [MQTT-3.2.2-11] [MQTT-3.2.2-14]
-fn not_offered(worker: &Worker, client: &Client, token: u64, reason: ReasonCode) {
+fn not_offered(worker: &Rc<Worker>, client: &Rc<Client>, token: u64, reason: ReasonCode) {
     let is_v5 = client.connection.borrow().version().is_some_and(Version::is_v5);
     if !is_v5 {
         return decide(worker, client, token, reason);
