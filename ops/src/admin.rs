@@ -185,17 +185,19 @@ pub(crate) fn routes() -> Router<Shown> {
         )
         .route(
             "/api/v1/groups/{group}/digest",
-            get(async |State(shown): State<Shown>, Path(group)| answer(shown.probe.digest(group)).await),
+            get(async |State(shown): State<Shown>, Path(group)| scan(&shown, || shown.probe.digest(group)).await),
         )
         .route(
             "/api/v1/groups/{group}/keys",
-            get(async |State(shown): State<Shown>, Path(group)| answer(shown.probe.keys(group)).await),
+            get(async |State(shown): State<Shown>, Path(group)| scan(&shown, || shown.probe.keys(group)).await),
         )
         .route("/api/v1/groups/{group}/snapshot", post(snapshot))
         .route("/api/v1/groups/{group}/leader", post(transfer))
         .route(
             "/api/v1/sessions/{client_id}/pending",
-            get(async |State(shown): State<Shown>, Path(client_id)| answer(shown.probe.pending(client_id)).await),
+            get(async |State(shown): State<Shown>, Path(client_id)| {
+                scan(&shown, || shown.probe.pending(client_id)).await
+            }),
         )
         .merge(access_routes())
 }
@@ -294,6 +296,14 @@ async fn transfer(State(shown): State<Shown>, Path(group): Path<String>, body: B
         None => Refusal::BadRequest(r#"the body must name the new leader's node, as in {"to": 2}"#.to_owned())
             .into_response(),
     }
+}
+
+/// What reads many rows: a few at a time, so that whoever may only read takes no more of the disk than that. Those that wait are
+/// bounded by the places of the port.
+async fn scan(shown: &Shown, ask: impl FnOnce() -> Answer) -> Response {
+    // Never closed.
+    let _place = shown.scans.acquire().await;
+    answer(ask()).await
 }
 
 async fn answer(answer: Answer) -> Response {

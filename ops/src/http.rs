@@ -27,7 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounterVec, Opts, Registry};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tower_service::Service;
 
@@ -114,6 +114,7 @@ impl HttpServer {
             probe,
             audit,
             denied: denied.clone(),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
         });
         let (stop, stopped) = watch::channel(false);
         let (places, mut connections) = (Arc::new(Places::default()), JoinSet::new());
@@ -204,6 +205,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 const HEAD_MAX: Duration = Duration::from_secs(10);
 /// What is being answered when the node stops.
 const STOP_MAX: Duration = Duration::from_secs(10);
+/// Requests that read many rows, at once.
+const SCANS_MAX: usize = 4;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Counts of requests and connections that were turned away.
@@ -247,6 +250,7 @@ pub(crate) struct Shown {
     pub(crate) probe: Arc<dyn Probe>,
     pub(crate) audit: Audit,
     pub(crate) denied: Refusals,
+    pub(crate) scans: Arc<Semaphore>,
 }
 
 fn router(shown: Shown) -> Router {
@@ -298,14 +302,14 @@ mod tests {
     use crate::admin::{AccessRequest, Answer, Refusal};
     use crate::guard::{Caller, Known, Role};
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
 
     #[derive(Default)]
-    struct Node(Mutex<Readiness>, AtomicBool);
+    struct Node(Mutex<Readiness>, AtomicBool, Arc<(AtomicUsize, AtomicUsize)>);
 
     impl Probe for Node {
         fn ready(&self) -> Readiness {
@@ -331,6 +335,19 @@ mod tests {
         }
 
         fn digest(&self, group: String) -> Answer {
+            let scans = self.2.clone();
+            let now = scans.0.fetch_add(1, Ordering::SeqCst) + 1;
+            scans.1.fetch_max(now, Ordering::SeqCst);
+            if group == "slow" {
+                return Box::pin(async move {
+                    for _ in 0..100 {
+                        tokio::task::yield_now().await;
+                    }
+                    scans.0.fetch_sub(1, Ordering::SeqCst);
+                    Ok(json!({}))
+                });
+            }
+            scans.0.fetch_sub(1, Ordering::SeqCst);
             ready(match &*group {
                 "meta" => Ok(json!({ "applied": 5 })),
                 _ => Err(Refusal::NotFound("no such group".to_owned())),
@@ -732,6 +749,23 @@ mod tests {
         let metrics = fetch(running.address, "/metrics").await;
         let counted = format!("lontra_http_denied_total{{reason=\"no_key\"}} {flood}\n");
         assert!(metrics.contains(&counted), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn what_reads_many_rows_is_done_a_few_at_a_time() {
+        let running = start().await;
+        let asked: Vec<_> = (0..3 * SCANS_MAX)
+            .map(|_| {
+                let address = running.address;
+                tokio::spawn(async move { fetch(address, "/api/v1/groups/slow/digest").await })
+            })
+            .collect();
+        for one in asked {
+            let answer = one.await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        let most = running.node.2.1.load(Ordering::SeqCst);
+        assert!((1..=SCANS_MAX).contains(&most), "{most} at once");
     }
 
     #[tokio::test]

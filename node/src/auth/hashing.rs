@@ -42,9 +42,9 @@ struct Turns {
     round: VecDeque<Option<Source>>,
 }
 
-/// Leave to hash; passed on when dropped.
+/// Leave to hash; passed on when dropped. None: it was.
 #[derive(Debug)]
-struct Place(Arc<Mutex<Turns>>);
+struct Place(Option<Arc<Mutex<Turns>>>);
 
 impl Hashing {
     pub fn new(parallel: usize, waiting_max: usize) -> Self {
@@ -78,7 +78,7 @@ impl Hashing {
         check: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Busy> {
         let place = match self.enter(address.map(Source::from))? {
-            Entered::Now => Place(self.turns.clone()),
+            Entered::Now => Place(Some(self.turns.clone())),
             Entered::Waits(turn) => turn.await.map_err(|_| Busy)?,
         };
         let checked = runtime.spawn_blocking(move || {
@@ -168,22 +168,19 @@ impl Turns {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut place = Place(self.0.clone());
+        let Some(turns) = self.0.take() else { return };
         loop {
             let next = {
-                let mut turns = locked(&self.0);
+                let mut turns = locked(&turns);
                 let next = turns.pop();
                 turns.free += usize::from(next.is_none());
                 next
             };
-            let Some(next) = next else {
-                // It is counted as free: it is not passed on once more.
-                return std::mem::forget(place);
-            };
-            match next.send(place) {
-                Ok(()) => return,
+            // Outside the lock: a place that is sent in vain is dropped here.
+            match next.map(|next| next.send(Place(Some(turns.clone())))) {
+                None | Some(Ok(())) => return,
                 // It has gone: the one behind it.
-                Err(unused) => place = unused,
+                Some(Err(mut unused)) => unused.0 = None,
             }
         }
     }
