@@ -212,7 +212,7 @@ impl Case<'_, '_> {
                 && hold.from_sure < self.connection.proof.max(self.connection.answer)
                 && hold.until_possible >= end
                 && (drained || model.seconds(hold.until_possible) > self.due() + self.limits.arrival)
-                && hold.least_qos(self.connection.invoke, end) > 0
+                && hold.least_qos(self.connection.invoke, if drained { end } else { NEVER }) > 0
                 && hold.client != self.connection.client;
             if observes && self.published.qos > 0 && !lives.contains(&hold.life) {
                 lives.push(hold.life);
