@@ -89,7 +89,9 @@ fn converged(digests: &Value) -> bool {
     groups.all(|(_, nodes)| {
         let mut replicas = nodes.as_object().into_iter().flatten().map(|(_, replica)| replica);
         let first = replicas.next();
-        first.is_none_or(|first| replicas.all(|other| other == first))
+        // Two that could not tell are equal too, and have told nothing.
+        let told = |replica: &Value| replica["digest"].is_string();
+        first.is_none_or(|first| told(first) && replicas.all(|other| other == first))
     })
 }
 
@@ -120,3 +122,18 @@ const DIGEST_LOOKS: usize = 5;
 const BEAT: Duration = Duration::from_millis(50);
 /// More than a busy machine takes now and then.
 const STALL: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_that_told_nothing_have_not_converged() {
+        let of = |one: Value, other: Value| converged(&json!({ "meta": { "n1": one, "n2": other } }));
+        let digest = |text: &str| json!({ "applied": 7, "digest": text });
+        assert!(of(digest("a"), digest("a")));
+        assert!(!of(digest("a"), digest("b")));
+        let error = json!({ "error": "timeout" });
+        assert!(!of(error.clone(), error.clone()) && !of(digest("a"), error));
+    }
+}

@@ -16,6 +16,10 @@ pub fn profile(workload: &str, nemeses: &[String], faults: Duration) -> Profile 
         about: "digest".into(),
         at_least: 3,
     });
+    coverage.push(Requirement::Observed {
+        about: "counters".into(),
+        at_least: 3,
+    });
     let name = match nemeses.is_empty() {
         true => workload.to_owned(),
         false => format!("{workload} × {}", nemeses.join("+")),
