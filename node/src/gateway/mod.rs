@@ -355,6 +355,8 @@ impl<T: Transport> Serving<T> {
             if length >= KEPT_BYTES {
                 // Whoever is sent much is so again soon.
                 written.clear();
+                // Its beginning, which was written, is room again: that it has some is how it is seen to be kept.
+                written.reserve(1);
                 self.client.connection.borrow_mut().out = written;
             }
             self.worker.pump(&self.client);
