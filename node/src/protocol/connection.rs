@@ -624,9 +624,11 @@ impl Connection {
     }
 
     /// Gives back what [`Connection::take_out`] gave, empty, unless something has gathered since.
-    pub fn keep_buffer(&mut self, written: BytesMut) {
+    pub fn keep_buffer(&mut self, mut written: BytesMut) {
         debug_assert!(written.is_empty());
         if self.out.is_empty() {
+            // Its beginning, which was written, is room again: that it has some is how it is seen to be kept.
+            written.reserve(1);
             self.out = written;
         }
     }

@@ -10,7 +10,7 @@
 //! is newer than the first page comes live, since the filter matched before; what is not newer and came live meanwhile
 //! is left out; a page is handed on only when everything that it shows has been delivered here.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub struct Replays {
     /// Topics that they all have noted.
     noted: Cell<usize>,
     /// One of them is over.
-    fewer: Notify,
+    fewer: OnceCell<Box<Notify>>,
 }
 
 /// Replays that have not begun: by shard, in the order of their subscriptions.
@@ -121,7 +121,9 @@ impl Replays {
             self.clear(&replay.early);
             self.clear(&replay.recent);
         }
-        self.fewer.notify_waiters();
+        if let Some(fewer) = self.fewer.get() {
+            fewer.notify_waiters();
+        }
     }
 }
 
@@ -153,7 +155,7 @@ impl Worker {
     /// `bounded`: waits until few of the replays of earlier SUBSCRIBEs are left, or the client is gone.
     pub(super) async fn wait_for_replays(&self, client: &Client) {
         loop {
-            let fewer = client.replays.fewer.notified();
+            let fewer = client.replays.fewer.get_or_init(Box::default).notified();
             let are_few = client.replays.running.borrow().len() <= REPLAYS_MAX;
             if are_few || !client.connection.borrow().is_connected() {
                 return;
@@ -319,7 +321,7 @@ impl Worker {
     /// Until the client has taken most of what it was sent: `bounded`, and its live messages come in between.
     async fn wait_for_room(self: &Rc<Self>, client: &Rc<Client>) {
         loop {
-            let room = client.room.notified();
+            let room = client.room.get_or_init(Box::default).notified();
             {
                 let connection = client.connection.borrow();
                 if !connection.is_connected() || connection.outbound.wants_page(&connection.out) {

@@ -14,7 +14,7 @@ pub mod deadlines;
 mod deliver;
 pub mod wake;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -117,8 +117,8 @@ pub struct Client {
     pub replays: Replays,
     /// The filters by which it counts among the subscribers of its node.
     pub routes: Routes,
-    /// The client took something: a replay may go on.
-    pub room: Notify,
+    /// The client took something: a replay may go on. Made by the first that waits.
+    pub room: OnceCell<Box<Notify>>,
     /// Its acknowledgements that are on their way to their shards.
     pub unsettled: Unsettled,
     /// Who it is and what it may do; none before it has shown it.
@@ -142,6 +142,13 @@ impl Client {
     pub fn holds(&self, filter: &str) -> bool {
         let subscriptions = self.subscriptions.borrow();
         subscriptions.get(filter).is_some_and(|options| options.exclusive)
+    }
+
+    /// Replays that wait for room look again.
+    fn has_room(&self) {
+        if let Some(room) = self.room.get() {
+            room.notify_waiters();
+        }
     }
 
     pub fn is_durable(&self) -> bool {
@@ -311,7 +318,7 @@ impl Worker {
             credit: Arc::default(),
             replays: Replays::default(),
             routes: Routes::default(),
-            room: Notify::new(),
+            room: OnceCell::new(),
             unsettled: Unsettled::default(),
             access: RefCell::default(),
             flow: RefCell::default(),
@@ -485,9 +492,7 @@ impl Worker {
         if !client.shared.borrow().is_empty() {
             client.credit.set_free(&client.connection.borrow().outbound);
         }
-        if !client.replays.is_empty() {
-            client.room.notify_waiters();
-        }
+        client.has_room();
     }
 
     /// A number that this worker has not given out before.
@@ -692,7 +697,7 @@ impl Worker {
     /// Forgets a connection.
     pub fn forget(self: &Rc<Self>, client: &Rc<Client>) {
         let filters: Vec<Box<str>> = client.subscriptions.borrow().keys().cloned().collect();
-        client.room.notify_waiters();
+        client.has_room();
         if let Some(served) = client.connection.borrow().served {
             let mut sessions = self.sessions.borrow_mut();
             if sessions

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_it_is_three_words() {
+    fn it_is_four_words() {
         assert!(size_of::<Wake>() <= 4 * size_of::<usize>(), "{}", size_of::<Wake>());
     }
 }

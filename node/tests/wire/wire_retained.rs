@@ -1152,8 +1152,9 @@ async fn reads(address: &str, topic: &str, payload: &str) {
         let mut client = Client::open(address, Version::V5, "").await;
         client.subscribe(&[(topic, 1)]).await;
         let message = client.message().await;
-        assert!(message.retain && message.topic == topic, "{message:?}");
-        (message.text() == payload).then_some(())
+        assert_eq!(message.topic, topic, "{message:?}");
+        // One of QoS 0 may be on its way still, and come live: the next session finds it retained.
+        (message.retain && message.text() == payload).then_some(())
     })
     .await;
 }

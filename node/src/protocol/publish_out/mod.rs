@@ -46,6 +46,7 @@ use super::mountpoint::Mountpoint;
 use super::topic_alias::AliasesOut;
 use crate::auth::Access;
 use crate::metrics::Drop;
+use crate::rare::Rare;
 
 /// What the client allows, and what the broker keeps for it at most.
 #[derive(Clone, Debug)]
@@ -109,6 +110,14 @@ struct Waiting {
     since: Option<Instant>,
 }
 
+/// What waits, once anything has.
+#[derive(Default)]
+struct Backlog {
+    waiting: VecDeque<Waiting>,
+    /// Acknowledgements of publishers that wait until `waiting` is below its limit again.
+    held: Vec<Guard>,
+}
+
 /// The outbound half of a session.
 pub struct Outbound {
     answers: Answers,
@@ -118,9 +127,7 @@ pub struct Outbound {
     ids_per_shard: u64,
     in_flight: InFlight,
     aliases: AliasesOut,
-    waiting: VecDeque<Waiting>,
-    /// Acknowledgements of publishers that wait until `waiting` is below its limit again.
-    held: Vec<Guard>,
+    backlog: Rare<Backlog>,
     next_id: u16,
     /// Where the round over the shards goes on.
     turn: usize,
@@ -147,8 +154,7 @@ impl Outbound {
             in_flight: InFlight::new(answers),
             aliases: AliasesOut::new(limits.topic_alias_maximum),
             limits,
-            waiting: VecDeque::new(),
-            held: Vec::new(),
+            backlog: Rare::default(),
             next_id: 0,
             turn: 0,
             access,
@@ -203,8 +209,7 @@ impl Outbound {
     /// The connection ends: nothing more is sent, and nobody's acknowledgement waits for it. What a shard keeps stays there.
     pub fn end(&mut self) {
         self.ended = true;
-        self.held.clear();
-        self.waiting.clear();
+        self.backlog = Rare::default();
         self.shards.iter_mut().for_each(ShardQueue::clear);
     }
 
@@ -272,7 +277,7 @@ impl Outbound {
             return 0;
         }
         let ready: usize = self.shards.iter().map(ShardQueue::len).sum();
-        usize::from(self.limits.receive_maximum).saturating_sub(self.in_flight.counted() + self.waiting.len() + ready)
+        usize::from(self.limits.receive_maximum).saturating_sub(self.in_flight.counted() + self.waiting() + ready)
     }
 
     /// A message that is not in the session's own queue. QoS 0 leaves at once or is dropped (retained, it waits for
@@ -294,26 +299,35 @@ impl Outbound {
             return drop_delivery(&delivery, Drop::OutboxFull, effects);
         }
         // P5: an older value of a retained message may wait.
-        let leaves_at_once = delivery.qos == 0 && (!delivery.message.retain || self.waiting.is_empty());
+        let leaves_at_once = delivery.qos == 0 && (!delivery.message.retain || self.waiting() == 0);
         // What is left of its time is known to `pump`.
-        if !is_timed && (leaves_at_once || self.waiting.is_empty() && self.has_quota() && self.has_room(out)) {
+        if !is_timed && (leaves_at_once || self.waiting() == 0 && self.has_quota() && self.has_room(out)) {
             let left = delivery.message.expiry_interval;
             return self.send_delivery(&delivery, left, frames, out, effects);
         }
-        self.waiting.push_back(Waiting { delivery, since: None });
-        if self.waiting.len() > self.limits.messages_max {
-            self.held.extend(guard.cloned());
+        let backlog = self.backlog.make();
+        backlog.waiting.push_back(Waiting { delivery, since: None });
+        if backlog.waiting.len() > self.limits.messages_max {
+            backlog.held.extend(guard.cloned());
         }
     }
 
     /// Whether more waits than the client may leave waiting: its publishers' acknowledgements are held.
     pub fn is_overfull(&self) -> bool {
-        self.waiting.len() > self.limits.messages_max
+        self.waiting() > self.limits.messages_max
     }
 
     /// Whether so much waits that no time is given.
     pub fn is_hopeless(&self) -> bool {
-        self.waiting.len() > self.limits.messages_max.saturating_mul(2)
+        self.waiting() > self.limits.messages_max.saturating_mul(2)
+    }
+
+    fn waiting(&self) -> usize {
+        self.backlog.get().map_or(0, |backlog| backlog.waiting.len())
+    }
+
+    fn next_waiting(&mut self) -> Option<Waiting> {
+        self.backlog.get_mut()?.waiting.pop_front()
     }
 
     fn has_quota(&self) -> bool {
@@ -335,8 +349,10 @@ impl Outbound {
         self.in_flight.write_releases(out);
         let mut frames = FrameCache::default();
         self.send_waiting(&log_time, now, &mut frames, out, effects);
-        if !self.is_overfull() {
-            self.held.clear();
+        if !self.is_overfull()
+            && let Some(backlog) = self.backlog.get_mut()
+        {
+            backlog.held.clear();
         }
         let count = self.shards.len();
         let mut idle = 0;
@@ -362,16 +378,17 @@ impl Outbound {
         out: &mut BytesMut,
         effects: &mut Effects,
     ) {
-        let new = self
+        let Some(backlog) = self.backlog.get_mut() else { return };
+        let new = backlog
             .waiting
             .iter_mut()
             .rev()
             .take_while(|waiting| waiting.since.is_none());
         new.for_each(|waiting| waiting.since = Some(now));
         while self.has_room(out)
-            && let Some(front) = self.waiting.front()
+            && let Some(front) = self.backlog.get().and_then(|backlog| backlog.waiting.front())
             && (front.delivery.qos == 0 || self.has_quota())
-            && let Some(Waiting { delivery, since }) = self.waiting.pop_front()
+            && let Some(Waiting { delivery, since }) = self.next_waiting()
         {
             let interval = delivery.message.expiry_interval;
             let left = match (delivery.settle, delivery.age) {

@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 use lontra_storage::ids::Offset;
 use lontra_storage::shard::{Page, PendingEntry};
 
+use crate::rare::Rare;
+
 #[derive(Debug, Default)]
 pub(super) struct ShardQueue {
     /// Everything up to here was taken into `ready`.
@@ -21,7 +23,8 @@ pub(super) struct ShardQueue {
     /// The highest offset that was pushed while behind, or that a hole covers.
     missed: Offset,
     view: View,
-    ready: VecDeque<PendingEntry>,
+    /// There are as many queues as shards, and most are empty.
+    ready: Rare<VecDeque<PendingEntry>>,
     /// Entries up to here may have been sent to an earlier connection: they carry DUP. [MQTT-3.3.1-1]
     maybe_sent: Offset,
     /// It is not known what an earlier connection sent: everything that it may have seen counts, which is what the
@@ -91,7 +94,7 @@ impl ShardQueue {
         for entry in page.entries {
             if entry.offset > self.cursor {
                 self.cursor = entry.offset;
-                self.ready.push_back(entry);
+                self.ready.make().push_back(entry);
             }
         }
         self.cursor = self.cursor.max(page.upto);
@@ -105,7 +108,7 @@ impl ShardQueue {
 
     /// Behind which offset the next page is to be read, if the session is behind and has room for it.
     pub fn next_page(&mut self) -> Option<Offset> {
-        if self.view != View::Behind || self.ready.len() > READY_MAX / 2 {
+        if self.view != View::Behind || self.len() > READY_MAX / 2 {
             return None;
         }
         self.view = View::Reading;
@@ -116,9 +119,9 @@ impl ShardQueue {
         if offset <= self.cursor {
             return;
         }
-        if self.view == View::Live && self.ready.len() < READY_MAX {
+        if self.view == View::Live && self.len() < READY_MAX {
             self.cursor = offset;
-            self.ready.push_back(entry());
+            self.ready.make().push_back(entry());
             return;
         }
         self.fall_behind(offset);
@@ -139,11 +142,11 @@ impl ShardQueue {
     }
 
     pub fn front(&self) -> Option<&PendingEntry> {
-        self.ready.front()
+        self.ready.get()?.front()
     }
 
     pub fn pop_front(&mut self) -> Option<PendingEntry> {
-        self.ready.pop_front()
+        self.ready.get_mut()?.pop_front()
     }
 
     /// Whether pages are to be read, or being read.
@@ -152,11 +155,11 @@ impl ShardQueue {
     }
 
     pub fn len(&self) -> usize {
-        self.ready.len()
+        self.ready.get().map_or(0, VecDeque::len)
     }
 
     pub fn clear(&mut self) {
-        self.ready.clear();
+        self.ready = Rare::default();
     }
 }
 

@@ -8,12 +8,12 @@ impl Outbound {
     /// Messages that the client has not acknowledged, and those that wait for it here.
     pub fn load(&self) -> usize {
         let ready: usize = self.shards.iter().map(super::ShardQueue::len).sum();
-        self.in_flight.counted() + self.waiting.len() + ready
+        self.in_flight.counted() + self.waiting() + ready
     }
 
     /// Whether the next page of a replay may come: little waits.
     pub fn wants_page(&self, out: &BytesMut) -> bool {
-        self.waiting.len() <= self.limits.messages_max.min(WAITING_LOW) && self.has_room(out)
+        self.waiting() <= self.limits.messages_max.min(WAITING_LOW) && self.has_room(out)
     }
 }
 
