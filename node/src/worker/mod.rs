@@ -80,6 +80,8 @@ pub struct Worker {
     filters: RefCell<TopicTree<BTreeMap<u64, SubscriptionOptions>>>,
     /// Room for what a connection asks for, lent to the one whose turn it is: each packet needs it, and no idle one keeps it.
     pub outputs: Cell<Vec<Output>>,
+    /// Room for who matches a message.
+    matched: Cell<Vec<(u64, SubscriptionOptions)>>,
     next_connection: Cell<u64>,
     numbers: Cell<u64>,
     /// Whose turn it is in shared groups at QoS 0. Not `numbers`: a publish takes one of those too, and with two members
@@ -250,6 +252,7 @@ pub fn spawn(
                 sessions: RefCell::default(),
                 filters: RefCell::default(),
                 outputs: Cell::default(),
+                matched: Cell::default(),
                 next_connection: Cell::new(1),
                 numbers: Cell::new(0),
                 turns: Cell::new(0),
