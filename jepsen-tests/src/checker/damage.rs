@@ -189,7 +189,16 @@ pub fn names(told: &Value, message: &str) -> bool {
 }
 
 /// Files that are not what the node wrote.
-pub const FAMILIES: [&str; 5] = ["flip-wal", "flip-sst", "truncate-wal", "flip-snapshot", "old-snapshot"];
+pub const FAMILIES: [&str; 8] = [
+    "flip-wal",
+    "flip-sst",
+    "flip-kill",
+    "flip-snapshot",
+    "truncate-wal",
+    "truncate-sst",
+    "truncate-snapshot",
+    "old-snapshot",
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! What the verdict of a workload under some faults needs, as data: which checkers, which limits, which coverage.
 
-use crate::checker::{Limits, Profile, Requirement};
+use crate::checker::{Limits, Profile, Requirement, back_quickly, damage};
 use crate::nemesis::Family;
 use std::time::Duration;
 
@@ -92,6 +92,9 @@ fn of_family(family: &str) -> Vec<Requirement> {
     }
     if family.starts_with("power") {
         needed.push(Requirement::UnsyncedBytesLost { at_least: 1 });
+    }
+    if damage::FAMILIES.contains(&family) {
+        needed.push(Requirement::Damaged { at_least: 1 });
     }
     if family == "snapshot" {
         needed.push(Requirement::Snapshots { at_least: 1 });
