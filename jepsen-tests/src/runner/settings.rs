@@ -1,6 +1,6 @@
 //! What a run is asked to be.
 
-use crate::checker::{Profile, Requirement};
+use crate::checker::{Profile, Requirement, back_quickly};
 use crate::cluster::{BackEnd, REPLICATION_FACTOR};
 use crate::proxy::Lie;
 use crate::workload;
@@ -84,6 +84,11 @@ impl Settings {
         profile
             .coverage
             .extend(at_least.map(|at_least| Requirement::Faults { family: None, at_least }));
+        // One fault at a time is how P10 is asked.
+        let is_judged = |family: &String| back_quickly::JUDGED.contains(&family.as_str());
+        if self.in_turn && self.nemeses.iter().any(is_judged) {
+            profile.coverage.push(Requirement::JudgedFaults { at_least: 1 });
+        }
         let limits = &mut profile.limits;
         for limit in [
             &mut limits.heal,

@@ -1,6 +1,6 @@
 //! What the verdict of a workload under some faults needs, as data: which checkers, which limits, which coverage.
 
-use crate::checker::{Limits, Profile, Requirement, back_quickly, damage};
+use crate::checker::{Limits, Profile, Requirement, damage};
 use crate::nemesis::Family;
 use std::time::Duration;
 
