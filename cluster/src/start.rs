@@ -326,7 +326,8 @@ async fn purge_logs(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(PURGE_INTERVAL).await;
         for group in std::iter::once(&inner.meta).chain(inner.groups.values()) {
-            group.purge(|node| inner.is_linked(node)).await;
+            let flushed = inner.storage.durable(group.id);
+            group.purge(flushed, |node| inner.is_linked(node)).await;
         }
     }
 }

@@ -324,6 +324,11 @@ impl Storage {
             .map_or(0, |group| group.synced.borrow().next.saturating_sub(1))
     }
 
+    /// Index of the last entry of `group` whose effect the tables keep here whatever happens; `None` if there is none.
+    pub fn durable(&self, group: GroupId) -> Option<u64> {
+        Some(self.find(group)?.durable().last?.index)
+    }
+
     /// # Errors
     /// The file system does not tell.
     pub fn free_space(&self) -> io::Result<FreeSpace> {

@@ -48,23 +48,25 @@ impl Log {
 }
 
 impl Group {
-    /// Purges what nobody needs any more, if that is worth it. `is_live`: peers that can be reached.
-    pub async fn purge(&self, is_live: impl Fn(NodeId) -> bool) {
-        let Some(upto) = self.log(is_live).purge_upto() else {
+    /// Purges what nobody needs any more, if that is worth it. `flushed`: [`Storage::durable`], not what openraft takes for its
+    /// snapshot, which after a restart is all that was applied again from the log. `is_live`: peers that can be reached.
+    ///
+    /// [`Storage::durable`]: lontra_storage::Storage::durable
+    pub async fn purge(&self, flushed: Option<u64>, is_live: impl Fn(NodeId) -> bool) {
+        let Some(upto) = self.log(flushed, is_live).purge_upto() else {
             return;
         };
         // Refused only by a group that has stopped.
         let _ = self.raft.trigger().purge_log(upto).await;
     }
 
-    fn log(&self, is_live: impl Fn(NodeId) -> bool) -> Log {
+    fn log(&self, flushed: Option<u64>, is_live: impl Fn(NodeId) -> bool) -> Log {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let replication = metrics.replication.iter().flatten();
         Log {
             purged: metrics.purged.as_ref().map(|id| id.index),
-            // A snapshot is a marker of a checkpoint.
-            flushed: metrics.snapshot.as_ref().map(|id| id.index),
+            flushed,
             last: metrics.last_log_index.unwrap_or(0),
             followers: replication
                 .filter(|(node, _)| is_live(**node))

@@ -45,6 +45,12 @@ async fn start() -> (Arc<Storage>, Group) {
 }
 
 async fn start_with(machine: Box<dyn Machine>) -> (Arc<Storage>, Group) {
+    let (storage, group) = start_over(Arc::new(MemoryLog::new()), Arc::new(MemoryState::new()), machine).await;
+    group.form([1]).await.unwrap();
+    (storage, group)
+}
+
+async fn start_over(log: Arc<MemoryLog>, state: Arc<MemoryState>, machine: Box<dyn Machine>) -> (Arc<Storage>, Group) {
     let identity = Identity {
         cluster: "test".into(),
         node: 1,
@@ -53,7 +59,6 @@ async fn start_with(machine: Box<dyn Machine>) -> (Arc<Storage>, Group) {
         nodes: vec![1],
     };
     let metrics = StorageMetrics::new(&prometheus::Registry::new());
-    let (log, state) = (Arc::new(MemoryLog::new()), Arc::new(MemoryState::new()));
     let storage = Storage::over(log, state, identity, metrics).unwrap();
     let stored = storage.group(GroupId(1), machine).unwrap();
     let parts = GroupParts {
@@ -65,7 +70,6 @@ async fn start_with(machine: Box<dyn Machine>) -> (Arc<Storage>, Group) {
     let config = raft_config(Duration::from_millis(50), Duration::from_millis(250)).unwrap();
     let network = RaftNetworkFactory::new(LinksHandle::default(), GroupId(1), Duration::from_secs(1));
     let group = Group::start(parts, 1, config, network, stored).await.unwrap();
-    group.form([1]).await.unwrap();
     (storage, group)
 }
 
@@ -119,12 +123,12 @@ async fn a_log_shrinks_to_a_margin_behind_the_last_checkpoint() {
     let purged = || group.raft.metrics().borrow_watched().purged.map(|id| id.index);
 
     let first = write(300).await;
-    group.purge(|_| true).await;
+    group.purge(storage.durable(group.id), |_| true).await;
     checkpoint(first).await;
     // As beside a checkpoint that is under way: this is applied, and not durable.
     write(300).await;
     assert_eq!(purged(), None, "nothing is purged unasked");
-    group.purge(|_| true).await;
+    group.purge(storage.durable(group.id), |_| true).await;
     let is_purged = |metrics: &RaftMetrics<TypeConfig>| metrics.purged.is_some();
     group.raft.wait(limit).metrics(is_purged, "purged").await.unwrap();
     let upto = purged().unwrap();
@@ -132,8 +136,35 @@ async fn a_log_shrinks_to_a_margin_behind_the_last_checkpoint() {
 
     let second = write(300).await;
     checkpoint(second).await;
-    group.purge(|_| true).await;
+    group.purge(storage.durable(group.id), |_| true).await;
     let is_purged = |metrics: &RaftMetrics<TypeConfig>| metrics.purged.is_some_and(|id| id.index > first);
     group.raft.wait(limit).metrics(is_purged, "purged").await.unwrap();
+    shut_down(group.raft.clone()).await.unwrap();
+}
+
+/// After kill -9 the tables end where they were flushed, and openraft takes all that it applied again from the log for its
+/// snapshot: the log is still the only copy of it.
+#[tokio::test]
+async fn what_was_applied_again_after_a_crash_is_not_purged_before_a_checkpoint() {
+    let limit = Some(Duration::from_secs(20));
+    let (log, state) = (Arc::new(MemoryLog::new()), Arc::new(MemoryState::new()));
+    let (_storage, group) = start_over(log.clone(), state.clone(), Box::new(Idle)).await;
+    group.form([1]).await.unwrap();
+    group.raft.wait(limit).current_leader(1, "leads").await.unwrap();
+    for _ in 0..300 {
+        let command = encode_envelope(group.clock.now(), &[]);
+        group.raft.client_write(command).await.unwrap();
+    }
+    shut_down(group.raft.clone()).await.unwrap();
+    state.crash();
+
+    let (storage, group) = start_over(log, state, Box::new(Idle)).await;
+    let is_back = |metrics: &RaftMetrics<TypeConfig>| metrics.last_applied.is_some_and(|id| id.index >= 300);
+    group.raft.wait(limit).metrics(is_back, "applied again").await.unwrap();
+    assert_eq!(storage.durable(group.id), None, "nothing was flushed");
+    group.purge(storage.durable(group.id), |_| true).await;
+    assert_eq!(group.raft.metrics().borrow_watched().purged, None);
+    storage.checkpoint().await.unwrap();
+    assert!(storage.durable(group.id) >= Some(300));
     shut_down(group.raft.clone()).await.unwrap();
 }

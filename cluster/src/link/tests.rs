@@ -582,14 +582,13 @@ async fn strangers_are_refused() {
 
     // A certificate of node 3, and claims to be node 1.
     two.links.add_peer(1, one.links.local_addr().to_string());
-    let connection = three
-        .links
-        .shared
-        .endpoint
-        .connect(two.links.local_addr(), &tls::node_name(2, CLUSTER))
-        .unwrap()
-        .await
-        .unwrap();
+    let shared = &three.links.shared;
+    let dialled = shared.endpoint.connect_with(
+        shared.certified().client.clone(),
+        two.links.local_addr(),
+        &tls::node_name(2, CLUSTER),
+    );
+    let connection = dialled.unwrap().await.unwrap();
     let (send, receive) = connection.open_bi().await.unwrap();
     let metrics = three.links.shared.metrics.nobody();
     let mut writer = FrameWriter::new(send, metrics::Traffic::Request, metrics.clone());

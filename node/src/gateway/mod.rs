@@ -496,7 +496,7 @@ mod tests {
             size_of::<R>()
         }
         assert!(size(run::<Stream>) <= 256, "{} bytes", size(run::<Stream>));
-        assert!(size_of::<Client>() <= 1100, "{} bytes", size_of::<Client>());
+        assert!(size_of::<Client>() <= 1280, "{} bytes", size_of::<Client>());
     }
 
     #[test]

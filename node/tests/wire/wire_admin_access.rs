@@ -222,7 +222,9 @@ async fn a_node_that_stands_still_or_is_cut_off_serves_nobody_against_a_ban_or_a
         other.publish("end", "end", 1).await;
         let came = ruled.messages_until("end").await;
         assert!(came.is_empty(), "{came:?}");
-        ruled.unsubscribe(&["a", "end"]).await;
+        // Its acknowledgement of the last message may be lost with its connection: the next round begins without the session.
+        let gone = Connect::clean(Version::V5, "ruled");
+        Client::connect(cluster.mqtt(0), &gone).await.0.disconnect().await;
         let lifted = ask(&cluster, 0, "DELETE", "/api/v1/bans?client=banned", "", None).await;
         assert_eq!(lifted.0, 200, "{}", lifted.1);
     }
@@ -244,7 +246,8 @@ async fn a_will_of_who_was_revoked_since_is_not_published_though_its_node_died()
         let added = put(&cluster, 0, &path, &json!({ "password": "p" })).await;
         assert_eq!(added.0, 200, "{}", added.1);
     }
-    let mut witness = Client::open(cluster.mqtt(0), Version::V5, "witness").await;
+    let honest = |name: &str| Connect::clean(Version::V5, name).user("honest", "p");
+    let mut witness = Client::connect(cluster.mqtt(0), &honest("witness")).await.0;
     witness.subscribe(&[("w/#", 1)]).await;
     let delay = 8;
     let mut connected = Vec::new();
@@ -271,7 +274,7 @@ async fn a_will_of_who_was_revoked_since_is_not_published_though_its_node_died()
         (counted >= 3.0).then_some(())
     })
     .await;
-    let mut end = Client::open(cluster.mqtt(1), Version::V5, "end").await;
+    let mut end = Client::connect(cluster.mqtt(1), &honest("end")).await.0;
     end.publish("w/end", "end", 1).await;
     let rest = witness.messages_until("end").await;
     let rest: Vec<&str> = rest.iter().map(|message| &*message.topic).collect();
