@@ -47,8 +47,10 @@ impl Inner {
         let deadline = Instant::now() + limit;
         let mut failure = MetaError::Unavailable { what };
         while is_wanted() {
+            // Before it is asked: one that follows meanwhile is another.
+            let leader = self.meta.leader();
             let tried = self.propose(GroupId::META, bundle.clone(), Lane::Control);
-            let tried = tokio::time::timeout_at(deadline, self.while_leading(self.meta.leader(), tried));
+            let tried = tokio::time::timeout_at(deadline, self.while_leading(leader, tried));
             match tried.await {
                 Ok(Some(Ok(proposed))) => {
                     let Ok(replies) = decode_meta_replies(&proposed.reply) else {

@@ -147,6 +147,10 @@ trait Transport {
     /// Nothing more comes; what came before was appended by earlier calls.
     fn read(&mut self, received: &mut BytesMut) -> io::Result<()>;
 
+    /// The last read brought less than it had room for: where that means that nothing is left, it is not read again before it
+    /// says so.
+    fn note_drained(&self) {}
+
     /// Bytes that have come and were not appended yet.
     fn kept(&self) -> usize;
 
@@ -196,6 +200,7 @@ fn run<T: Transport>(
         is_due: false,
         ended: false,
         is_abrupt: false,
+        is_cut: false,
     };
     // It is captured, and neither an argument nor awaited itself: those are kept twice.
     async move {
@@ -228,6 +233,8 @@ struct Serving<T> {
     /// Nothing more comes; what came before is still looked at.
     ended: bool,
     is_abrupt: bool,
+    /// It ended while a part of a packet, or what a transport keeps, was withheld.
+    is_cut: bool,
 }
 
 /// What follows an [`Serving::act`].
@@ -277,6 +284,10 @@ impl<T: Transport> Serving<T> {
                 self.worker.metrics.received_bytes(read);
                 self.turn += read;
                 self.is_drained = read < READ_BYTES;
+                // Behind a CONNECT it is read again at once: a client that has given it up must not be attached. (P6)
+                if self.is_drained && read > 0 && self.client.connection.borrow().is_connected() {
+                    self.transport.note_drained();
+                }
             }
             if self.received.is_empty() {
                 self.received = BytesMut::new();
@@ -289,7 +300,8 @@ impl<T: Transport> Serving<T> {
         let (worker, client) = (self.worker.clone(), self.client.clone());
         let before = self.received.len();
         let progress = worker.advance(&client, &mut self.received);
-        self.has_progressed |= self.received.len() < before;
+        // Whoever waits with whole packets does not keep half of one.
+        self.has_progressed |= self.received.len() < before || progress == Progress::Waits;
         // After what came in time was looked at.
         if std::mem::take(&mut self.is_due) && !self.deadline_passed(Instant::now()) {
             return Next::Over;
@@ -335,6 +347,8 @@ impl<T: Transport> Serving<T> {
             let held = client.held.get();
             let room = match connection.is_attaching() {
                 true => READ_BYTES,
+                // The renewal of the lease wakes it.
+                false if connection.is_withheld() => 0,
                 // `back-pressure-first`: its socket waits.
                 false if held.is_some() => 0,
                 false if connection.wants_packets() => received_max(&client.config),
@@ -393,9 +407,13 @@ impl<T: Transport> Serving<T> {
         loop {
             if self.worker.withholds(&self.client) {
                 let is_ending = self.client.connection.borrow().ending().is_some();
-                match (is_ending, self.sending.is_empty()) {
+                let has_part = !self.sending.is_empty() || self.transport.has_unwritten();
+                match (is_ending, !has_part) {
                     (false, _) => return Ok(()),
-                    (true, false) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                    (true, false) => {
+                        self.is_cut = true;
+                        return Err(io::ErrorKind::ConnectionAborted.into());
+                    }
                     (true, true) => {}
                 }
             }
@@ -430,6 +448,10 @@ impl<T: Transport> Serving<T> {
         self.worker.unfinished.forget(self.client.id);
         let reason = self.client.connection.borrow().ending().map(|ending| ending.reason);
         if end::connection(&self.worker, &self.client).await == Farewell::Abrupt {
+            return;
+        }
+        if self.is_cut {
+            // What a transport keeps would leave with its goodbye.
             return;
         }
         if self.is_abrupt {

@@ -30,6 +30,10 @@ impl Transport for Stream {
         Ok(())
     }
 
+    fn note_drained(&self) {
+        Stream::note_drained(self);
+    }
+
     fn kept(&self) -> usize {
         0
     }

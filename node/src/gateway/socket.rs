@@ -76,19 +76,13 @@ impl Socket {
     /// Appends what has come.
     fn read(&self, received: &mut BytesMut) -> io::Result<()> {
         received.reserve(READ_BYTES);
-        let room = received.capacity() - received.len();
         let read = match self {
             Socket::Tcp(stream) => stream.try_read_buf(received),
             Socket::Unix(stream) => stream.try_read_buf(received),
         };
         match read {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => {
-                if read < room {
-                    self.note_drained();
-                }
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error),
         }
@@ -194,6 +188,13 @@ impl Stream {
         match self {
             Stream::Plain(_) => false,
             Stream::Tls(stream) => stream.has_unwritten(),
+        }
+    }
+
+    /// The last read brought less than it had room for: nothing is left.
+    pub fn note_drained(&self) {
+        if let Stream::Plain(socket) = self {
+            socket.note_drained();
         }
     }
 

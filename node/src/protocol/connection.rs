@@ -653,7 +653,7 @@ impl Connection {
         self.outputs.extend(self.effects.wishes.drain(..).map(Output::Wish));
         if !self.outbound.is_overfull() {
             self.overfull_since = None;
-        } else if self.outbound.is_hopeless() {
+        } else if self.outbound.is_hopeless() && !self.is_withheld() {
             self.close(
                 ReasonCode::QUOTA_EXCEEDED,
                 Some("the client does not read its messages"),

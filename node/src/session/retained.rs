@@ -55,8 +55,33 @@ struct Replay {
     early: RefCell<HashSet<Box<str>>>,
     /// Topics that came live since the last page was asked for.
     recent: RefCell<HashSet<Box<str>>>,
+    /// A page was asked for: one that waits for its turn notes nothing yet.
+    has_asked: Cell<bool>,
+    /// More came than are noted.
+    has_lost_recent: Cell<bool>,
     /// The first page shows everything up to here.
     bound: Cell<Option<Offset>>,
+}
+
+impl Replay {
+    /// A page is about to be read: what came live before is shown by it.
+    fn asks(&self) {
+        self.recent.borrow_mut().clear();
+        self.has_asked.set(true);
+        self.has_lost_recent.set(false);
+    }
+
+    /// `bounded`: beyond, the page is read again.
+    fn note_recent(&self, topic: &str) {
+        let mut recent = self.recent.borrow_mut();
+        if !self.has_asked.get() || recent.contains(topic) {
+            return;
+        }
+        match recent.len() < RECENT_MAX {
+            true => drop(recent.insert(topic.into())),
+            false => self.has_lost_recent.set(true),
+        }
+    }
 }
 
 impl Replays {
@@ -68,7 +93,7 @@ impl Replays {
             if replay.bound.get().is_none_or(|bound| offset <= bound) {
                 self.note(&replay.early, topic);
             }
-            self.note(&replay.recent, topic);
+            replay.note_recent(topic);
         }
     }
 
@@ -105,6 +130,8 @@ impl Replays {
             subscription,
             early: RefCell::default(),
             recent: RefCell::default(),
+            has_asked: Cell::new(false),
+            has_lost_recent: Cell::new(false),
             bound: Cell::new(None),
         });
         self.running.borrow_mut().insert((shard, number), replay.clone());
@@ -119,7 +146,6 @@ impl Replays {
             .is_some()
         {
             self.clear(&replay.early);
-            self.clear(&replay.recent);
         }
         if let Some(fewer) = self.fewer.get() {
             fewer.notify_waiters();
@@ -219,11 +245,11 @@ impl Worker {
             if !self.is_wanted(client, subscription) {
                 return;
             }
-            client.replays.clear(&replay.recent);
+            replay.asks();
             let request = RetainedRequest {
                 shard,
                 filter: subscription.filter.clone(),
-                after: after.take(),
+                after: after.clone(),
                 applied,
                 limits: PageLimits {
                     entries: PAGE_MESSAGES,
@@ -238,6 +264,10 @@ impl Worker {
             }
             if !self.is_wanted(client, subscription) {
                 return;
+            }
+            if replay.has_lost_recent.get() {
+                // What came live meanwhile may be newer than what the page shows (P5): it is read again.
+                continue;
             }
             let RetainedPage { messages, next, .. } = page;
             for retained in messages {
@@ -393,6 +423,8 @@ const PAGE_MESSAGES: u32 = 64;
 const PAGE_BYTES: u32 = 128 * 1024;
 /// Noted for one connection: some megabytes.
 const TOPICS_MAX: usize = 100_000;
+/// Noted while one page is read.
+const RECENT_MAX: usize = 10_000;
 /// Beyond, a client's next SUBSCRIBE waits: as many filters of all shards are taken in a second.
 const REPLAYS_MAX: usize = 1_000;
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);

@@ -463,7 +463,8 @@ impl Worker {
         lease.is_valid()
     }
 
-    /// `lease-before-delivery` (P6): whether nothing may be handed to the client now, because the node may not serve it or does not know that it may: an
+    /// `lease-before-delivery` (P6): whether nothing may be handed to the client now, because the node may not serve it or does
+    /// not know that it may: an
     /// entry of a shard, or a frame of another node, may come while the meta leader calls this node Down and another serves
     /// the session. Looked at before anything is written to the client, and before time counts against it.
     pub fn withholds(&self, client: &Client) -> bool {
