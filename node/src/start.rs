@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
+use crate::auth::CheckedPublisher;
 use crate::auth::lasting::Lasting;
 use crate::config::{self, Config, Machine, SharedStrategy, Source};
 use crate::gateway::listen::{self, ListenError};
@@ -96,7 +97,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
 
     let (hub, queues) = Hub::new(listeners.len(), metrics.clone());
-    let cluster = Cluster::start(
+    let (cluster, publisher) = Cluster::start(
         cluster_config(&config, storage.start_number()),
         storage.clone(),
         hub.clone(),
@@ -104,6 +105,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         LinkMetrics::new(&registry)?,
     )
     .await?;
+    let publisher = CheckedPublisher::new(publisher);
 
     hub.access.bind(cluster.meta().clone());
     worker_config.share_access(&hub.access);
@@ -134,6 +136,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
             reloader.workers.subscribe(),
             listeners,
             cluster.clone(),
+            publisher.clone(),
             hub.clone(),
             queue,
             metrics.clone(),

@@ -190,7 +190,7 @@ async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accep
     let connecting = Connecting {
         client_id: (!accepted.assigned).then_some(&*accepted.client_id),
         address: client.peer.address.map(|address| address.ip()),
-        certificate: client.peer.certificate.as_deref(),
+        certificate: client.peer.certificate(),
         listener: &client.config.name,
     };
     let address = connecting.address;
@@ -208,7 +208,7 @@ async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accep
                 .await
         }
     };
-    if let (Ok(identity), Some(der)) = (&mut known, client.peer.certificate.as_deref()) {
+    if let (Ok(identity), Some(der)) = (&mut known, client.peer.certificate()) {
         // TLS has looked at it when it was shown, not when the session was resumed by a ticket.
         let ends = certificate::not_after(der).unwrap_or_default();
         identity.expires = Some(identity.expires.map_or(ends, |at| at.min(ends)));
