@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::auth::CheckedPublisher;
 use crate::auth::lasting::Lasting;
-use crate::config::{self, Config, Machine, SharedStrategy, Source};
+use crate::config::{self, Config, Machine, MetricsFor, SharedStrategy, Source};
 use crate::gateway::listen::{self, ListenError};
 use crate::hub::Hub;
 use crate::limits::Protection;
@@ -78,7 +78,12 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
     );
 
     // Ports and certificates first: what is taken by another process, or wrong, is found before anything is written.
-    let http = HttpServer::bind(config.http.listen).await?;
+    let http = HttpServer::bind(config.http.listen)
+        .await?
+        .with_metrics_for(match config.http.metrics {
+            MetricsFor::Key => lontra_ops::guard::MetricsFor::Keys,
+            MetricsFor::Open => lontra_ops::guard::MetricsFor::Everybody,
+        });
     let audit = Audit::new(&config.log.audit_file).map_err(|source| ServeError::Audit {
         path: config.log.audit_file.clone(),
         source,

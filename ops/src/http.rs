@@ -33,7 +33,7 @@ use tower_service::Service;
 
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
-use crate::guard::{self, Ends};
+use crate::guard::{self, Ends, MetricsFor};
 use crate::metrics;
 use crate::places::{Place, Places};
 
@@ -74,6 +74,7 @@ pub struct HttpServer {
     listener: TcpListener,
     listen: SocketAddr,
     head_max: Duration,
+    metrics_for: MetricsFor,
 }
 
 impl HttpServer {
@@ -89,7 +90,14 @@ impl HttpServer {
             listener,
             listen,
             head_max: HEAD_MAX,
+            metrics_for: MetricsFor::default(),
         })
+    }
+
+    /// Who may read `/metrics`.
+    pub fn with_metrics_for(mut self, metrics_for: MetricsFor) -> Self {
+        self.metrics_for = metrics_for;
+        self
     }
 
     /// The address taken.
@@ -115,6 +123,7 @@ impl HttpServer {
             audit,
             denied: denied.clone(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            metrics_for: self.metrics_for,
         });
         let (stop, stopped) = watch::channel(false);
         let (places, mut connections) = (Arc::new(Places::default()), JoinSet::new());
@@ -251,6 +260,7 @@ pub(crate) struct Shown {
     pub(crate) audit: Audit,
     pub(crate) denied: Refusals,
     pub(crate) scans: Arc<Semaphore>,
+    pub(crate) metrics_for: MetricsFor,
 }
 
 fn router(shown: Shown) -> Router {
@@ -579,6 +589,24 @@ mod tests {
             nowhere.starts_with("HTTP/1.1 401"),
             "what there is, is not told either: {nowhere}"
         );
+    }
+
+    #[tokio::test]
+    async fn metrics_behind_a_proxy_need_a_key_of_any_role() {
+        let running = start().await;
+        let proxy = "x-forwarded-for: 10.0.0.1\r\n";
+        let answer = ask(running.address, "GET /metrics", proxy, "").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 403") && answer.contains("http.metrics"),
+            "{answer}"
+        );
+        running.node.1.store(true, Ordering::Relaxed);
+        let answer = ask(running.address, "GET /metrics", proxy, "").await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+        let key = format!("{proxy}authorization: Bearer read\r\n");
+        let answer = ask(running.address, "GET /metrics", &key, "").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(fetch(running.address, "/metrics").await.starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test]
