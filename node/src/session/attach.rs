@@ -17,6 +17,7 @@ use crate::auth::access::Denied;
 use crate::auth::certificate;
 use crate::auth::chain::{Connecting, Refused as Refusal, check_client_id};
 use crate::metrics::DeniedAction;
+use crate::protocol::checks::{Check, on};
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::connection::Served;
@@ -94,7 +95,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
     let will = match &accepted.will {
         None => None,
         Some(will) => {
-            let allowed = access.authorize(will, |will| &will.topic).map_err(|Denied| {
+            let allowed = access.authorize_will(will, |will| &will.topic).map_err(|Denied| {
                 worker.metrics.denied(DeniedAction::Will);
                 ReasonCode::NOT_AUTHORIZED
             })?;
@@ -132,6 +133,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
     let expires = access
         .identity
         .expires
+        .filter(|_| on(Check::TokenEnds))
         .and_then(|at| instant_of(at, SystemTime::now(), Instant::now()));
     let shards = worker.cluster.shards().shard_count();
     {

@@ -9,6 +9,7 @@ use super::{Client, ListenerConfig, Worker};
 use crate::auth::{Access, Auth};
 use crate::config::auth::Revocation;
 use crate::gateway::tls::load::ClientTrust;
+use crate::protocol::checks::{Check, on};
 use crate::protocol::codec::ReasonCode;
 
 impl Worker {
@@ -45,7 +46,7 @@ impl Worker {
             return;
         };
         let Some(now) = trust(listener) else { return };
-        if now.still_takes(trust(&client.config), chain) {
+        if !on(Check::CertificateAgain) || now.still_takes(trust(&client.config), chain) {
             return;
         }
         if let Some(access) = client.access() {
@@ -105,7 +106,7 @@ fn ends(client: &Rc<Client>, access: &Access, auth: &Auth) -> Option<(ReasonCode
         access.revoke();
         return Some((ReasonCode::BANNED, "banned"));
     }
-    if !auth.still_knows(&access.identity) {
+    if on(Check::UserRemoved) && !auth.still_knows(&access.identity) {
         access.revoke();
         let why = "the user is gone, or shows who it is by something else";
         return Some((ReasonCode::NOT_AUTHORIZED, why));

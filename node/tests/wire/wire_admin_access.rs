@@ -674,12 +674,21 @@ async fn on_other_addresses_the_api_is_off_until_there_is_a_key() {
             "{path}: {code} {told}"
         );
     }
-    assert_eq!(ask_text(&outside, "GET", "/metrics", "", None).await.0, 200);
+    let (code, told) = ask_text(&outside, "GET", "/metrics", "", None).await;
+    assert!(code == 403 && told.contains("http.metrics"), "{code} {told}");
+    assert_eq!(ask_text(&node.http, "GET", "/metrics", "", None).await.0, 200);
     assert_eq!(ask_text(&outside, "GET", "/health/live", "", None).await.0, 200);
     let key = lontra(&["key", "create", "--role", "admin", "--node", &url(&cluster, 0)]).await;
     assert_eq!(ask_text(&outside, "GET", "/api/v1/status", "", Some(&key)).await.0, 200);
     for at in [&outside, &node.http] {
         assert_eq!(ask_text(at, "GET", "/api/v1/status", "", None).await.0, 401, "{at}");
+    }
+    for (at, key, expected) in [
+        (&outside, None, 401),
+        (&outside, Some(&*key), 200),
+        (&node.http, None, 200),
+    ] {
+        assert_eq!(ask_text(at, "GET", "/metrics", "", key).await.0, expected, "{at}");
     }
     cluster.assert_no_panic();
 }
