@@ -5,10 +5,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use lontra_storage::command::{Delay, Left, MetaOp, MetaReply, Origin, ShardOperation, Subscription, Will};
+use lontra_storage::command::{Left, MetaOp, MetaReply, ShardOperation, Subscription, Will};
 use lontra_storage::ids::{GroupId, Incarnation, MetaIndex, NodeId, Offset, SessionEpoch, SessionId, ShardId};
-use lontra_storage::message::{LogTime, Message, Recipient};
+use lontra_storage::message::LogTime;
 use lontra_storage::meta::{MetaView, Session, SubscriptionOptions};
 use lontra_storage::shard::{Page, RetainedPage, RetainedSize};
 use lontra_storage::test_bugs::{Bug, has};
@@ -18,9 +17,9 @@ use crate::error::MetaError;
 use crate::lease::{Lease, Serving};
 use crate::ledger_metrics::{Families, LedgerCollector};
 use crate::link::{FreshTls, LinkError};
-use crate::local::{Guard, Member, Outcome, Ticket};
+use crate::local::{Guard, Outcome, Ticket};
 use crate::pieces::{each, pieces};
-use crate::publisher::{Publish, PublishReply, ShardRequest};
+use crate::publisher::ShardRequest;
 use crate::reader::PageLimits;
 use crate::requests::RetainedRequest;
 use crate::retained::Owed;
@@ -36,32 +35,6 @@ pub struct ConnectRequest {
     /// Session Expiry Interval in seconds; 0xFFFFFFFF never.
     pub expiry: u32,
     pub will: Option<Will>,
-}
-
-/// A publish on the durable path.
-pub struct DurablePublish {
-    /// An encoded message.
-    pub message: Bytes,
-    pub retain: bool,
-    /// An empty retained payload removes: never refused for want of room.
-    pub removes: bool,
-    pub recipients: Arc<[Recipient]>,
-    pub route_version: u64,
-    pub origin: Origin,
-    pub ticket: Ticket,
-}
-
-/// A publish that is delivered later, to whoever is subscribed then.
-pub struct DelayedPublish {
-    /// An encoded message, as it is to be published.
-    pub message: Bytes,
-    /// In log time of the topic's shard.
-    pub seconds: u32,
-    /// `Plain` or `Received`.
-    pub origin: Origin,
-    pub ticket: Ticket,
-    /// It is to be retained, and does not remove what is.
-    pub retain: bool,
 }
 
 /// The session that a connection now serves.
@@ -532,56 +505,6 @@ impl Cluster {
         }
     }
 
-    /// A publish on the durable path. Its outcome is told to the ticket, on the result of apply.
-    pub fn publish_durable(&self, shard: ShardId, publish: DurablePublish) {
-        let refused = if self.inner.lease.is_disk_low(shard) {
-            Some(Outcome::DiskLow)
-        } else if publish.retain && !publish.removes && self.inner.is_retained_full(shard) {
-            Some(Outcome::RetainedFull)
-        } else {
-            None
-        };
-        if let Some(outcome) = refused {
-            self.inner.local.completed(vec![(publish.ticket, outcome)]);
-            return;
-        }
-        self.inner.send(
-            shard,
-            ShardRequest::Publish(Publish {
-                message: publish.message,
-                recipients: publish.recipients,
-                route_version: publish.route_version,
-                retain: publish.retain,
-                origin: publish.origin,
-                reply: PublishReply::Ticket(publish.ticket),
-            }),
-        );
-    }
-
-    /// Stores a publish until its time has come. Its outcome is told to the ticket, on the result of apply.
-    pub fn publish_delayed(&self, shard: ShardId, publish: DelayedPublish) {
-        if self.inner.lease.is_disk_low(shard) {
-            self.inner.local.completed(vec![(publish.ticket, Outcome::DiskLow)]);
-            return;
-        }
-        if publish.retain && self.inner.is_retained_full(shard) {
-            self.inner
-                .local
-                .completed(vec![(publish.ticket, Outcome::RetainedFull)]);
-            return;
-        }
-        let shards = u64::from(self.inner.shards.shard_count());
-        let max = self.inner.limits.borrow().delayed_messages_max;
-        let delay = Delay {
-            message: publish.message,
-            seconds: publish.seconds,
-            count_max: max.map(|max| max.div_ceil(shards)),
-            origin: publish.origin,
-        };
-        let ticket = publish.ticket;
-        self.inner.send(shard, ShardRequest::Delay { delay, ticket });
-    }
-
     /// An entry leaves the session's queue: acknowledged, or dropped by its owner. The outcome frees the Packet
     /// Identifier.
     pub fn settle(&self, shard: ShardId, session: SessionId, offset: Offset, how: Left, ticket: Ticket) {
@@ -703,17 +626,6 @@ impl Cluster {
         });
     }
 
-    /// A publish on the ephemeral path, to connected sessions only.
-    pub fn publish_ephemeral(
-        &self,
-        message: Arc<Message>,
-        nodes: &[NodeId],
-        given: Vec<(NodeId, Member)>,
-        ticket: Option<Ticket>,
-    ) {
-        self.inner.publish_ephemeral(message, nodes, given, ticket);
-    }
-
     /// An index that a view of the shard must have applied to show everything acknowledged before this call.
     pub async fn read_index(&self, shard: ShardId) -> u64 {
         self.inner.read_index(shard).await
@@ -818,7 +730,7 @@ fn owed_for(session: &Session, filter: &str) -> Option<Owed> {
 
 impl Inner {
     /// Whether the shard's part of what may be retained is used up, as far as this node has seen.
-    fn is_retained_full(&self, shard: ShardId) -> bool {
+    pub(crate) fn is_retained_full(&self, shard: ShardId) -> bool {
         let size = self.views[usize::from(shard.0)].retained();
         let shards = u64::from(self.shards.shard_count());
         let reached = |used: u64, max: Option<u64>| max.is_some_and(|max| used >= max.div_ceil(shards));

@@ -29,6 +29,7 @@ use crate::local::Local;
 use crate::metrics::ClusterMetrics;
 use crate::progress::Progress;
 use crate::publisher::{Propose, ShardSender};
+use crate::publishing::Publisher;
 use crate::serve_peers::ServePeers;
 use crate::shard_map::ShardMap;
 use crate::shared::WaitingGroups;
@@ -46,7 +47,7 @@ impl Cluster {
         local: Arc<dyn Local>,
         metrics: ClusterMetrics,
         link_metrics: LinkMetrics,
-    ) -> Result<Cluster, ClusterError> {
+    ) -> Result<(Cluster, Publisher), ClusterError> {
         let members: Vec<NodeId> = config.members.keys().copied().collect();
         let shards = ShardMap::new(members.clone(), config.shards, config.replication_factor);
         let rafts = Arc::new(RaftRegistry::<GroupState>::new(config.spool.clone(), storage.clone()));
@@ -150,10 +151,9 @@ impl Cluster {
         start_senders(&inner);
         form_groups(&inner).await?;
         let tasks = start_tasks(&inner, event_receiver);
-        Ok(Cluster {
-            inner,
-            tasks: Arc::new(Mutex::new(tasks)),
-        })
+        let publisher = Publisher::new(inner.clone());
+        let tasks = Arc::new(Mutex::new(tasks));
+        Ok((Cluster { inner, tasks }, publisher))
     }
 
     /// Stops serving, ends the links and the groups. What was acknowledged is on disk already.

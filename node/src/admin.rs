@@ -4,7 +4,7 @@
 //!     every node's report ─┐
 //!     meta of this node ───┴─▶ document ─▶ GET /api/v1/cluster ─▶ `lontra cluster status` (cluster_status.rs)
 
-mod access;
+pub(crate) mod access;
 pub mod key;
 
 use std::collections::BTreeMap;
@@ -96,6 +96,9 @@ impl Admin for NodeProbe {
     fn pending(&self, client_id: String) -> Answer {
         let cluster = self.cluster.clone();
         Box::pin(async move {
+            if !cluster.lease().is_valid() {
+                return Err(access::no_lease());
+            }
             let session = cluster.meta().read().session_of(&client_id).map(|(id, _)| id);
             let Some(session) = session else {
                 return Err(Refusal::NotFound("no session of this client id".to_owned()));

@@ -251,13 +251,8 @@ pub fn ban(command: &Ban) -> Printed {
     match command {
         Ban::List(api) => {
             let asked = Asked::new(api)?;
-            let body = asked.get("/api/v1/bans")?;
-            Ok(asked
-                .list(&body, "bans")?
-                .iter()
-                .map(ban_line)
-                .collect::<Vec<_>>()
-                .join("\n"))
+            let body = asked.list("bans")?;
+            Ok(body.iter().map(ban_line).collect::<Vec<_>>().join("\n"))
         }
         Ban::Add {
             target,
@@ -298,19 +293,14 @@ pub fn keys(command: &Key) -> Printed {
     match command {
         Key::List(api) => {
             let asked = Asked::new(api)?;
-            let body = asked.get("/api/v1/keys")?;
+            let body = asked.list("keys")?;
             let line = |key: &Value| {
                 let text = |name: &str| key[name].as_str().unwrap_or_default().to_owned();
                 format!("{}  {:<7}  {}", text("id"), text("role"), text("label"))
                     .trim_end()
                     .to_owned()
             };
-            Ok(asked
-                .list(&body, "keys")?
-                .iter()
-                .map(line)
-                .collect::<Vec<_>>()
-                .join("\n"))
+            Ok(body.iter().map(line).collect::<Vec<_>>().join("\n"))
         }
         Key::Create { role, label, api } => {
             let asked = Asked::new(api)?;
@@ -368,7 +358,7 @@ pub fn remove_user(node: &str, key: &KeyFile, name: &str) -> Printed {
 /// As [`acl`].
 pub fn list_users(node: &str, key: &KeyFile) -> Printed {
     let asked = Asked::at(node, key)?;
-    let body = asked.get("/api/v1/users")?;
+    let body = asked.list("users")?;
     let line = |user: &Value| {
         let name = user["name"].as_str().unwrap_or_default();
         let groups: Vec<&str> = user["groups"]
@@ -382,12 +372,7 @@ pub fn list_users(node: &str, key: &KeyFile) -> Printed {
             false => format!("{name} ({})", groups.join(", ")),
         }
     };
-    Ok(asked
-        .list(&body, "users")?
-        .iter()
-        .map(line)
-        .collect::<Vec<_>>()
-        .join("\n"))
+    Ok(body.iter().map(line).collect::<Vec<_>>().join("\n"))
 }
 
 fn ban_line(ban: &Value) -> String {
@@ -450,7 +435,7 @@ impl Asked {
     fn rules(&self) -> Result<(Vec<String>, u64), OperatorError> {
         let body = self.get("/api/v1/rules")?;
         let rules = self
-            .list(&body, "rules")?
+            .rows(&body, "rules")?
             .iter()
             .map(|rule| rule.as_str().map(str::to_owned));
         let rules: Option<Vec<String>> = rules.collect();
@@ -463,9 +448,25 @@ impl Asked {
         self.change("PUT", "/api/v1/rules", &body).map(|_| ())
     }
 
-    fn list<'a>(&self, body: &'a Value, name: &str) -> Result<&'a [Value], OperatorError> {
-        let list = body[name].as_array().map(Vec::as_slice);
-        list.ok_or_else(|| self.not_understood())
+    fn rows<'a>(&self, body: &'a Value, name: &str) -> Result<&'a [Value], OperatorError> {
+        let rows = body[name].as_array().map(Vec::as_slice);
+        rows.ok_or_else(|| self.not_understood())
+    }
+
+    /// All of a list, page by page.
+    fn list(&self, name: &str) -> Result<Vec<Value>, OperatorError> {
+        let (mut all, mut path) = (Vec::new(), format!("/api/v1/{name}"));
+        loop {
+            let mut page = self.get(&path)?;
+            match page[name].take() {
+                Value::Array(rows) => all.extend(rows),
+                _ => return Err(self.not_understood()),
+            }
+            let Some(next) = page["next"].as_str() else {
+                return Ok(all);
+            };
+            path = format!("/api/v1/{name}?after={}", escaped(next));
+        }
     }
 
     fn understood(&self, body: &str) -> Result<Value, OperatorError> {

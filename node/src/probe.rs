@@ -2,10 +2,12 @@
 
 use lontra_cluster::Cluster;
 use lontra_cluster::lease::Serving;
+use lontra_ops::admin::Refusal;
 use lontra_ops::http::{Probe, Readiness};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::admin::access::no_lease;
 use crate::auth::hashing::Hashing;
 
 /// Answers from memory.
@@ -91,11 +93,16 @@ impl Probe for NodeProbe {
         self.cluster.update_metrics();
     }
 
-    fn session(&self, client_id: &str) -> Option<Value> {
+    fn session(&self, client_id: &str) -> Result<Option<Value>, Refusal> {
+        if !self.cluster.lease().is_valid() {
+            return Err(no_lease());
+        }
         let meta = self.cluster.meta().read();
-        let (id, session) = meta.session_of(client_id)?;
+        let Some((id, session)) = meta.session_of(client_id) else {
+            return Ok(None);
+        };
         let exclusive = session.subscriptions.iter().filter(|(_, options)| options.exclusive);
-        Some(json!({
+        Ok(Some(json!({
             "client_id": &*session.client_id,
             "session": id.0,
             "owner": session.owner.map(|owner| owner.node),
@@ -107,7 +114,7 @@ impl Probe for NodeProbe {
             "expires_in_ms": session.expires_at.map(|at| at.0.saturating_sub(self.cluster.meta_time().0)),
             "subscriptions": session.subscriptions.keys().map(|filter| &**filter).collect::<Vec<_>>(),
             "exclusive": exclusive.map(|(filter, _)| &**filter).collect::<Vec<_>>(),
-        }))
+        })))
     }
 }
 

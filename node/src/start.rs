@@ -19,8 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
+use crate::auth::CheckedPublisher;
 use crate::auth::lasting::Lasting;
-use crate::config::{self, Config, Machine, SharedStrategy, Source};
+use crate::config::{self, Config, Machine, MetricsFor, SharedStrategy, Source};
 use crate::gateway::listen::{self, ListenError};
 use crate::hub::Hub;
 use crate::limits::Protection;
@@ -77,7 +78,12 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
     );
 
     // Ports and certificates first: what is taken by another process, or wrong, is found before anything is written.
-    let http = HttpServer::bind(config.http.listen).await?;
+    let http = HttpServer::bind(config.http.listen)
+        .await?
+        .with_metrics_for(match config.http.metrics {
+            MetricsFor::Key => lontra_ops::guard::MetricsFor::Keys,
+            MetricsFor::Open => lontra_ops::guard::MetricsFor::Everybody,
+        });
     let audit = Audit::new(&config.log.audit_file).map_err(|source| ServeError::Audit {
         path: config.log.audit_file.clone(),
         source,
@@ -96,7 +102,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
 
     let (hub, queues) = Hub::new(listeners.len(), metrics.clone());
-    let cluster = Cluster::start(
+    let (cluster, publisher) = Cluster::start(
         cluster_config(&config, storage.start_number()),
         storage.clone(),
         hub.clone(),
@@ -104,6 +110,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
         LinkMetrics::new(&registry)?,
     )
     .await?;
+    let publisher = CheckedPublisher::new(publisher);
 
     hub.access.bind(cluster.meta().clone());
     worker_config.share_access(&hub.access);
@@ -134,6 +141,7 @@ pub async fn serve(given: Config, source: Source, log: LevelHandle) -> Result<()
             reloader.workers.subscribe(),
             listeners,
             cluster.clone(),
+            publisher.clone(),
             hub.clone(),
             queue,
             metrics.clone(),

@@ -73,10 +73,42 @@ pub trait Admin: Send + Sync {
     fn access(&self, request: AccessRequest, caller: Caller) -> Answer;
 }
 
+/// Which part of a list is asked for. `bounded`: no answer holds more than [`Page::LIMIT_MAX`] of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub limit: usize,
+    /// What a page before named as its `next`.
+    pub after: Option<String>,
+}
+
+impl Page {
+    pub const LIMIT: usize = 1000;
+    pub const LIMIT_MAX: usize = 10_000;
+
+    /// What the query of a request says.
+    ///
+    /// # Errors
+    /// `limit` is no number within its bounds, or there is something else.
+    fn of(mut query: BTreeMap<String, String>) -> Result<Page, Refusal> {
+        let after = query.remove("after");
+        let limit = match query.remove("limit") {
+            None => Some(Page::LIMIT),
+            Some(text) => text.parse().ok().filter(|limit| (1..=Page::LIMIT_MAX).contains(limit)),
+        };
+        match (limit, query.keys().next()) {
+            (Some(limit), None) => Ok(Page { limit, after }),
+            (None, _) => Err(Refusal::BadRequest(format!("limit is 1 to {}", Page::LIMIT_MAX))),
+            (_, Some(key)) => Err(Refusal::BadRequest(format!(
+                "`{key}` is not known here: there is limit and after"
+            ))),
+        }
+    }
+}
+
 /// Of users, rules, bans and keys. Bodies are as they came: the node knows what may stand in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessRequest {
-    Users,
+    Users(Page),
     PutUser {
         name: String,
         body: Value,
@@ -88,7 +120,7 @@ pub enum AccessRequest {
     SetRules {
         body: Value,
     },
-    Bans,
+    Bans(Page),
     PutBan {
         body: Value,
     },
@@ -96,7 +128,7 @@ pub enum AccessRequest {
     RemoveBan {
         body: Value,
     },
-    Keys,
+    Keys(Page),
     PutKey {
         body: Value,
     },
@@ -126,10 +158,10 @@ impl AccessRequest {
             AccessRequest::PutKey { body } => Some(text(body, &["role", "label"])),
             AccessRequest::RemoveUser { .. }
             | AccessRequest::RemoveKey { .. }
-            | AccessRequest::Users
+            | AccessRequest::Users(_)
             | AccessRequest::Rules
-            | AccessRequest::Bans
-            | AccessRequest::Keys => None,
+            | AccessRequest::Bans(_)
+            | AccessRequest::Keys(_) => None,
         }
     }
 }
@@ -208,7 +240,7 @@ fn access_routes() -> Router<Shown> {
     Router::new()
         .route(
             "/api/v1/users",
-            get(async |asked: Asked| access(asked, AccessRequest::Users).await),
+            get(async |asked: Asked, query: PageQuery| listed(asked, query, AccessRequest::Users).await),
         )
         .route("/api/v1/users/{name}", put(put_user).delete(remove_user))
         .route(
@@ -217,15 +249,24 @@ fn access_routes() -> Router<Shown> {
         )
         .route(
             "/api/v1/bans",
-            get(async |asked: Asked| access(asked, AccessRequest::Bans).await)
+            get(async |asked: Asked, query: PageQuery| listed(asked, query, AccessRequest::Bans).await)
                 .post(put_ban)
                 .delete(remove_ban),
         )
         .route(
             "/api/v1/keys",
-            get(async |asked: Asked| access(asked, AccessRequest::Keys).await).post(put_key),
+            get(async |asked: Asked, query: PageQuery| listed(asked, query, AccessRequest::Keys).await).post(put_key),
         )
         .route("/api/v1/keys/{id}", delete(remove_key))
+}
+
+type PageQuery = Query<BTreeMap<String, String>>;
+
+async fn listed(asked: Asked, Query(query): PageQuery, request: fn(Page) -> AccessRequest) -> Response {
+    match Page::of(query) {
+        Ok(page) => access(asked, request(page)).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn put_user(asked: Asked, Path(name): Path<String>, body: Bytes) -> Response {

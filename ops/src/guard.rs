@@ -88,6 +88,31 @@ impl Ends {
     }
 }
 
+/// Who may read `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MetricsFor {
+    /// Whoever is on this machine; from elsewhere, whoever shows a key.
+    #[default]
+    Keys,
+    Everybody,
+}
+
+/// Whether this machine asks, for itself.
+fn asks_here(headers: &HeaderMap, ends: &Ends) -> bool {
+    ends.is_here() && is_host_here(headers) && !is_forwarded(headers)
+}
+
+/// Names of clients, groups and peers are in no metric, but how busy a site is, and with what: that is its own matter.
+fn decide_metrics(metrics_for: MetricsFor, headers: &HeaderMap, ends: &Ends, known: &Known) -> Result<(), Denied> {
+    if metrics_for == MetricsFor::Everybody || asks_here(headers, ends) || matches!(known, Known::Caller(_)) {
+        return Ok(());
+    }
+    Err(match known {
+        Known::NoKeys(_) => Denied::MetricsNotHere,
+        Known::Caller(_) | Known::Nobody => Denied::NoKey,
+    })
+}
+
 /// The role that a request needs.
 pub fn role_needed(method: &Method, path: &str) -> Role {
     let Some(path) = path.strip_prefix("/api/v1/") else {
@@ -111,6 +136,7 @@ enum Denied {
     OtherSite,
     NoKey,
     NotHere,
+    MetricsNotHere,
     Role(Role),
 }
 
@@ -123,7 +149,7 @@ impl Denied {
         match self {
             Denied::OtherSite => other_site,
             Denied::NoKey => no_key,
-            Denied::NotHere => not_here,
+            Denied::NotHere | Denied::MetricsNotHere => not_here,
             Denied::Role(_) => role,
         }
     }
@@ -131,7 +157,7 @@ impl Denied {
     fn status(self) -> StatusCode {
         match self {
             Denied::NoKey => StatusCode::UNAUTHORIZED,
-            Denied::OtherSite | Denied::NotHere | Denied::Role(_) => StatusCode::FORBIDDEN,
+            Denied::OtherSite | Denied::NotHere | Denied::MetricsNotHere | Denied::Role(_) => StatusCode::FORBIDDEN,
         }
     }
 
@@ -143,6 +169,10 @@ impl Denied {
             Denied::NoKey => "show a key of this cluster: `Authorization: Bearer KEY` (lontra key create)".to_owned(),
             Denied::NotHere => "there is no key yet, so that only whoever is on this machine is answered, at a loopback address and \
                                 under the name localhost or that address: make one there, with `lontra key create --role admin`"
+                .to_owned(),
+            Denied::MetricsNotHere => "there is no key yet, so that metrics are for this machine alone, at a loopback address and under the name \
+                                       localhost or that address: make a key for whoever scrapes (lontra key create --role read), or set \
+                                       http.metrics = \"open\""
                 .to_owned(),
             Denied::Role(needed) => format!("this needs a key of the role {}", needed.name()),
         }
@@ -168,7 +198,7 @@ fn decide(
         Known::NoKeys(_) if headers.contains_key(header::AUTHORIZATION) => return (None, Err(Denied::NoKey)),
         // A name that is not this machine's in Host is a web page whose name was pointed here: its requests count as its own.
         // So is a proxy's on this machine, for whoever is behind it.
-        Known::NoKeys(_) if !ends.is_here() || !is_host_here(headers) || is_forwarded(headers) => {
+        Known::NoKeys(_) if !asks_here(headers, ends) => {
             return (None, Err(Denied::NotHere));
         }
         Known::NoKeys(role) => Caller { key: None, role },
@@ -209,6 +239,13 @@ pub(crate) async fn guard(
     next: Next,
 ) -> Response {
     let path = request.uri().path();
+    if path == "/metrics" {
+        let known = shown.probe.known(token(request.headers()));
+        return match decide_metrics(shown.metrics_for, request.headers(), &ends, &known) {
+            Ok(()) => next.run(request).await,
+            Err(denied) => refused(&shown, denied),
+        };
+    }
     if path != "/api" && !path.starts_with("/api/") {
         return next.run(request).await;
     }
@@ -222,16 +259,10 @@ pub(crate) async fn guard(
     });
     let Some(caller) = caller.filter(|_| may.is_ok()) else {
         let denied = may.err().unwrap_or(Denied::NoKey);
-        shown.denied.count(denied.name());
         if let Some(act) = act {
             shown.audit.denied(act).await;
         }
-        let mut response = refuse(denied.status(), &denied.why());
-        if denied == Denied::NoKey {
-            let bearer = header::HeaderValue::from_static("Bearer");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
-        }
-        return response;
+        return refused(&shown, denied);
     };
     request.extensions_mut().insert(caller);
     let Some(act) = act else { return next.run(request).await };
@@ -244,6 +275,16 @@ pub(crate) async fn guard(
     acting
         .await
         .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+fn refused(shown: &Shown, denied: Denied) -> Response {
+    shown.denied.count(denied.name());
+    let mut response = refuse(denied.status(), &denied.why());
+    if denied == Denied::NoKey {
+        let bearer = header::HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+    }
+    response
 }
 
 fn is_safe(method: &Method) -> bool {
@@ -360,6 +401,37 @@ mod tests {
             }
             let nobody = check(method, path, &[], ends(HERE, HERE), Known::Nobody);
             assert_eq!(nobody, Err(Denied::NoKey), "{method} {path}: this machine is no key");
+        }
+    }
+
+    #[test]
+    fn metrics_are_for_this_machine_and_for_keys_unless_they_are_for_everybody() {
+        let reader = || {
+            Known::Caller(Caller {
+                key: Some("k".into()),
+                role: Role::Read,
+            })
+        };
+        let no_keys = || Known::NoKeys(Role::Admin);
+        let (there, forwarded) = ("10.0.0.1:5", [("x-forwarded-for", "10.0.0.1")]);
+        let host = [("host", "evil.example")];
+        for (pairs, remote, local, known, expected) in [
+            (&[][..], HERE, HERE, no_keys(), Ok(())),
+            (&[], HERE, HERE, Known::Nobody, Ok(())),
+            (&[], "[::ffff:127.0.0.2]:5", HERE, Known::Nobody, Ok(())),
+            (&[], there, "10.0.0.2:9", reader(), Ok(())),
+            (&[], there, "10.0.0.2:9", Known::Nobody, Err(Denied::NoKey)),
+            (&[], there, "10.0.0.2:9", no_keys(), Err(Denied::MetricsNotHere)),
+            (&[], "10.0.0.2:5", "10.0.0.2:9", no_keys(), Err(Denied::MetricsNotHere)),
+            // A proxy on this machine, for whoever is behind it; a page whose name was pointed here.
+            (&forwarded, HERE, HERE, Known::Nobody, Err(Denied::NoKey)),
+            (&host, HERE, HERE, no_keys(), Err(Denied::MetricsNotHere)),
+        ] {
+            let (ends, headers) = (ends(remote, local), headers(pairs));
+            let found = decide_metrics(MetricsFor::Keys, &headers, &ends, &known);
+            assert_eq!(found, expected, "{remote} {known:?}");
+            let open = decide_metrics(MetricsFor::Everybody, &headers, &ends, &known);
+            assert_eq!(open, Ok(()), "{remote} {known:?}");
         }
     }
 

@@ -31,9 +31,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tower_service::Service;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Refusal};
 use crate::audit::Audit;
-use crate::guard::{self, Ends};
+use crate::guard::{self, Ends, MetricsFor};
 use crate::metrics;
 use crate::places::{Place, Places};
 
@@ -50,7 +50,10 @@ pub trait Probe: Admin {
     fn before_scrape(&self) {}
 
     /// The body of `/api/v1/sessions/{client_id}`; `None` if the cluster knows no such session.
-    fn session(&self, client_id: &str) -> Option<Value>;
+    ///
+    /// # Errors
+    /// The node cannot know now.
+    fn session(&self, client_id: &str) -> Result<Option<Value>, Refusal>;
 }
 
 /// Whether clients can be sent here.
@@ -74,6 +77,7 @@ pub struct HttpServer {
     listener: TcpListener,
     listen: SocketAddr,
     head_max: Duration,
+    metrics_for: MetricsFor,
 }
 
 impl HttpServer {
@@ -89,7 +93,14 @@ impl HttpServer {
             listener,
             listen,
             head_max: HEAD_MAX,
+            metrics_for: MetricsFor::default(),
         })
+    }
+
+    /// Who may read `/metrics`.
+    pub fn with_metrics_for(mut self, metrics_for: MetricsFor) -> Self {
+        self.metrics_for = metrics_for;
+        self
     }
 
     /// The address taken.
@@ -115,6 +126,7 @@ impl HttpServer {
             audit,
             denied: denied.clone(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            metrics_for: self.metrics_for,
         });
         let (stop, stopped) = watch::channel(false);
         let (places, mut connections) = (Arc::new(Places::default()), JoinSet::new());
@@ -251,6 +263,7 @@ pub(crate) struct Shown {
     pub(crate) audit: Audit,
     pub(crate) denied: Refusals,
     pub(crate) scans: Arc<Semaphore>,
+    pub(crate) metrics_for: MetricsFor,
 }
 
 fn router(shown: Shown) -> Router {
@@ -291,15 +304,16 @@ async fn show_status(State(shown): State<Shown>) -> Response {
 
 async fn show_session(State(shown): State<Shown>, Path(client_id): Path<String>) -> Response {
     match shown.probe.session(&client_id) {
-        Some(session) => Json(session).into_response(),
-        None => admin::refuse(StatusCode::NOT_FOUND, "no session of this client id"),
+        Err(refusal) => refusal.into_response(),
+        Ok(Some(session)) => Json(session).into_response(),
+        Ok(None) => admin::refuse(StatusCode::NOT_FOUND, "no session of this client id"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{AccessRequest, Answer, Refusal};
+    use crate::admin::{AccessRequest, Answer};
     use crate::guard::{Caller, Known, Role};
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -320,8 +334,11 @@ mod tests {
             json!({ "node": 7 })
         }
 
-        fn session(&self, client_id: &str) -> Option<Value> {
-            (client_id == "c").then(|| json!({ "owner": 7 }))
+        fn session(&self, client_id: &str) -> Result<Option<Value>, Refusal> {
+            match client_id {
+                "unknowable" => Err(Refusal::Unavailable("no lease".to_owned())),
+                _ => Ok((client_id == "c").then(|| json!({ "owner": 7 }))),
+            }
         }
     }
 
@@ -579,6 +596,47 @@ mod tests {
             nowhere.starts_with("HTTP/1.1 401"),
             "what there is, is not told either: {nowhere}"
         );
+    }
+
+    #[tokio::test]
+    async fn lists_come_in_pages_and_what_cannot_be_known_is_not_told() {
+        let running = start().await;
+        let pages = [
+            ("users", "limit: 1000, after: None"),
+            ("bans?limit=7", "limit: 7, after: None"),
+            ("keys?limit=10000&after=a%2Fb", r#"limit: 10000, after: Some(\"a/b\")"#),
+        ];
+        for (path, page) in pages {
+            let answer = fetch(running.address, &format!("/api/v1/{path}")).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200") && answer.contains(page),
+                "{path}: {answer}"
+            );
+        }
+        for path in ["users?limit=0", "users?limit=10001", "bans?limit=x", "keys?from=a"] {
+            let answer = fetch(running.address, &format!("/api/v1/{path}")).await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{path}: {answer}");
+        }
+        let answer = fetch(running.address, "/api/v1/sessions/unknowable").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn metrics_behind_a_proxy_need_a_key_of_any_role() {
+        let running = start().await;
+        let proxy = "x-forwarded-for: 10.0.0.1\r\n";
+        let answer = ask(running.address, "GET /metrics", proxy, "").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 403") && answer.contains("http.metrics"),
+            "{answer}"
+        );
+        running.node.1.store(true, Ordering::Relaxed);
+        let answer = ask(running.address, "GET /metrics", proxy, "").await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+        let key = format!("{proxy}authorization: Bearer read\r\n");
+        let answer = ask(running.address, "GET /metrics", &key, "").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(fetch(running.address, "/metrics").await.starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use super::config::Lane;
 use super::connect::{CLOSE_REFUSED, describe};
 use super::error::LinkError;
 use super::frame::{Frame, FrameError, Open};
-use super::gate::{Gate, Knock, Place};
+use super::gate::{Gate, Knock, Place, Refused};
 use super::handshake::{self, Hello, Refusal, Welcome};
 use super::metrics::Traffic;
 use super::peer::{Established, PeerLink};
@@ -31,7 +31,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Knock::Enter(place) => drop(handshakes.spawn(handshake(shared.clone(), incoming, place))),
             // It cannot be asked once more: nothing is kept of it.
             Knock::Retry => drop(incoming.retry()),
-            Knock::Refuse => incoming.refuse(),
+            Knock::Refuse(why) => {
+                shared.metrics.refused(why);
+                incoming.refuse();
+            }
         }
     }
     handshakes.shutdown().await;
@@ -44,6 +47,7 @@ async fn handshake(shared: Arc<Shared>, incoming: IncomingConnection, _place: Pl
     if let Err(error) = admitted.unwrap_or(Err(LinkError::HandshakeTimeout { waited }))
         && !shared.is_closing()
     {
+        shared.metrics.refused(Refused::Handshake);
         tracing::warn!(node = shared.config.node, %address, error = describe(&error), "connection of a peer refused");
     }
 }

@@ -29,7 +29,30 @@ pub(super) enum Knock {
     Enter(Place),
     /// It is to show first that packets reach it where it says that it is.
     Retry,
-    Refuse,
+    Refuse(Refused),
+}
+
+/// Why nobody is let in, for the label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// As many of this address are under way as may.
+    Address,
+    /// As many are under way as may.
+    Crowd,
+    /// It was let in, and is no peer.
+    Handshake,
+}
+
+impl Refused {
+    pub(super) const ALL: [Refused; 3] = [Refused::Address, Refused::Crowd, Refused::Handshake];
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Refused::Address => "address",
+            Refused::Crowd => "crowd",
+            Refused::Handshake => "handshake",
+        }
+    }
 }
 
 /// Given back when dropped.
@@ -47,8 +70,11 @@ impl Gate {
             return Knock::Retry;
         }
         let of_source = under_way.of.get(&source).copied().unwrap_or_default();
-        if under_way.all >= HANDSHAKES_MAX || of_source >= OF_ADDRESS_MAX {
-            return Knock::Refuse;
+        if of_source >= OF_ADDRESS_MAX {
+            return Knock::Refuse(Refused::Address);
+        }
+        if under_way.all >= HANDSHAKES_MAX {
+            return Knock::Refuse(Refused::Crowd);
         }
         under_way.all += 1;
         under_way.of.insert(source, of_source + 1);
@@ -94,7 +120,7 @@ mod tests {
     fn enter(gate: &Arc<Gate>, address: &str, is_proven: bool) -> Option<Place> {
         match gate.knock(address.parse().unwrap(), is_proven) {
             Knock::Enter(place) => Some(place),
-            Knock::Retry | Knock::Refuse => None,
+            Knock::Retry | Knock::Refuse(_) => None,
         }
     }
 
@@ -109,11 +135,14 @@ mod tests {
         assert!(matches!(knock("10.0.0.2", false), Knock::Retry), "whoever it is");
         places.extend((UNPROVEN_MAX..OF_ADDRESS_MAX).filter_map(|_| enter(&gate, "::ffff:10.0.0.1", true)));
         assert_eq!(places.len(), OF_ADDRESS_MAX);
-        assert!(matches!(knock("10.0.0.1", true), Knock::Refuse));
+        assert!(matches!(knock("10.0.0.1", true), Knock::Refuse(Refused::Address)));
         places.extend(enter(&gate, "10.0.0.2", true));
         places.extend((0..500).filter_map(|n| enter(&gate, &format!("2001:db8::{n:x}"), true)));
         assert_eq!(places.len(), HANDSHAKES_MAX);
-        assert!(matches!(knock("10.0.0.3", true), Knock::Refuse), "as many as may");
+        assert!(
+            matches!(knock("10.0.0.3", true), Knock::Refuse(Refused::Crowd)),
+            "as many as may"
+        );
         drop(places);
         let under_way = gate.locked();
         assert_eq!((under_way.all, under_way.of.len()), (0, 0), "each place was given back");

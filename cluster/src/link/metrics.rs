@@ -1,5 +1,6 @@
 //! What the links count. Label `peer` is a node id: a closed set.
 
+use super::gate::Refused;
 use lontra_storage::ids::NodeId;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
@@ -11,6 +12,7 @@ pub struct LinkMetrics {
     bytes: IntCounterVec,
     unacknowledged: IntGaugeVec,
     reconnects: IntCounterVec,
+    refused: IntCounterVec,
     nobody: PeerMetrics,
 }
 
@@ -48,14 +50,29 @@ impl LinkMetrics {
                 ),
                 &["peer"],
             )?,
+            refused: IntCounterVec::new(
+                Opts::new(
+                    "lontra_link_handshakes_refused_total",
+                    "Connections of whoever would be a peer that were refused",
+                ),
+                &["reason"],
+            )?,
             nobody: PeerMetrics::unregistered()?,
         };
+        for reason in Refused::ALL {
+            metrics.refused.with_label_values(&[reason.label()]);
+        }
         registry.register(Box::new(metrics.up.clone()))?;
         registry.register(Box::new(metrics.frames.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.unacknowledged.clone()))?;
         registry.register(Box::new(metrics.reconnects.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
         Ok(metrics)
+    }
+
+    pub(super) fn refused(&self, reason: Refused) {
+        self.refused.with_label_values(&[reason.label()]).inc();
     }
 
     /// For a connection before one knows whose it is.

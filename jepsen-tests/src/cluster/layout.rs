@@ -87,6 +87,8 @@ impl Layout {
             format!("listen = \"{}\"", self.listen.ws),
             "[http]".to_owned(),
             format!("listen = \"{}\"", self.listen.http),
+            // They are asked from outside of the nodes' namespaces.
+            "metrics = \"open\"".to_owned(),
             "[storage]".to_owned(),
             "checkpoint_interval = \"2s\"".to_owned(),
             "write_buffer_bytes = \"1MiB\"".to_owned(),

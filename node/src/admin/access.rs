@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use lontra_cluster::access::BanRequest;
 use lontra_cluster::{Cluster, MetaError};
-use lontra_ops::admin::{AccessRequest, Refusal};
+use lontra_ops::admin::{AccessRequest, Page, Refusal};
 use lontra_ops::guard::Caller;
 use lontra_storage::command::{AccessOp, AccessReply, BanTarget, Hidden, Subnet};
 use lontra_storage::ids::MetaIndex;
@@ -27,18 +27,12 @@ type Answered = Result<Value, Refusal>;
 
 /// What the cluster says or does.
 pub async fn answer(cluster: Cluster, hashing: Hashing, request: AccessRequest, caller: Caller) -> Answered {
-    let is_change = !matches!(
-        request,
-        AccessRequest::Users | AccessRequest::Rules | AccessRequest::Bans | AccessRequest::Keys
-    );
-    if is_change && !cluster.lease().is_valid() {
-        // The key that was shown may be none any more: this node would not know.
-        return Err(Refusal::Unavailable(
-            "this node has no lease now: nothing has changed; ask again, or another node".to_owned(),
-        ));
+    // The key that was shown may be none any more, and what is read may have changed: this node would not know.
+    if !cluster.lease().is_valid() {
+        return Err(no_lease());
     }
     match request {
-        AccessRequest::Users => Ok(users(&cluster)),
+        AccessRequest::Users(page) => Ok(users(&cluster, &page)),
         AccessRequest::PutUser { name, body } => put_user(&cluster, &hashing, name, body).await,
         AccessRequest::RemoveUser { name } => change(&cluster, AccessOp::RemoveUser { name: name.into() }).await,
         AccessRequest::Rules => {
@@ -47,7 +41,7 @@ pub async fn answer(cluster: Cluster, hashing: Hashing, request: AccessRequest, 
             Ok(json!({ "rules": rules, "version": version.0 }))
         }
         AccessRequest::SetRules { body } => change(&cluster, rules_of(&body)?).await,
-        AccessRequest::Bans => Ok(bans(&cluster)),
+        AccessRequest::Bans(page) => bans(&cluster, &page),
         AccessRequest::PutBan { body } => {
             let ban = ban_of(&body, caller.name())?;
             let existed = cluster.ban(ban).await.map_err(|error| match error {
@@ -61,7 +55,7 @@ pub async fn answer(cluster: Cluster, hashing: Hashing, request: AccessRequest, 
             let target = target_of(&fields)?;
             change(&cluster, AccessOp::RemoveBan { target }).await
         }
-        AccessRequest::Keys => Ok(keys(&cluster)),
+        AccessRequest::Keys(page) => Ok(keys(&cluster, &page)),
         AccessRequest::PutKey { body } => put_key(&cluster, &body, caller).await,
         AccessRequest::RemoveKey { id, even_last } => {
             let operation = AccessOp::RemoveKey {
@@ -74,46 +68,87 @@ pub async fn answer(cluster: Cluster, hashing: Hashing, request: AccessRequest, 
     }
 }
 
-fn users(cluster: &Cluster) -> Value {
-    let meta = cluster.meta().read();
-    let users = meta.access().users();
-    let users = users.map(|(name, user)| json!({ "name": name, "groups": user.groups }));
-    json!({ "users": users.collect::<Vec<_>>() })
+/// For whoever asks what only a node of the cluster's present state can tell.
+pub fn no_lease() -> Refusal {
+    Refusal::Unavailable(
+        "this node has no lease now: what it knows may be out of date, and nothing has changed; ask again, or another node".to_owned(),
+    )
 }
 
-fn bans(cluster: &Cluster) -> Value {
+/// A page of `rows`, each with its name, which come in order and begin behind `page.after`; and after what the next begins.
+fn paged(list: &str, page: &Page, mut rows: impl Iterator<Item = (String, Value)>) -> Value {
+    let mut last = None;
+    let shown: Vec<Value> = rows
+        .by_ref()
+        .take(page.limit)
+        .map(|(name, row)| {
+            last = Some(name);
+            row
+        })
+        .collect();
+    let next = last.filter(|_| rows.next().is_some());
+    json!({ list: shown, "next": next })
+}
+
+fn users(cluster: &Cluster, page: &Page) -> Value {
+    let meta = cluster.meta().read();
+    let is_behind = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
+    let users = meta.access().users().filter(|(name, _)| is_behind(name));
+    let users = users.map(|(name, user)| (name.to_owned(), json!({ "name": name, "groups": user.groups })));
+    paged("users", page, users)
+}
+
+fn bans(cluster: &Cluster, page: &Page) -> Answered {
+    let after = page.after.as_deref().map(ban_named).transpose()?;
     let now = cluster.meta_time();
     let meta = cluster.meta().read();
-    let bans = meta.access().bans().map(|(target, ban)| {
+    let behind = meta
+        .access()
+        .bans()
+        .filter(|(target, _)| after.as_ref().is_none_or(|after| *target > after));
+    let bans = behind.map(|(target, ban)| {
         let (kind, whom) = match target {
             BanTarget::Client(client_id) => ("client", client_id.to_string()),
             BanTarget::User(name) => ("user", name.to_string()),
             BanTarget::Network(network) => ("address", network.to_string()),
         };
         let left = |at: LogTime| at.0.saturating_sub(now.0);
-        json!({
+        let row = json!({
             kind: whom,
             "reason": ban.reason,
             "by": ban.by,
             "age_ms": now.0.saturating_sub(ban.since.0),
             "ends_in_ms": ban.ends_at.map(left),
-        })
+        });
+        (format!("{kind}:{whom}"), row)
     });
-    json!({ "bans": bans.collect::<Vec<_>>() })
+    Ok(paged("bans", page, bans))
 }
 
-fn keys(cluster: &Cluster) -> Value {
+/// As `next` names it.
+fn ban_named(name: &str) -> Result<BanTarget, Refusal> {
+    match name.split_once(':') {
+        Some(("client", client_id)) => Ok(BanTarget::Client(client_id.into())),
+        Some(("user", user)) => Ok(BanTarget::User(user.into())),
+        Some(("address", network)) => subnet(network).map(BanTarget::Network),
+        _ => Err(bad("after is what `next` of the page before says")),
+    }
+}
+
+fn keys(cluster: &Cluster, page: &Page) -> Value {
     let now = cluster.meta_time();
     let meta = cluster.meta().read();
-    let keys = meta.access().keys().map(|(id, key)| {
-        json!({
+    let is_behind = |id: &str| page.after.as_deref().is_none_or(|after| id > after);
+    let keys = meta.access().keys().filter(|(id, _)| is_behind(id)).map(|(id, key)| {
+        let row = json!({
             "id": id,
             "role": role(key.role).name(),
             "label": key.label,
             "age_ms": now.0.saturating_sub(key.since.0),
-        })
+        });
+        (id.to_owned(), row)
     });
-    json!({ "keys": keys.collect::<Vec<_>>() })
+    paged("keys", page, keys)
 }
 
 async fn put_user(cluster: &Cluster, hashing: &Hashing, name: String, mut body: Value) -> Answered {
@@ -383,6 +418,22 @@ mod tests {
         ] {
             assert!(matches!(ban(bad.clone()), Err(Refusal::BadRequest(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_page_tells_where_the_next_begins() {
+        let page = |limit| Page { limit, after: None };
+        let rows = || ["a", "b", "c"].into_iter().map(|name| (name.to_owned(), json!(name)));
+        assert_eq!(paged("l", &page(2), rows()), json!({ "l": ["a", "b"], "next": "b" }));
+        assert_eq!(
+            paged("l", &page(3), rows()),
+            json!({ "l": ["a", "b", "c"], "next": null })
+        );
+        assert_eq!(paged("l", &page(3), rows().take(0)), json!({ "l": [], "next": null }));
+        for good in ["client:a:b", "user:", "address:10.0.0.0/8"] {
+            assert!(ban_named(good).is_ok(), "{good}");
+        }
+        assert!(ban_named("a").is_err() && ban_named("address:x").is_err());
     }
 
     #[test]

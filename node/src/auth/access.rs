@@ -22,6 +22,7 @@ use super::authorized::Authorized;
 use super::cluster::ClusterAccess;
 use super::identity::Identity;
 use super::rule::Subject;
+use crate::protocol::checks::{Check, on};
 use crate::rare::Rare;
 
 /// Of one connection; shared with its outbound half.
@@ -115,7 +116,8 @@ impl Access {
     /// Whether a message on the topic may be delivered.
     pub fn may_read(&self, topic: &str) -> bool {
         let permissions = self.permissions.borrow();
-        permissions.is_open()
+        !on(Check::ReadRules)
+            || permissions.is_open()
             || self
                 .read
                 .borrow_mut()
@@ -126,12 +128,23 @@ impl Access {
         self.permissions.borrow().may_subscribe(filter)
     }
 
+    /// As [`Access::authorize`].
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn authorize_will<T>(&self, will: T, topic: impl FnOnce(&T) -> &str) -> Result<Authorized<T>, Denied> {
+        match !on(Check::WillRules) || self.may_publish(topic(&will)) {
+            true => Ok(Authorized::new(will)),
+            false => Err(Denied),
+        }
+    }
+
     /// The only way to what may be published.
     ///
     /// # Errors
     /// It may not.
     pub fn authorize<T>(&self, published: T, topic: impl FnOnce(&T) -> &str) -> Result<Authorized<T>, Denied> {
-        match self.may_publish(topic(&published)) {
+        match !on(Check::PublishRules) || self.may_publish(topic(&published)) {
             true => Ok(Authorized::new(published)),
             false => Err(Denied),
         }

@@ -24,6 +24,7 @@ use super::acl_file::{AclFile, AclLine};
 use super::cluster::ClusterAccess;
 use super::filters::{covers, overlap};
 use super::rule::{Actions, Effect, Rule, Subject, substitute};
+use crate::protocol::checks::{Check, on};
 
 /// All rules of a node.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +59,7 @@ impl Acl {
         }
         let mut list = Vec::new();
         let of_cluster = self.cluster.rules();
+        let refused: &[char] = if on(Check::WildNames) { &['+', '#', '/'] } else { &[] };
         for rule in own
             .into_iter()
             .flatten()
@@ -65,7 +67,7 @@ impl Acl {
             .chain(&*of_cluster)
             .filter(|rule| rule.is_about(subject))
         {
-            let filter = substitute(&rule.filter, subject, &['+', '#', '/']);
+            let filter = substitute(&rule.filter, subject, refused);
             list.extend(filter.map(|filter| Permission {
                 effect: rule.effect,
                 actions: rule.actions,
@@ -80,7 +82,7 @@ impl Acl {
             if let Some(lines) = own {
                 add(&mut list, lines, |filter| Some(filter.into()));
             }
-            let wild = |name: &str| name.contains(['+', '#']);
+            let wild = |name: &str| on(Check::WildNames) && name.contains(['+', '#']);
             if !(subject.user.is_some_and(wild) || wild(subject.client_id)) {
                 add(&mut list, &file.patterns, |filter| {
                     substitute(filter, subject, &['+', '#'])
@@ -142,7 +144,8 @@ impl Permissions {
     /// for the group. (P8)
     pub fn may_subscribe(&self, filter: &str) -> bool {
         let Some(list) = &self.0 else { return true };
-        let shared = share_parts(filter).map(|(_, filter)| filter);
+        let mut shared = share_parts(filter).map(|(_, filter)| filter);
+        let filter = shared.take_if(|_| !on(Check::SharedAsAWhole)).unwrap_or(filter);
         let list = list.iter().filter(|permission| permission.actions.subscribe);
         for Permission { effect, filter: of, .. } in list {
             match (shared, effect) {

@@ -2,8 +2,11 @@
 
 use std::ops::Deref;
 
-/// Made by [`super::access::Access::authorize`] and nowhere else: what hands messages to the cluster takes nothing else,
-/// so that no path leads around the check.
+use bytes::Bytes;
+use lontra_storage::message::Message;
+
+/// Made by [`super::access::Access::authorize`] and nowhere else. [`super::publisher::CheckedPublisher`] takes nothing else, and
+/// it alone takes what is in it out: no path leads around the check.
 #[derive(Debug)]
 #[must_use]
 pub struct Authorized<T>(T);
@@ -13,8 +16,15 @@ impl<T> Authorized<T> {
         Authorized(authorized)
     }
 
-    pub fn into_inner(self) -> T {
+    pub(super) fn into_inner(self) -> T {
         self.0
+    }
+}
+
+impl Authorized<Message> {
+    /// As it is stored.
+    pub fn encode(&self) -> Authorized<Bytes> {
+        Authorized(self.0.encode())
     }
 }
 

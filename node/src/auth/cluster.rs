@@ -20,6 +20,7 @@ use super::decoys::Decoys;
 use super::password::PasswordRecord;
 use super::password_file::User;
 use super::rule::Rule;
+use crate::protocol::checks::{Check, on};
 
 /// One for the node, whatever is reloaded.
 #[derive(Default)]
@@ -115,7 +116,7 @@ impl ClusterAccess {
     pub fn ban_of(&self, client_id: &str, user: Option<&str>, address: Option<IpAddr>) -> Option<BanTarget> {
         let view = self.view.get()?.read();
         let ban = view.access().ban_of(client_id, user, address, view.log_time());
-        ban.map(|(target, _)| target.clone())
+        ban.map(|(target, _)| target.clone()).filter(|_| on(Check::Ban))
     }
 }
 

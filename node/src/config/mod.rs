@@ -314,6 +314,18 @@ pub struct Http {
     /// Where operators and Prometheus connect. Default `127.0.0.1:18083`. On other addresses than
     /// loopback `/api` is not served before the cluster has a key.
     pub listen: SocketAddr,
+
+    /// Who may read `/metrics` from another machine: `key`, whoever shows a key of the cluster, of any role; `open`, everybody.
+    /// Default `key`. Whoever is on this machine may in any case.
+    pub metrics: MetricsFor,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetricsFor {
+    #[default]
+    Key,
+    Open,
 }
 
 /// `[storage]`: the databases in `node.data_dir`.
@@ -509,6 +521,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: loopback(18083),
+            metrics: MetricsFor::default(),
         }
     }
 }

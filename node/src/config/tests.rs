@@ -121,7 +121,7 @@ fn config_closed_unknown_keys_are_refused_with_file_line_key_and_the_nearest_nam
     check_refused(
         "[http]\ncolour = 1",
         &[],
-        &["`http.colour`", "known here are `http.listen`"],
+        &["`http.colour`", "known here are `http.listen`, `http.metrics`"],
     );
     check_refused(
         "mqtt = 5",

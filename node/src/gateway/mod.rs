@@ -101,7 +101,7 @@ async fn serve(
             match Box::pin(done).await {
                 Ok(done) => {
                     worker.metrics.handshake_done(done.is_resumed, done.elapsed);
-                    peer.certificate = done.certificate;
+                    peer.chain = done.chain;
                     Stream::Tls(Box::new(done.stream))
                 }
                 Err(failed) => {

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use rustls::pki_types::CertificateDer;
+
 /// Of one connection; kept with its client.
 #[derive(Clone, Debug, Default)]
 pub struct Peer {
     /// The client's, also where a proxy that is trusted is in between; port 0 where the proxy tells none. None over Unix
     /// sockets.
     pub address: Option<SocketAddr>,
-    /// The certificate that the client has shown and that is good, in DER.
-    pub certificate: Option<Box<[u8]>>,
+    /// The certificate that the client has shown and that was good then, and those between it and an authority.
+    pub chain: Option<Box<[CertificateDer<'static>]>>,
     /// It is one more than may be connected: it is only told so.
     pub is_surplus: bool,
 }
@@ -20,9 +22,14 @@ impl Peer {
     pub fn at(address: Option<SocketAddr>) -> Self {
         Peer {
             address: address.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port())),
-            certificate: None,
+            chain: None,
             is_surplus: false,
         }
+    }
+
+    /// The client's own certificate, in DER.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.chain.as_ref()?.first().map(|own| &own[..])
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Limit;
 use super::rate::{Bucket, Moment, Rate};
 use super::recent::Recent;
+use crate::protocol::checks::{Check, on};
 
 /// What is one source: an IPv4 address, or the 64 bits of an IPv6 network that one customer has to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,7 +153,7 @@ impl Admission {
         }
         let mut tables = self.tables();
         let clients = tables.users.entry(user.into()).or_default();
-        if !clients.contains_key(client_id) && clients.len() >= max {
+        if on(Check::UserConnections) && !clients.contains_key(client_id) && clients.len() >= max {
             return Err(Limit::UserConnections);
         }
         *clients.entry(client_id.into()).or_default() += 1;

@@ -1,4 +1,4 @@
-//! Checks that can be taken away, for proof that the tests of conformance miss each: in a build with the feature `test-bugs`
+//! Checks that can be taken away, for proof that the tests of conformance and of attacks miss each: in a build with the feature `test-bugs`
 //! the variable `LONTRA_REMOVED_CHECK` names one. Without the feature [`on`] is a constant, and every check stands.
 //!
 //! `ops/checks/removed_checks` takes them away one at a time; `ops/checks/removed_checks.tsv` has the statement of each and the
@@ -61,10 +61,44 @@ pub enum Check {
     WillTakenBack,
     /// DISCONNECT with an expiry that CONNECT did not have. [MQTT 5 section 3.14.2.2.2]
     DisconnectExpiry,
+    /// What rules say of a PUBLISH.
+    PublishRules,
+    /// What rules say of a message before it is delivered.
+    ReadRules,
+    /// A shared subscription must be readable as a whole.
+    SharedAsAWhole,
+    /// Names with wildcards have no part in patterns.
+    WildNames,
+    /// What rules say of a will.
+    WillRules,
+    /// Whose client id it is.
+    ClientIdOfUser,
+    /// Who signed a token.
+    TokenSignature,
+    /// A connection ends with its token.
+    TokenEnds,
+    /// The server that is asked says no.
+    HookDenies,
+    /// A password is the one of its user.
+    Password,
+    /// Who shows nothing is let in nowhere but where that is configured.
+    Anonymous,
+    /// The proof is one of the password.
+    ScramProof,
+    /// An address that guesses waits.
+    FailedLogins,
+    /// Whoever a reload has removed is let go.
+    UserRemoved,
+    /// Who is banned is let in nowhere.
+    Ban,
+    /// A certificate that is good no more ends its connection.
+    CertificateAgain,
+    /// A user has a number of connections.
+    UserConnections,
 }
 
 impl Check {
-    pub const ALL: [(&str, Check); 27] = [
+    pub const ALL: [(&str, Check); 44] = [
         ("string_nul", Check::StringNul),
         ("length_minimal", Check::LengthMinimal),
         ("pingreq_flags", Check::PingReqFlags),
@@ -92,6 +126,23 @@ impl Check {
         ("maximum_packet_size", Check::MaximumPacketSize),
         ("will_taken_back", Check::WillTakenBack),
         ("disconnect_expiry", Check::DisconnectExpiry),
+        ("publish_rules", Check::PublishRules),
+        ("read_rules", Check::ReadRules),
+        ("shared_as_a_whole", Check::SharedAsAWhole),
+        ("wild_names", Check::WildNames),
+        ("will_rules", Check::WillRules),
+        ("client_id_of_user", Check::ClientIdOfUser),
+        ("token_signature", Check::TokenSignature),
+        ("token_ends", Check::TokenEnds),
+        ("hook_denies", Check::HookDenies),
+        ("password", Check::Password),
+        ("anonymous", Check::Anonymous),
+        ("scram_proof", Check::ScramProof),
+        ("failed_logins", Check::FailedLogins),
+        ("user_removed", Check::UserRemoved),
+        ("ban", Check::Ban),
+        ("certificate_again", Check::CertificateAgain),
+        ("user_connections", Check::UserConnections),
     ];
 }
 

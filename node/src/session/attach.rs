@@ -17,6 +17,7 @@ use crate::auth::access::Denied;
 use crate::auth::certificate;
 use crate::auth::chain::{Connecting, Refused as Refusal, check_client_id};
 use crate::metrics::DeniedAction;
+use crate::protocol::checks::{Check, on};
 use crate::protocol::codec::ReasonCode;
 use crate::protocol::codec::topic_grammar::is_shared;
 use crate::protocol::connection::Served;
@@ -94,7 +95,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
     let will = match &accepted.will {
         None => None,
         Some(will) => {
-            let allowed = access.authorize(will, |will| &will.topic).map_err(|Denied| {
+            let allowed = access.authorize_will(will, |will| &will.topic).map_err(|Denied| {
                 worker.metrics.denied(DeniedAction::Will);
                 ReasonCode::NOT_AUTHORIZED
             })?;
@@ -132,6 +133,7 @@ async fn attach(worker: &Rc<Worker>, client: &Rc<Client>, mut accepted: Box<Acce
     let expires = access
         .identity
         .expires
+        .filter(|_| on(Check::TokenEnds))
         .and_then(|at| instant_of(at, SystemTime::now(), Instant::now()));
     let shards = worker.cluster.shards().shard_count();
     {
@@ -190,7 +192,7 @@ async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accep
     let connecting = Connecting {
         client_id: (!accepted.assigned).then_some(&*accepted.client_id),
         address: client.peer.address.map(|address| address.ip()),
-        certificate: client.peer.certificate.as_deref(),
+        certificate: client.peer.certificate(),
         listener: &client.config.name,
     };
     let address = connecting.address;
@@ -208,7 +210,7 @@ async fn identify(worker: &Rc<Worker>, client: &Rc<Client>, accepted: &mut Accep
                 .await
         }
     };
-    if let (Ok(identity), Some(der)) = (&mut known, client.peer.certificate.as_deref()) {
+    if let (Ok(identity), Some(der)) = (&mut known, client.peer.certificate()) {
         // TLS has looked at it when it was shown, not when the session was resumed by a ticket.
         let ends = certificate::not_after(der).unwrap_or_default();
         identity.expires = Some(identity.expires.map_or(ends, |at| at.min(ends)));

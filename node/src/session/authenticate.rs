@@ -3,6 +3,7 @@
 //! Nothing here waits: no step hashes a password.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -50,6 +51,8 @@ pub fn step(worker: &Rc<Worker>, client: &Rc<Client>, data: &[u8]) {
         "a client did not authenticate"
     );
     worker.metrics.authenticated(&Err(refused));
+    let address = client.peer.address.map(|address| address.ip());
+    client.config.guard.login_failed(address, Instant::now());
     connection.not_authenticated(refused.reason());
 }
 
@@ -58,6 +61,7 @@ fn may_begin(worker: &Worker, client: &Client) -> Result<(), ReasonCode> {
     let client_id = client.connection.borrow().authenticating().map(str::to_owned);
     let Some(client_id) = client_id else { return Ok(()) };
     admit::client_id(worker, client, &client_id)?;
+    admit::login(worker, client)?;
     let address = client.peer.address.map(|address| address.ip());
     match worker.auth().acl.cluster.ban_of(&client_id, None, address) {
         None => Ok(()),

@@ -30,5 +30,5 @@ pub fn delay(
         origin: origin_of(client, packet, message.publisher, shard),
         ticket: ticket(worker, client, token),
     };
-    worker.cluster.publish_delayed(shard, publish);
+    worker.publisher.delayed(shard, publish);
 }

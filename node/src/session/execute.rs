@@ -1,7 +1,6 @@
 //! One arm per output, one call per arm.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -277,26 +276,20 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>,
             ticket: ticket(worker, client, token),
         };
         if !given.is_empty() {
-            worker
-                .cluster
-                .publish_ephemeral(Arc::new(message.into_inner()), &[], given, None);
+            worker.publisher.ephemeral(message, &[], given, None);
         }
-        worker.cluster.publish_durable(matched.shard, publish);
+        worker.publisher.durable(matched.shard, publish);
         return;
     }
     if token & UNACKNOWLEDGED != 0 {
         drop(publishes);
-        worker
-            .cluster
-            .publish_ephemeral(Arc::new(message.into_inner()), &nodes, given, None);
+        worker.publisher.ephemeral(message, &nodes, given, None);
         return;
     }
     publishes.begin(token, &matched, Path::Ephemeral, qos, lease);
     drop(publishes);
     let ticket = ticket(worker, client, token);
-    worker
-        .cluster
-        .publish_ephemeral(Arc::new(message.into_inner()), &nodes, given, Some(ticket));
+    worker.publisher.ephemeral(message, &nodes, given, Some(ticket));
 }
 
 /// How a repeat of a publish to `shard` is recognised.

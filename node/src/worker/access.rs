@@ -1,13 +1,15 @@
 //! Who may do what has changed, by a reload or by the cluster: what is decided again for who is connected here.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use lontra_storage::meta::AccessChange;
 
-use super::{Client, Worker};
+use super::{Client, ListenerConfig, Worker};
 use crate::auth::{Access, Auth};
 use crate::config::auth::Revocation;
+use crate::gateway::tls::load::ClientTrust;
+use crate::protocol::checks::{Check, on};
 use crate::protocol::codec::ReasonCode;
 
 impl Worker {
@@ -18,8 +20,9 @@ impl Worker {
 
     /// A reload: what was decided under other users and rules holds no more, from the next message on, and for who is
     /// connected.
-    pub(super) fn access_changed(&self) {
+    pub(super) fn access_changed(self: &Rc<Self>) {
         self.decide_again(|_| true);
+        tokio::task::spawn_local(certificates_again(self.clone()));
     }
 
     /// The cluster's log: when this returns, nobody here is served against it.
@@ -32,6 +35,26 @@ impl Worker {
                 AccessChange::Ban(target) => access.is_target(target),
             })
         });
+    }
+
+    /// Whoever has shown a certificate that is good no more, by the files that were read since, is let go.
+    pub(super) fn certificate_again(&self, client: &Client) {
+        let Some(chain) = &client.peer.chain else { return };
+        let present = self.config.borrow().clone();
+        let listener = present.listeners.iter().find(|one| one.name == client.config.name);
+        let Some(listener) = listener.filter(|present| !Arc::ptr_eq(present, &client.config)) else {
+            return;
+        };
+        let Some(now) = trust(listener) else { return };
+        if !on(Check::CertificateAgain) || now.still_takes(trust(&client.config), chain) {
+            return;
+        }
+        if let Some(access) = client.access() {
+            access.revoke();
+        }
+        let why = Some("the certificate is good no more");
+        client.connection.borrow_mut().close(ReasonCode::NOT_AUTHORIZED, why);
+        client.wake.notify_one();
     }
 
     fn decide_again(&self, is_touched: impl Fn(&Access) -> bool) {
@@ -55,13 +78,35 @@ impl Worker {
     }
 }
 
+/// `bounded`: signatures cost; the worker serves in between.
+async fn certificates_again(worker: Rc<Worker>) {
+    let clients: Vec<Weak<Client>> = {
+        let connections = worker.connections.borrow();
+        let with_certificate = connections.values().filter(|client| client.peer.chain.is_some());
+        with_certificate.map(Rc::downgrade).collect()
+    };
+    for some in clients.chunks(CERTIFICATES_PER_TURN) {
+        for client in some.iter().filter_map(Weak::upgrade) {
+            worker.certificate_again(&client);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn trust(config: &ListenerConfig) -> Option<&ClientTrust> {
+    config.tls.as_ref()?.clients.as_ref()
+}
+
+/// Some milliseconds.
+const CERTIFICATES_PER_TURN: usize = 16;
+
 /// Why the connection is not served any longer.
 fn ends(client: &Rc<Client>, access: &Access, auth: &Auth) -> Option<(ReasonCode, &'static str)> {
     if access.is_banned(&auth.acl.cluster) {
         access.revoke();
         return Some((ReasonCode::BANNED, "banned"));
     }
-    if !auth.still_knows(&access.identity) {
+    if on(Check::UserRemoved) && !auth.still_knows(&access.identity) {
         access.revoke();
         let why = "the user is gone, or shows who it is by something else";
         return Some((ReasonCode::NOT_AUTHORIZED, why));

@@ -12,7 +12,7 @@ use crate::auth::lasting::Lasting;
 use crate::auth::{Auth, AuthFileError};
 use crate::config::listener::Listener;
 use crate::config::{Config, ListenerKind, Network, WebOrigin, seconds_unless_none};
-use crate::gateway::tls::load::{self, TlsFileError};
+use crate::gateway::tls::load::{self, ClientTrust, TlsFileError};
 use crate::limits::{Guard, Protection};
 use crate::protocol::codec::Limits;
 use crate::protocol::handshake::{Available, Policy};
@@ -63,6 +63,8 @@ pub struct ListenerConfig {
 
 pub struct TlsConfig {
     pub config: Arc<ServerConfig>,
+    /// None: no certificate is asked for.
+    pub clients: Option<ClientTrust>,
     pub handshake_timeout: Duration,
     pub handshakes_max: usize,
 }
@@ -124,11 +126,15 @@ fn listener_config(
     let auth = config.listener_auth(listener);
     let tls = match listener.kind.is_tls() {
         false => None,
-        true => Some(TlsConfig {
-            config: load::load(listener)?,
-            handshake_timeout: listener.tls.handshake_timeout,
-            handshakes_max: listener.tls.handshakes_max as usize,
-        }),
+        true => {
+            let loaded = load::load(listener)?;
+            Some(TlsConfig {
+                config: loaded.config,
+                clients: loaded.clients,
+                handshake_timeout: listener.tls.handshake_timeout,
+                handshakes_max: listener.tls.handshakes_max as usize,
+            })
+        }
     };
     Ok(ListenerConfig {
         name: listener.name.clone(),

@@ -35,8 +35,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 pub use self::config::{ListenerConfig, WorkerConfig};
 use self::deadlines::Deadlines;
 use self::wake::Wake;
-use crate::auth::Access;
 use crate::auth::scram::Exchange;
+use crate::auth::{Access, CheckedPublisher};
 use crate::gateway::listen::Listening;
 use crate::gateway::peer::Peer;
 use crate::gateway::tls::handshake::Handshakes;
@@ -62,6 +62,7 @@ pub struct Worker {
     pub id: u16,
     config: watch::Receiver<Arc<WorkerConfig>>,
     pub cluster: Cluster,
+    pub publisher: CheckedPublisher,
     pub hub: Arc<Hub>,
     pub metrics: NodeMetrics,
     /// Of TLS.
@@ -224,6 +225,7 @@ pub fn spawn(
     config: watch::Receiver<Arc<WorkerConfig>>,
     listeners: Vec<Listening>,
     cluster: Cluster,
+    publisher: CheckedPublisher,
     hub: Arc<Hub>,
     queue: WorkerQueue,
     metrics: NodeMetrics,
@@ -241,6 +243,7 @@ pub fn spawn(
                 config,
                 routes: RefCell::new(cluster.route_cache()),
                 cluster,
+                publisher,
                 hub,
                 metrics,
                 handshakes: Handshakes::default(),
@@ -330,6 +333,8 @@ impl Worker {
             exchange: RefCell::default(),
         });
         self.connections.borrow_mut().insert(id, client.clone());
+        // A reload may have come within its handshake.
+        self.certificate_again(&client);
         client
     }
 

@@ -138,7 +138,17 @@ async fn a_node_that_stands_still_or_is_cut_off_serves_nobody_who_was_revoked() 
         let _: Result<(), Gone> = bob.send(&sent.encode(Version::V5)).await;
         match stands_still {
             true => cluster.resume(away),
-            false => assert_ne!(connack_or_closed(cluster.mqtt(2), &connect).await, Some(0)),
+            false => {
+                assert_ne!(connack_or_closed(cluster.mqtt(2), &connect).await, Some(0));
+                // What it last knew is not told as what is.
+                for path in ["/api/v1/users", "/api/v1/bans", "/api/v1/rules", "/api/v1/sessions/bob"] {
+                    let (code, told) = ask(&cluster, 2, "GET", path, "", None).await;
+                    assert!(
+                        code == 503 && told["error"].to_string().contains("no lease"),
+                        "{path}: {code} {told}"
+                    );
+                }
+            }
         }
         loop {
             match bob.packet_within(SOON).await {
@@ -677,13 +687,46 @@ async fn on_other_addresses_the_api_is_off_until_there_is_a_key() {
             "{path}: {code} {told}"
         );
     }
-    assert_eq!(ask_text(&outside, "GET", "/metrics", "", None).await.0, 200);
+    let (code, told) = ask_text(&outside, "GET", "/metrics", "", None).await;
+    assert!(code == 403 && told.contains("http.metrics"), "{code} {told}");
+    assert_eq!(ask_text(&node.http, "GET", "/metrics", "", None).await.0, 200);
     assert_eq!(ask_text(&outside, "GET", "/health/live", "", None).await.0, 200);
     let key = lontra(&["key", "create", "--role", "admin", "--node", &url(&cluster, 0)]).await;
     assert_eq!(ask_text(&outside, "GET", "/api/v1/status", "", Some(&key)).await.0, 200);
     for at in [&outside, &node.http] {
         assert_eq!(ask_text(at, "GET", "/api/v1/status", "", None).await.0, 401, "{at}");
     }
+    for (at, key, expected) in [
+        (&outside, None, 401),
+        (&outside, Some(&*key), 200),
+        (&node.http, None, 200),
+    ] {
+        assert_eq!(ask_text(at, "GET", "/metrics", "", key).await.0, expected, "{at}");
+    }
+    cluster.assert_no_panic();
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let cluster = start(1, &[]).await;
+    for n in 0..5 {
+        let ban = json!({ "client": format!("c/{n}") }).to_string();
+        assert_eq!(ask(&cluster, 0, "POST", "/api/v1/bans", &ban, None).await.0, 200);
+    }
+    let (mut came, mut after, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let (code, page) = ask(&cluster, 0, "GET", &format!("/api/v1/bans?limit=2{after}"), "", None).await;
+        assert_eq!(code, 200, "{page}");
+        let bans = page["bans"].as_array().expect("a list");
+        came.extend(
+            bans.iter()
+                .map(|ban| ban["client"].as_str().expect("a client").to_owned()),
+        );
+        pages += 1;
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={}", next.replace('/', "%2F"));
+    }
+    assert_eq!((pages, came), (3, (0..5).map(|n| format!("c/{n}")).collect::<Vec<_>>()));
     cluster.assert_no_panic();
 }
 

@@ -485,6 +485,29 @@ async fn decisions(at: &str, connect: &Connect, topics: &[String]) -> Vec<(Strin
     topics.iter().map(decide).collect()
 }
 
+/// As `ops/docs/security.md` promises: nothing else is configured.
+#[tokio::test]
+async fn a_site_of_mosquitto_starts_with_two_lines() {
+    let dir = tempfile::tempdir().expect("a directory");
+    mosquitto_passwd(&dir.path().join("users"), &[("alice", "a"), ("watcher", "w")]).await;
+    let acl = "user alice\ntopic readwrite a/#\nuser watcher\ntopic #\ntopic $dollar/#\n";
+    std::fs::write(dir.path().join("acl"), acl).expect("written");
+    let two = [("auth.password_file", "{dir}/users"), ("auth.acl_file", "{dir}/acl")];
+    let guarded = Guarded::start_in(1, dir, &two).await;
+    let alice = Connect::clean(Version::V5, "c").user("alice", "a");
+    let topics = ["a/b".to_owned(), "b".to_owned()];
+    let decided = decisions(guarded.at(), &alice, &topics).await;
+    let expected = [("a/b".to_owned(), true, true), ("b".to_owned(), false, false)];
+    assert_eq!(decided, expected);
+    assert_eq!(
+        guarded
+            .connack(&Connect::clean(Version::V5, "c").user("alice", "b"))
+            .await,
+        0x86
+    );
+    guarded.cluster.assert_no_panic();
+}
+
 #[tokio::test]
 async fn mosquitto_decides_the_same_with_the_same_files() {
     let dir = tempfile::tempdir().expect("a directory");

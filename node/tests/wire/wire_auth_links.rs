@@ -124,6 +124,13 @@ async fn a_node_of_a_foreign_authority_is_no_node() {
             .await
             .is_err()
     );
+    // The lower id dials: it is dialled, and each refuses the other.
+    eventually("the refusal is counted", START, || async {
+        let refused = cluster.metrics(id).await;
+        let count = refused.sum_where("lontra_link_handshakes_refused_total", "reason=\"handshake\"");
+        (count > 0.0).then_some(())
+    })
+    .await;
     let mut client = Client::open(cluster.mqtt(0), Version::V5, "links-f").await;
     client.subscribe(&[("links", 1)]).await;
     client.publish("links", "the others go on", 1).await;

@@ -159,7 +159,7 @@ async fn refused(client: &mut Client) -> u8 {
     code
 }
 
-async fn guarded(size: usize) -> Guarded {
+async fn guarded_with(size: usize, failures_max: &str) -> Guarded {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("users").to_str().expect("text").to_owned();
     for (name, password) in [("alice", "wonder land"), ("bob", "b"), ("a,b=c", "odd")] {
@@ -169,8 +169,32 @@ async fn guarded(size: usize) -> Guarded {
     let settings = [
         ("auth.password_file", "{dir}/users"),
         ("auth.rules", "[\"allow group=ops publish,subscribe %u/#\"]"),
+        ("limits.failed_logins_address_max", failures_max),
+        // Longer than the test.
+        ("limits.flapping_window", "1h"),
     ];
     Guarded::start_in(size, dir, &settings).await
+}
+
+/// As many wrong proofs as a test makes.
+async fn guarded(size: usize) -> Guarded {
+    guarded_with(size, "0").await
+}
+
+#[tokio::test]
+async fn an_address_that_guesses_waits_as_with_passwords() {
+    let guarded = guarded_with(1, "2").await;
+    let alice = Scram::new("alice", "wonder land", "nonce");
+    for name in ["alice", "nobody"] {
+        let scram = Scram::new(name, "guess", "nonce");
+        let (mut client, challenge) = challenged(guarded.at(), &scram.connect("c")).await;
+        let last = scram.last(&challenge).message;
+        client.send(&auth(CONTINUE, &last)).await.expect("AUTH");
+        assert_eq!(refused(&mut client).await, 0x86, "{name}");
+    }
+    // Whoever it is now, and whatever it would prove: there is no challenge.
+    assert_eq!(guarded.connack(&alice.connect("c")).await, 0x9f);
+    guarded.cluster.assert_no_panic();
 }
 
 /// [MQTT-4.12.0-2] [MQTT-4.12.0-5]

@@ -892,6 +892,7 @@ const METRICS: &[(&str, &str)] = &[
     ("lontra_link_ephemeral_frames_sent_total", "the ephemeral publishes"),
     ("lontra_link_forward_unacknowledged_bytes", "the flood"),
     ("lontra_link_frames_total", "any load"),
+    ("lontra_link_handshakes_refused_total", "a node of a foreign authority"),
     (
         "lontra_link_reconnects_total",
         "the node that is killed and starts again",
@@ -1023,7 +1024,11 @@ async fn every_exported_metric_moves() {
 }
 
 /// Need more than this scenario has. A slow disk: `slow_pressure::a_node_whose_disk_is_slow_leads_nothing`.
-const MOVED_ELSEWHERE: &[&str] = &["lontra_raft_leaderships_given_away_total"];
+/// A foreign node: `wire_auth_links::a_node_of_a_foreign_authority_is_no_node`.
+const MOVED_ELSEWHERE: &[&str] = &[
+    "lontra_link_handshakes_refused_total",
+    "lontra_raft_leaderships_given_away_total",
+];
 
 fn cause(family: &str) -> Option<&'static str> {
     METRICS.iter().find(|metric| metric.0 == family).map(|metric| metric.1)

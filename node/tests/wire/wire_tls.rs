@@ -474,10 +474,47 @@ async fn client_certificates_are_asked_for_checked_and_revoked() {
     }
     assert!(running.handshakes("certificate").await >= 10.0);
 
-    // Who was good is revoked while its connection stays; the next one is refused, ticket or not.
+    // Who was good is revoked: refused, ticket or not.
     running.pki.revoke("crl.pem", &[7, 8]);
     assert!(running.reload().await, "{}", running.log());
     assert!(!served(&known, Some(&good), "-tls1_3").await);
+    running.cluster.assert_no_panic();
+}
+
+#[tokio::test]
+async fn a_client_whose_certificate_is_revoked_is_let_go_and_others_stay() {
+    let running = Running::start(&one_line(LISTENERS)).await;
+    let [known, asked] = [2, 3].map(|offset| running.at(offset));
+    let (good, bad) = (running.pki.client("stays", 7), running.pki.client("goes", 8));
+    let open = async |address: &str, files: &Files, protocol: &str, id: &str| {
+        let certificate = ["-cert", &files.certificate, "-key", &files.key];
+        let arguments = [&["-CAfile", &running.pki.ca, protocol][..], &certificate].concat();
+        Client::open(&tls::relay(address, &arguments).await, Version::V5, id).await
+    };
+    let mut stays = [
+        open(&known, &good, "-tls1_3", "crl-stays").await,
+        // This listener has no list.
+        open(&asked, &bad, "-tls1_3", "crl-elsewhere").await,
+    ];
+    let mut goes = [
+        open(&known, &bad, "-tls1_3", "crl-goes").await,
+        open(&known, &bad, "-tls1_2", "crl-goes-too").await,
+    ];
+
+    // A reload that changes nothing ends nothing.
+    assert!(running.reload().await, "{}", running.log());
+    for client in stays.iter_mut().chain(&mut goes) {
+        client.ping().await;
+    }
+
+    running.pki.revoke("crl.pem", &[8]);
+    assert!(running.reload().await, "{}", running.log());
+    for client in &mut goes {
+        assert_eq!(client.closed_by_server(SOON).await.0, Some(0x87));
+    }
+    for client in &mut stays {
+        client.ping().await;
+    }
     running.cluster.assert_no_panic();
 }
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, Error, ServerConfig};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout_at;
@@ -99,7 +100,7 @@ pub struct Done {
     pub stream: TlsStream,
     pub is_resumed: bool,
     /// The client's own, in DER.
-    pub certificate: Option<Box<[u8]>>,
+    pub chain: Option<Box<[CertificateDer<'static>]>>,
     /// From the client's first byte.
     pub elapsed: Duration,
 }
@@ -215,7 +216,7 @@ async fn shake_hands(handshakes: &Handshakes, socket: Socket, config: Arc<Server
     }
     Ok(Done {
         is_resumed: stream.session.is_resumed(),
-        certificate: stream.session.client_certificate().map(Box::from),
+        chain: stream.session.client_chain().map(Box::from),
         stream,
         elapsed: began.elapsed(),
     })

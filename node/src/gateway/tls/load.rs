@@ -14,11 +14,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ring::digest;
 use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, ServerConfig, VerifierBuilderError,
@@ -64,12 +65,39 @@ pub enum TlsFileError {
 ///
 /// # Errors
 /// The first file that is missing, no PEM, or does not fit the others.
-pub fn load(listener: &Listener) -> Result<Arc<ServerConfig>, TlsFileError> {
+pub fn load(listener: &Listener) -> Result<Loaded, TlsFileError> {
     let loader = Loader {
         listener: &listener.name,
         provider: Arc::new(default_provider()),
     };
-    loader.load(listener.kind, &listener.tls).map(Arc::new)
+    loader.load(listener.kind, &listener.tls)
+}
+
+pub struct Loaded {
+    pub config: Arc<ServerConfig>,
+    /// None: no certificate is asked for.
+    pub clients: Option<ClientTrust>,
+}
+
+/// Which certificates of clients are good.
+pub struct ClientTrust {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// Of the authorities and revocation lists.
+    digest: digest::Digest,
+}
+
+impl ClientTrust {
+    /// Whether a certificate that was good under `before` is good now.
+    pub fn still_takes(&self, before: Option<&ClientTrust>, chain: &[CertificateDer<'_>]) -> bool {
+        // A reload that changed nothing of it costs no signatures; dates are looked after by whoever has the connection.
+        if before.is_some_and(|before| before.digest.as_ref() == self.digest.as_ref()) {
+            return true;
+        }
+        let Some((own, between)) = chain.split_first() else {
+            return false;
+        };
+        self.verifier.verify_client_cert(own, between, UnixTime::now()).is_ok()
+    }
 }
 
 struct Loader<'a> {
@@ -78,7 +106,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn load(&self, kind: ListenerKind, tls: &ListenerTls) -> Result<ServerConfig, TlsFileError> {
+    fn load(&self, kind: ListenerKind, tls: &ListenerTls) -> Result<Loaded, TlsFileError> {
         let mut keys = vec![self.certified_key(&tls.certificate, &tls.key)?];
         for one in &tls.sni {
             keys.push(self.certified_key(&one.certificate, &one.key)?);
@@ -87,17 +115,24 @@ impl Loader<'_> {
             TlsVersion::V1_2 => &[&TLS13, &TLS12],
             TlsVersion::V1_3 => &[&TLS13],
         };
+        let clients = self.clients(tls)?;
+        let verifier = clients
+            .as_ref()
+            .map_or_else(WebPkiClientVerifier::no_client_auth, |clients| clients.verifier.clone());
         let unusable = |error: rustls::Error| self.unusable(&tls.certificate, &error);
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(versions)
             .map_err(unusable)?
-            .with_client_cert_verifier(self.verifier(tls)?)
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(Certificates(keys)));
         config.alpn_protocols = vec![alpn(kind).to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = Ticketer::new().map_err(unusable)?;
         config.send_tls13_tickets = TICKETS;
-        Ok(config)
+        Ok(Loaded {
+            config: Arc::new(config),
+            clients,
+        })
     }
 
     fn certified_key(&self, certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsFileError> {
@@ -120,27 +155,37 @@ impl Loader<'_> {
         Ok(Arc::new(certified))
     }
 
-    fn verifier(&self, tls: &ListenerTls) -> Result<Arc<dyn ClientCertVerifier>, TlsFileError> {
+    fn clients(&self, tls: &ListenerTls) -> Result<Option<ClientTrust>, TlsFileError> {
         if tls.client_certificates == ClientCertificates::Off {
-            return Ok(WebPkiClientVerifier::no_client_auth());
+            return Ok(None);
         }
+        let mut digest = digest::Context::new(&digest::SHA256);
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates(&tls.client_ca)? {
+            digest.update(&certificate);
             roots
                 .add(certificate)
                 .map_err(|error| self.unusable(&tls.client_ca, &error))?;
         }
         let mut verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), self.provider.clone());
         if !tls.client_crl.as_os_str().is_empty() {
-            verifier = verifier.with_crls(self.revocation_lists(&tls.client_crl)?);
+            let lists = self.revocation_lists(&tls.client_crl)?;
+            for list in &lists {
+                digest.update(list);
+            }
+            verifier = verifier.with_crls(lists);
         }
         if tls.client_certificates == ClientCertificates::Optional {
             verifier = verifier.allow_unauthenticated();
         }
-        verifier.build().map_err(|error| match error {
+        let verifier = verifier.build().map_err(|error| match error {
             VerifierBuilderError::InvalidCrl(problem) => self.unusable(&tls.client_crl, &crl_problem(&problem)),
             error => self.unusable(&tls.client_ca, &error),
-        })
+        })?;
+        Ok(Some(ClientTrust {
+            verifier,
+            digest: digest.finish(),
+        }))
     }
 
     fn certificates(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConfig, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{Error, HandshakeKind};
@@ -199,12 +200,9 @@ impl Session {
         self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// The client's own certificate, in DER.
-    pub fn client_certificate(&self) -> Option<&[u8]> {
-        self.connection
-            .peer_certificates()?
-            .first()
-            .map(|certificate| &certificate[..])
+    /// What the client has shown, its own certificate first.
+    pub fn client_chain(&self) -> Option<&[CertificateDer<'static>]> {
+        self.connection.peer_certificates()
     }
 }
 
