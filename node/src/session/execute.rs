@@ -293,6 +293,7 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>,
     }
     publishes.begin(token, &matched, Path::Ephemeral, qos, lease);
     drop(publishes);
+    worker.hold_ephemeral(client, token, message.payload.len() + message.properties.len());
     let ticket = ticket(worker, client, token);
     worker
         .cluster
