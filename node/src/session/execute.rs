@@ -124,6 +124,10 @@ fn count(metrics: &NodeMetrics, effects: &mut Effects) {
     for reason in effects.refused.drain(..) {
         metrics.publish_refused(reason);
     }
+    if effects.topics_above_limits > 0 {
+        let above = std::mem::take(&mut effects.topics_above_limits);
+        metrics.limits.refused(Limit::Topic, above);
+    }
     if let Some(reason) = effects.connect_refused.take() {
         metrics.connect_answered(reason);
     }
@@ -222,6 +226,10 @@ fn allowed(
         .iter()
         .filter(|reason| **reason == ReasonCode::TOPIC_FILTER_INVALID);
     worker.metrics.limits.refused(Limit::Topic, above.count());
+    // Nothing else has said so yet: there are more filters than a packet may have.
+    if reasons.first() == Some(&ReasonCode::QUOTA_EXCEEDED) {
+        worker.metrics.limits.refused(Limit::FiltersPerPacket, 1);
+    }
     let access = client.access();
     // One for each subscription: the others were refused before.
     let mut granted = reasons.iter_mut().filter(|reason| !reason.is_error());

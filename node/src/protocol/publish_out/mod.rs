@@ -99,6 +99,8 @@ pub struct Effects {
     pub dropped: Vec<Drop>,
     /// PUBLISH packets of the client that were refused.
     pub refused: Vec<ReasonCode>,
+    /// PUBLISH packets of the client whose topic is above the limits.
+    pub topics_above_limits: usize,
     /// The client's CONNECT was refused.
     pub connect_refused: Option<ReasonCode>,
 }
