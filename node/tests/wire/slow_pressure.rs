@@ -11,6 +11,7 @@ use crate::support::load::{Load, Plan, assert_kept};
 use crate::support::random::Random;
 use crate::support::steady::resident;
 use crate::support::stuck::Stuck;
+use crate::support::throttled::Throttled;
 use crate::support::{SOON, START, eventually};
 use lontra_storage::topic::shard_of;
 use std::sync::Arc;
@@ -267,6 +268,61 @@ async fn stands_still(count: &AtomicUsize) -> usize {
     .await
 }
 
+/// A follower that gets a tenth of a core takes what it is sent late. The others go on as a majority, or wait
+/// for it where it leads; none of them gathers in memory what it has not taken, and nothing that was acknowledged is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_with_a_tenth_of_a_core_costs_no_memory_and_no_message() {
+    let _alone = crate::support::alone().await;
+    let mut random = Random::announced("slow-follower");
+    let dir = tempfile::tempdir().expect("a directory");
+    // What RocksDB keeps by itself is not what is looked at.
+    let environment = [
+        ("LONTRA__STORAGE__WRITE_BUFFER_BYTES", "8MiB"),
+        ("LONTRA__STORAGE__CACHE_BYTES", "16MiB"),
+    ];
+    let cluster = Cluster::start_in(dir.path().to_owned(), 3, &environment).await;
+    let meta = cluster.leader_of("meta").await;
+    let victim = cluster.ids().into_iter().find(|id| *id != meta).expect("three nodes");
+    let pids: Vec<u32> = cluster.ids().into_iter().filter_map(|id| cluster.pid(id)).collect();
+    assert_eq!(pids.len(), 3, "all run");
+    let healthy = cluster.nodes.iter().filter(|node| node.id != victim);
+    let healthy: Vec<&str> = healthy.map(|node| node.mqtt.as_str()).collect();
+    let plan = Plan {
+        filling: 32 << 10,
+        ..Plan::default()
+    };
+    let load = Load::start(&healthy, &tag_on_every_shard(), plan, &mut random).await;
+    load.acknowledges_more(500, START).await;
+
+    let before: Vec<u64> = pids.iter().map(|pid| resident(*pid)).collect();
+    let Some(throttled) = Throttled::to(cluster.pid(victim).expect("it runs"), 10) else {
+        return;
+    };
+    let began = (load.now(), load.acknowledged());
+    let mut grown_max = vec![0; pids.len()];
+    eventually("it is sent more than it could hide", THROTTLED_MAX, || {
+        for ((pid, before), grown) in pids.iter().zip(&before).zip(&mut grown_max) {
+            *grown = resident(*pid).saturating_sub(*before).max(*grown);
+        }
+        let enough = load.acknowledged() >= began.1 + THROTTLED_MESSAGES;
+        async move { enough.then_some(()) }
+    })
+    .await;
+    println!(
+        "slow-follower: {THROTTLED_MESSAGES} messages in {:?}; memory grew by {:?} MiB",
+        load.now() - began.0,
+        grown_max.iter().map(|grown| grown >> 20).collect::<Vec<u64>>()
+    );
+    drop(throttled);
+    cluster.wait_all_ready().await;
+    let history = load.drain(PATIENCE).await;
+    assert_kept("slow-follower", &history, &cluster).await;
+    assert!(
+        grown_max.iter().all(|grown| *grown < THROTTLED_GROWTH_MAX),
+        "{grown_max:?} bytes more than before"
+    );
+}
+
 /// The groups that the node leads, as the newest of all nodes' views.
 async fn led_by(cluster: &Cluster, node: u64) -> Vec<String> {
     let shards = (0..SHARDS).map(|shard| format!("shard-{shard}"));
@@ -293,5 +349,10 @@ const LARGE: usize = 200;
 const LARGE_BYTES: usize = (1 << 20) - 1024;
 /// An outbox, as much of its publisher's, and a packet each are 18 MiB; the rest is for buffers that grew.
 const LARGE_RESIDENT_MAX: u64 = 96 << 20;
+/// 190 MiB of payloads, which each of three consumers gets besides.
+const THROTTLED_MESSAGES: u64 = 6_000;
+/// At less than a tenth of the load's rate.
+const THROTTLED_MAX: Duration = Duration::from_secs(180);
+const THROTTLED_GROWTH_MAX: u64 = 600 << 20;
 /// The default of `cluster.shards`.
 const SHARDS: u16 = 12;
