@@ -248,7 +248,7 @@ fn allowed(
 /// Ephemeral if nobody needs it kept: QoS 0, or QoS 1 without durable recipients; never retained, never QoS 2.
 /// (DESIGN §3)
 fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>, packet: Publish, token: u64) {
-    let matched = worker.routes.borrow_mut().lookup(&message.topic);
+    let (matched, route_version) = worker.routes.borrow_mut().lookup(&message.topic);
     let lease = worker.cluster.lease();
     let qos = message.qos;
     let recipients = matched.recipients(qos, message.retain, message.publisher);
@@ -280,7 +280,7 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>,
             retain: message.retain,
             removes: message.payload.is_empty(),
             recipients,
-            route_version: matched.matched.route_version,
+            route_version,
             origin,
             ticket: ticket(worker, client, token),
         };
