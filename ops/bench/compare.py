@@ -157,7 +157,10 @@ class Broker:
                 "RABBITMQ_PID_FILE": str(home / "pid"),
             }
             self.run([RABBITMQ], shared | own)
-        machines = lambda: [pid for process in self.processes[1:] for pid, name in session_of(process.pid) if name == "beam.smp"]
+
+        def machines():
+            return [pid for process in self.processes[1:] for pid, name in session_of(process.pid) if name == "beam.smp"]
+
         self.until("three Erlang machines run", lambda: len(machines()) == 3)
         self.nodes = machines()
         self.addresses = [f"127.0.0.1:{CLUSTER_PORT + node}" for node in (1, 2, 3)]
