@@ -3,8 +3,9 @@
 //! A shared group is a recipient like a session, as long as one of its members takes the message at QoS 1 or 2; what its
 //! members take at QoS 0 only is given to a connected one at once ([`TopicMatch::given`]).
 //!
-//! A worker keeps its own cache of matches by topic. A cached match is used only while the route version is the one it
-//! was made at, so that "applied" means visible to the next match (`subscribe-visible`).
+//! A worker keeps its own cache of matches by topic. A cached match is used only while nothing that changed since it was made
+//! matches its topic, so that "applied" means visible to the next match (`subscribe-visible`), and who subscribes again and
+//! again makes no match cold but those of its own filters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -141,7 +142,12 @@ fn recipients(matched: &Matched, qos: u8, retain: bool, publisher: SessionId) ->
 pub struct RouteCache {
     view: MetaView,
     shards: ShardMap,
-    entries: HashMap<Box<str>, Arc<TopicMatch>>,
+    entries: HashMap<Box<str>, Cached>,
+}
+
+struct Cached {
+    matched: Arc<TopicMatch>,
+    /// It is the match as of this route version, or was found unchanged at it.
     version: u64,
 }
 
@@ -151,20 +157,19 @@ impl RouteCache {
             view,
             shards,
             entries: HashMap::new(),
-            version: 0,
         }
     }
 
-    /// The match of `topic` as of every meta entry applied so far.
-    pub fn lookup(&mut self, topic: &str) -> Arc<TopicMatch> {
+    /// The match of `topic` as of every meta entry applied so far, and the route version as of which it stands: that of the
+    /// match itself may be an earlier one.
+    pub fn lookup(&mut self, topic: &str) -> (Arc<TopicMatch>, u64) {
         let state = self.view.read();
         let version = state.route_version();
-        if version != self.version || self.entries.len() >= CACHE_MAX {
-            self.entries.clear();
-            self.version = version;
-        }
-        if let Some(found) = self.entries.get(topic) {
-            return found.clone();
+        if let Some(cached) = self.entries.get_mut(topic)
+            && state.is_unchanged(topic, cached.version)
+        {
+            cached.version = version;
+            return (cached.matched.clone(), version);
         }
         let matched = Arc::new(TopicMatch::new(
             topic,
@@ -173,9 +178,16 @@ impl RouteCache {
         ));
         drop(state);
         if topic.len() <= CACHED_TOPIC_MAX {
-            self.entries.insert(topic.into(), matched.clone());
+            if self.entries.len() >= CACHE_MAX {
+                self.entries.clear();
+            }
+            let cached = Cached {
+                matched: matched.clone(),
+                version,
+            };
+            self.entries.insert(topic.into(), cached);
         }
-        matched
+        (matched, version)
     }
 }
 

@@ -284,7 +284,7 @@ impl NodeMetrics {
             ),
             publishes_waiting: gauge(
                 "lontra_publishes_waiting_bytes",
-                "Bytes of publishes that this node's clients have under way to their shards.",
+                "Bytes of publishes that this node's clients have under way to their shards, or to full outboxes.",
             ),
             subscriptions_refused: counters(
                 "lontra_subscriptions_refused_total",

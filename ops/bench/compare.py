@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Lontra beside mosquitto: what `ops/bench/compare` runs.
+"""Lontra beside mosquitto, three nodes of it beside three of NATS and of RabbitMQ: what `ops/bench/compare` runs.
 
 A round starts each broker alone and freshly, puts it through all scenarios, and stops it; rounds begin with another broker each
-time. Tables show medians over the rounds. CPU is that of all nodes together; so is memory.
+time. Tables show medians over the rounds. CPU is that of all nodes together; so is memory. A cluster that does not start is told
+and left out.
 """
 
 import argparse
@@ -24,7 +25,10 @@ START_SECONDS = 60
 STOP_SECONDS = 20
 REST_SECONDS = 3
 MOSQUITTO_PORT = 21700
+# Of three nodes: MQTT at +1 to +3, their own protocol at +11 to +13, links at +21 to +23; RabbitMQ's epmd at +30.
+CLUSTER_PORT = 21710
 LONTRA_PORT = 21750
+RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
 # name, arguments of `lontra bench`
 SCENARIOS = [
@@ -49,13 +53,22 @@ CPU_BARS = [
 ]
 LATENCY_BAR = ("g", "1000/s: 10 → 10, QoS 0")
 IDLE_BAR_BYTES = 2560
-# Of three nodes: they are ratios to brokers that this command does not run.
-OTHER_BARS = {
-    "k0. three nodes, QoS 0 across nodes: CPU": "≤ 0.6 × NATS",
-    "k1. three nodes, QoS 1 across nodes: CPU": "≤ 0.025 × RabbitMQ",
-    "kp. three nodes, persistent: CPU": "≤ 0.045 × RabbitMQ",
-    "kg. three nodes at 1000/s: p50": "≤ RabbitMQ",
-}
+# Three nodes, the two ends of each pair on different ones.
+CLUSTERS = ["lontra 3 nodes", "nats 3 nodes", "rabbitmq 3 nodes"]
+CLUSTER_SCENARIOS = [
+    ("48 pairs across nodes, QoS 0", "pairs -n 48 -q 0 -w 16"),
+    ("48 pairs across nodes, QoS 1", "pairs -n 48 -q 1 -w 16"),
+    ("48 pairs across nodes, QoS 1, persistent", "pairs -n 48 -q 1 -w 16 --persistent"),
+    ("1000/s across nodes: 10 → 10, QoS 1", "pairs -n 10 -q 1 --rate 1000"),
+    ("1000/s across nodes: 10 → 10, QoS 1, persistent", "pairs -n 10 -q 1 --rate 1000 --persistent"),
+]
+# Broker CPU per delivered message beside the other's: row, scenario, other, ratio at most
+CLUSTER_CPU_BARS = [
+    ("k0", "48 pairs across nodes, QoS 0", "nats 3 nodes", 0.6),
+    ("k1", "48 pairs across nodes, QoS 1", "rabbitmq 3 nodes", 0.025),
+    ("kp", "48 pairs across nodes, QoS 1, persistent", "rabbitmq 3 nodes", 0.045),
+]
+CLUSTER_LATENCY_BAR = ("kg", "rabbitmq 3 nodes", [name for name, _ in CLUSTER_SCENARIOS[3:]])
 IDLE_KINDS = [("TCP", "--raw"), ("clean", ""), ("persistent", "--persistent")]
 
 
@@ -64,16 +77,21 @@ class Broker:
 
     def __init__(self, name, directory, lontra):
         self.name, self.directory, self.lontra = name, pathlib.Path(directory), lontra
-        self.process, self.nodes, self.addresses = None, [], []
+        self.processes, self.nodes, self.addresses = [], [], []
 
     def start(self):
         self.directory.mkdir()
-        if self.name == "mosquitto":
-            self.start_mosquitto()
-        else:
-            self.start_lontra(int(self.name.split()[1]))
+        match self.name.split()[0]:
+            case "mosquitto":
+                self.start_mosquitto()
+            case "nats":
+                self.start_nats()
+            case "rabbitmq":
+                self.start_rabbitmq()
+            case _:
+                self.start_lontra(int(self.name.split()[1]))
         for address in self.addresses:
-            self.until(f"{self.name} listens at {address}", lambda: listens(address))
+            self.until(f"{self.name} serves at {address}", lambda: serves(address))
 
     def start_mosquitto(self):
         # Unlimited queues, as Lontra's are; memory only.
@@ -83,8 +101,69 @@ class Broker:
             "max_queued_messages 0\nmax_inflight_messages 0\n"
         )
         self.run([shutil.which("mosquitto") or "/usr/sbin/mosquitto", "-c", str(config)])
-        self.nodes = [self.process.pid]
+        self.nodes = [self.processes[0].pid]
         self.addresses = [f"127.0.0.1:{MOSQUITTO_PORT}"]
+
+    def start_nats(self):
+        nats = shutil.which("nats-server", path=os.environ["PATH"] + ":/usr/sbin")
+        if nats is None:
+            raise NotStarted("nats-server is not there")
+        routes = ", ".join(f'"nats://127.0.0.1:{CLUSTER_PORT + 20 + node}"' for node in (1, 2, 3))
+        for node in (1, 2, 3):
+            config = self.directory / f"{node}.conf"
+            config.write_text(
+                f"server_name: n{node}\n"
+                f"listen: 127.0.0.1:{CLUSTER_PORT + 10 + node}\n"
+                f'jetstream {{ store_dir: "{self.directory / str(node)}" }}\n'
+                f"cluster {{ name: compare, listen: 127.0.0.1:{CLUSTER_PORT + 20 + node}, routes: [{routes}] }}\n"
+                f'mqtt {{ host: "127.0.0.1", port: {CLUSTER_PORT + node} }}\n'
+            )
+            self.run([nats, "-c", str(config)])
+        self.nodes = [process.pid for process in self.processes]
+        self.addresses = [f"127.0.0.1:{CLUSTER_PORT + node}" for node in (1, 2, 3)]
+
+    def start_rabbitmq(self):
+        epmd = shutil.which("epmd")
+        if epmd is None or not os.path.exists(RABBITMQ):
+            raise NotStarted("rabbitmq-server is not there")
+        cookie, plugins = self.directory / ".erlang.cookie", self.directory / "enabled_plugins"
+        cookie.write_text("compare")
+        cookie.chmod(0o400)
+        plugins.write_text("[rabbitmq_mqtt].\n")
+        shared = {
+            "HOME": str(self.directory),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(CLUSTER_PORT + 30),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        }
+        # In the foreground: it ends with the others, and is nobody else's.
+        self.run([epmd], shared)
+        peers = "".join(f"cluster_formation.classic_config.nodes.{node} = compare{node}@localhost\n" for node in (1, 2, 3))
+        for node in (1, 2, 3):
+            home = self.directory / str(node)
+            home.mkdir()
+            (home / "rabbitmq.conf").write_text(
+                f"mqtt.listeners.tcp.1 = 127.0.0.1:{CLUSTER_PORT + node}\nmqtt.allow_anonymous = true\n"
+                f"cluster_formation.peer_discovery_backend = classic_config\n{peers}"
+            )
+            own = {
+                "RABBITMQ_NODENAME": f"compare{node}@localhost",
+                "RABBITMQ_NODE_PORT": str(CLUSTER_PORT + 10 + node),
+                "RABBITMQ_DIST_PORT": str(CLUSTER_PORT + 20 + node),
+                "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+                "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
+                "RABBITMQ_LOG_BASE": str(home / "log"),
+                "RABBITMQ_PID_FILE": str(home / "pid"),
+            }
+            self.run([RABBITMQ], shared | own)
+
+        def machines():
+            return [pid for process in self.processes[1:] for pid, name in session_of(process.pid) if name == "beam.smp"]
+
+        self.until("three Erlang machines run", lambda: len(machines()) == 3)
+        self.nodes = machines()
+        self.addresses = [f"127.0.0.1:{CLUSTER_PORT + node}" for node in (1, 2, 3)]
 
     def start_lontra(self, count):
         data = self.directory / "data"
@@ -95,19 +174,20 @@ class Broker:
         self.nodes = [node["pid"] for node in nodes]
         self.addresses = [node["mqtt"] for node in nodes]
 
-    def run(self, command):
+    def run(self, command, variables={}):
         # More clients than the defaults allow; a connection without CONNECT lives long enough to be measured.
-        environment = os.environ | {"LONTRA__MQTT__CONNECTIONS_MAX": "20000", "LONTRA__MQTT__CONNECT_TIMEOUT": "120s"}
-        with open(self.directory / "log", "w") as log:
-            self.process = subprocess.Popen(
+        environment = os.environ | {"LONTRA__MQTT__CONNECTIONS_MAX": "20000", "LONTRA__MQTT__CONNECT_TIMEOUT": "120s"} | variables
+        with open(self.directory / "log", "a") as log:
+            process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
+        self.processes.append(process)
 
     def until(self, what, condition):
         deadline = time.monotonic() + START_SECONDS
         while not condition():
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                sys.exit(f"not within {START_SECONDS} s: {what}\n{(self.directory / 'log').read_text()}")
+            if time.monotonic() > deadline or any(process.poll() is not None for process in self.processes):
+                raise NotStarted(f"not within {START_SECONDS} s: {what}\n{(self.directory / 'log').read_text()[-4000:]}")
             time.sleep(0.05)
 
     def cpu_seconds(self):
@@ -115,22 +195,54 @@ class Broker:
         return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
     def stop(self):
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
+        # The last first: epmd is asked by the Erlang machines while they end.
+        for process in reversed(self.processes):
+            within = [pid for pid, _ in session_of(process.pid)]
+            if process.poll() is None:
+                process.terminate()
             try:
-                self.process.wait(STOP_SECONDS)
+                process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 # A node whose parent is killed ends by itself: its standard input does.
-                self.process.kill()
-                self.process.wait()
+                process.kill()
+                process.wait()
+            # What a wrapper left behind, and only that: the session is still this process's.
+            for pid, _ in session_of(process.pid):
+                if pid in within:
+                    os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def listens(address):
+class NotStarted(Exception):
+    """A broker is not there, or does not serve."""
+
+
+def session_of(leader):
+    """Process ids and names of the session that `leader` began."""
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, fields = stat.read_text().rsplit(")", 1)
+        except OSError:
+            continue
+        state, _, _, session = fields.split()[:4]
+        if int(session) == leader and state != "Z":
+            pid, name = head.split("(", 1)
+            found.append((int(pid), name))
+    return found
+
+
+def serves(address):
+    """Whether a client gets its CONNACK there: a node listens long before its cluster has a leader."""
     host, port = address.rsplit(":", 1)
+    client = f"compare-{port}".encode()
+    body = b"\0\4MQTT\4\2\0\74" + len(client).to_bytes(2, "big") + client
     try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-        return True
+        with socket.create_connection((host, int(port)), timeout=2) as connection:
+            connection.sendall(bytes([0x10, len(body)]) + body)
+            answer = connection.recv(4)
+            connection.sendall(b"\xe0\0")
+            return answer == b"\x20\2\0\0"
     except OSError:
         return False
 
@@ -149,7 +261,7 @@ class Compare:
     def __init__(self, options):
         self.options, self.directory, self.running = options, tempfile.mkdtemp(prefix="lontra-compare-"), None
         self.started = 0
-        self.load_results, self.idle_results = {}, {}
+        self.load_results, self.idle_results, self.cluster_results = {}, {}, {}
 
     def with_broker(self, name, measure):
         self.started += 1
@@ -162,22 +274,41 @@ class Compare:
 
     def load(self):
         names, results, at_rest = ["mosquitto", "lontra 1 node", "lontra 3 nodes"], {}, {}
-        for turn in range(self.options.rounds):
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                tell(f"round {turn + 1} of {self.options.rounds}: {name}")
-                self.with_broker(name, lambda broker: self.scenarios(broker, results, at_rest))
+        for name in self.turns(names):
+            self.with_broker(name, lambda broker: self.scenarios(broker, SCENARIOS, results, at_rest))
         self.load_results = results
-        print_load(names, results)
+        print_load(names, SCENARIOS, results)
         cpu = [f"{name} {1000 * statistics.median(at_rest[name]):.0f}" for name in names]
         print(f"\nCPU without clients, ms per second: {', '.join(cpu)}.")
 
-    def scenarios(self, broker, results, at_rest):
+    def clusters(self):
+        names, results, at_rest = list(CLUSTERS), {}, {}
+        for name in self.turns(names):
+            try:
+                self.with_broker(name, lambda broker: self.scenarios(broker, CLUSTER_SCENARIOS, results, at_rest))
+            except NotStarted as why:
+                if name == names[0]:
+                    raise
+                tell(f"{name} is left out: {why}")
+                names.remove(name)
+        self.cluster_results = results
+        print_load(names, CLUSTER_SCENARIOS, results)
+
+    def turns(self, names):
+        """Each of `names` that is still there in each round, another one first each time."""
+        for turn in range(self.options.rounds):
+            at = turn % max(1, len(names))
+            for name in names[at:] + names[:at]:
+                tell(f"round {turn + 1} of {self.options.rounds}: {name}")
+                yield name
+
+    def scenarios(self, broker, scenarios, results, at_rest):
         seconds = self.options.seconds
         time.sleep(1)
         before = broker.cpu_seconds()
         time.sleep(REST_SECONDS)
         at_rest.setdefault(broker.name, []).append((broker.cpu_seconds() - before) / REST_SECONDS)
-        for scenario, arguments in SCENARIOS:
+        for scenario, arguments in scenarios:
             done = bench(broker, f"{arguments} -V 3.1.1 --warmup {min(1, seconds)} --seconds {seconds}", seconds + 90)
             if done:
                 results.setdefault((scenario, broker.name), []).append(done)
@@ -209,18 +340,18 @@ def shown(value, form):
     return "–" if value is None else form.format(value)
 
 
-def print_load(names, results):
+def print_load(names, scenarios, results):
     shares = [run["bench"]["cpu_seconds"] / run["seconds"] for runs in results.values() for run in runs if run["seconds"]]
     if shares:
         print(f"The load took {100 * max(shares):.0f} % of one core at most.")
-    print("\n| scenario | broker | delivered/s | broker CPU, µs per message | × mosquitto | p50 ms | p99 ms | RSS MiB | not as sent |")
+    print(f"\n| scenario | broker | delivered/s | broker CPU, µs per message | × {names[0]} | p50 ms | p99 ms | RSS MiB | not as sent |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---|")
-    for scenario, _ in SCENARIOS:
+    for scenario, _ in scenarios:
         first = None
         for name in names:
             runs = results.get((scenario, name), [])
             cpu = median(runs, lambda run: run["cpu_us_per_delivered"])
-            if name == "mosquitto":
+            if name == names[0]:
                 first = cpu
             latency = {
                 quantile: median(runs, lambda run: run["latency_us"] and run["latency_us"][quantile] / 1000)
@@ -260,7 +391,7 @@ def print_idle(results, steps):
         print("| " + " | ".join(cells) + " |")
 
 
-def print_bars(load, idle):
+def print_bars(load, idle, clusters):
     """The bars that the project has set itself; what was not measured is said to be so."""
     print("\n| bar | measured | at most | |\n|---|---:|---:|---|")
 
@@ -287,8 +418,20 @@ def print_bars(load, idle):
         ours, theirs = (run and run["steps"][-1]["connects_per_second"] for run in (ours, theirs))
         bound = f"at least {theirs:.0f}" if theirs else "at least mosquitto's"
         row(f"h. connects/s, {kind}", ours, bound, "{:.0f}", ours >= theirs if ours and theirs else None)
-    for name, bound in OTHER_BARS.items():
-        row(name, None, bound)
+
+    def of_cluster(scenario, name, value):
+        return median(clusters.get((scenario, name), []), value)
+
+    for letter, scenario, other, bound in CLUSTER_CPU_BARS:
+        ours, theirs = (of_cluster(scenario, name, lambda run: run["cpu_us_per_delivered"]) for name in (CLUSTERS[0], other))
+        row(f"{letter}. {scenario}: CPU, × {other.split()[0]}", ours / theirs if ours and theirs else None, bound, "{:.3f}")
+    letter, other, scenarios = CLUSTER_LATENCY_BAR
+    for scenario in scenarios:
+        ours, theirs = (
+            of_cluster(scenario, name, lambda run: run["latency_us"] and run["latency_us"]["p50"]) for name in (CLUSTERS[0], other)
+        )
+        bound = f"{other.split()[0]}'s" if theirs is None else theirs
+        row(f"{letter}. {scenario}: p50, µs", ours, bound, "{:.0f}")
 
 
 def less(whole, part):
@@ -318,8 +461,9 @@ def main():
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float)
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--load", action="store_true", help="no idle connections")
+    only.add_argument("--load", action="store_true", help="only the load of one node, and of three beside it")
     only.add_argument("--idle", action="store_true", help="only idle connections")
+    only.add_argument("--clusters", action="store_true", help="only three nodes beside three of others")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.seconds = options.seconds or (1 if options.quick else 5)
@@ -333,11 +477,15 @@ def main():
     compare = Compare(options)
     try:
         heading(options)
-        if not options.idle:
+        if not options.idle and not options.clusters:
             compare.load()
-        if not options.load:
+        if not options.load and not options.clusters:
             compare.idle()
-        print_bars(compare.load_results, compare.idle_results)
+        if not options.load and not options.idle:
+            compare.clusters()
+        print_bars(compare.load_results, compare.idle_results, compare.cluster_results)
+    except NotStarted as why:
+        sys.exit(str(why))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     finally:

@@ -60,7 +60,8 @@ pub struct Limits {
     /// client takes more memory on every node.
     pub subscriptions_max: u32,
 
-    /// Topic Filters in one SUBSCRIBE or UNSUBSCRIBE; more end the connection (0x97). Default 1000; bounds 1 to 100000.
+    /// Topic Filters in one SUBSCRIBE, where more are refused, each (0x97); or UNSUBSCRIBE, where more end the connection
+    /// (0x97). Default 1000; bounds 1 to 100000.
     pub filters_per_packet_max: u32,
 
     /// User Properties in one packet (and as many in its will); more end the connection (0x97). Default 128; bounds 0 to

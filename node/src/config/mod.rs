@@ -199,7 +199,8 @@ pub struct Mqtt {
     /// More: more memory per client. Fewer: topics that repeat take more bytes on the wire. 0: none are used.
     pub topic_alias_max: u16,
 
-    /// Bytes that wait for one connection to take them. Default 8 MiB; bounds `packet_size_max` to 1 GiB.
+    /// Bytes that wait for one connection to take them, on their way to its socket or as messages. Default 8 MiB; bounds
+    /// `packet_size_max` to 1 GiB.
     /// More: slow clients take more memory. Less: bursts disconnect (ephemeral session, 0x97) or page from disk
     /// (durable).
     pub outbox_bytes_max: ByteSize,

@@ -227,7 +227,8 @@ mod tests {
         let pair = [0x26, 0, 1, b'a', 0, 1, b'b'];
         let twice = [&[0x30, 18, 0, 1, b'a', 14][..], &pair, &pair].concat();
         check(&twice, v5, Some(Limit::UserProperties));
-        let two = [0x82, 11, 0, 1, 0, 0, 1, b'a', 0, 0, 1, b'b', 0];
+        // Of a SUBSCRIBE, SUBACK tells it.
+        let two = [0xa2, 9, 0, 1, 0, 0, 1, b'a', 0, 1, b'b'];
         check(&two, v5, Some(Limit::FiltersPerPacket));
         let will = [
             &[0x10, 24, 0, 4, b'M', b'Q', b'T', b'T', 4, 6, 0, 60, 0, 1, b'c'][..],

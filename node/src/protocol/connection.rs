@@ -318,6 +318,10 @@ impl Connection {
             Ok(publish) => publish,
             Err(reason) => return self.refuse_publish(reason, "no such topic alias"),
         };
+        if publish.is_above_limits() {
+            self.effects.topics_above_limits += 1;
+            return self.resolved_publish(publish, Some(ReasonCode::TOPIC_NAME_INVALID), now);
+        }
         let publish = match delayed::split(publish.topic()) {
             None => publish,
             Some(Ok((seconds, topic))) => {

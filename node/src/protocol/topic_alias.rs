@@ -16,7 +16,15 @@ use crate::rare::Rare;
 pub struct AliasesIn {
     maximum: u16,
     /// By alias - 1.
-    topics: Vec<Option<Arc<str>>>,
+    topics: Vec<Option<Named>>,
+}
+
+/// What an alias stands for.
+#[derive(Clone, Debug)]
+enum Named {
+    Topic(Arc<str>),
+    /// A name above the limits, which is not kept: what is published under it is refused as the first was.
+    AboveLimits,
 }
 
 impl AliasesIn {
@@ -43,15 +51,21 @@ impl AliasesIn {
         if publish.topic().is_empty() {
             let known = self.topics.get(at).and_then(Option::as_ref);
             return match known {
-                Some(topic) => Ok(publish.with_topic(topic.clone())),
+                Some(Named::Topic(topic)) => Ok(publish.with_topic(topic.clone())),
+                Some(Named::AboveLimits) => Ok(publish.above_limits()),
                 None => Err(ReasonCode::PROTOCOL_ERROR),
             };
         }
         if self.topics.len() <= at {
             self.topics.resize(at + 1, None);
         }
-        if self.topics[at].as_deref() != Some(publish.topic()) {
-            self.topics[at] = Some(publish.topic().into());
+        if publish.is_above_limits() {
+            self.topics[at] = Some(Named::AboveLimits);
+            return Ok(publish);
+        }
+        let topic = publish.topic();
+        if !matches!(&self.topics[at], Some(Named::Topic(known)) if **known == *topic) {
+            self.topics[at] = Some(Named::Topic(topic.into()));
         }
         Ok(publish)
     }

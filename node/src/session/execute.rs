@@ -123,6 +123,10 @@ fn count(metrics: &NodeMetrics, effects: &mut Effects) {
     for reason in effects.refused.drain(..) {
         metrics.publish_refused(reason);
     }
+    if effects.topics_above_limits > 0 {
+        let above = std::mem::take(&mut effects.topics_above_limits);
+        metrics.limits.refused(Limit::Topic, above);
+    }
     if let Some(reason) = effects.connect_refused.take() {
         metrics.connect_answered(reason);
     }
@@ -221,6 +225,10 @@ fn allowed(
         .iter()
         .filter(|reason| **reason == ReasonCode::TOPIC_FILTER_INVALID);
     worker.metrics.limits.refused(Limit::Topic, above.count());
+    // Nothing else has said so yet: there are more filters than a packet may have.
+    if reasons.first() == Some(&ReasonCode::QUOTA_EXCEEDED) {
+        worker.metrics.limits.refused(Limit::FiltersPerPacket, 1);
+    }
     let access = client.access();
     // One for each subscription: the others were refused before.
     let mut granted = reasons.iter_mut().filter(|reason| !reason.is_error());
@@ -239,7 +247,7 @@ fn allowed(
 /// Ephemeral if nobody needs it kept: QoS 0, or QoS 1 without durable recipients; never retained, never QoS 2.
 /// (DESIGN §3)
 fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>, packet: Publish, token: u64) {
-    let matched = worker.routes.borrow_mut().lookup(&message.topic);
+    let (matched, route_version) = worker.routes.borrow_mut().lookup(&message.topic);
     let lease = worker.cluster.lease();
     let qos = message.qos;
     let recipients = matched.recipients(qos, message.retain, message.publisher);
@@ -271,7 +279,7 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>,
             retain: message.retain,
             removes: message.payload.is_empty(),
             recipients,
-            route_version: matched.matched.route_version,
+            route_version,
             origin,
             ticket: ticket(worker, client, token),
         };
@@ -288,6 +296,7 @@ fn route(worker: &Rc<Worker>, client: &Rc<Client>, message: Authorized<Message>,
     }
     publishes.begin(token, &matched, Path::Ephemeral, qos, lease);
     drop(publishes);
+    worker.hold_ephemeral(client, token, message.payload.len() + message.properties.len());
     let ticket = ticket(worker, client, token);
     worker.publisher.ephemeral(message, &nodes, given, Some(ticket));
 }

@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 
 use crate::metrics::Drop;
 use crate::protocol::codec::ReasonCode;
-use crate::protocol::publish_out::{Delivery, FrameCache};
+use crate::protocol::publish_out::Delivery;
 use crate::worker::{Client, Worker};
 
 /// The replays of one connection.
@@ -334,10 +334,9 @@ impl Worker {
                         age: None,
                         settle: None,
                     };
-                    let frames = &mut FrameCache::default();
                     connection
                         .outbound
-                        .deliver(delivery, None, frames, &mut connection.out, &mut connection.effects);
+                        .replay(delivery, &mut connection.out, &mut connection.effects);
                 }
             }
             client.wake.notify_one();
@@ -391,13 +390,9 @@ impl Worker {
             settle: None,
         };
         let connection = &mut *protocol;
-        connection.outbound.deliver(
-            delivery,
-            None,
-            &mut FrameCache::default(),
-            &mut connection.out,
-            &mut connection.effects,
-        );
+        connection
+            .outbound
+            .replay(delivery, &mut connection.out, &mut connection.effects);
     }
 }
 

@@ -1,15 +1,16 @@
-//! Durable publishes whose outcome has not come, in bytes: what a client, and all of a worker, may have under way.
+//! Publishes whose outcome has not come, in bytes: what a client, and all of a worker, may have under way.
 //!
 //! ```text
-//!   PUBLISH ─▶ hold ─▶ queue of its shard ─▶ outcome ─▶ release
+//!   PUBLISH ─▶ hold ─▶ queue of its shard, or outboxes of its subscribers ─▶ outcome ─▶ release
 //!                │ full: the client is not read from
 //! ```
 //!
 //! Receive Maximum bounds QoS 1 and 2 in number alone, and QoS 0 in nothing: a client that retains at QoS 0 is never answered,
-//! and while its shard has no leader all that it sends would gather here.
+//! and while its shard has no leader all that it sends would gather here. On the ephemeral path a subscriber that does not read
+//! would be sent as many messages as Receive Maximum says, however large, before the first is held for it.
 //!
 //! Invariants
-//! - `bounded`: a client has at most `CLIENT_BYTES` under way and one packet more; a worker `WORKER_BYTES`, and one packet more
+//! - `bounded`: a client has at most `CLIENT_BYTES`, or an outbox where that is less, under way and one packet more; a worker `WORKER_BYTES`, and one packet more
 //!   of each client: who has nothing under way is heard, or a shard without a leader would stop those of the others.
 //! - what a client leaves behind counts until its outcome comes: going and coming again makes no room.
 
@@ -42,8 +43,8 @@ impl Held {
         bytes
     }
 
-    fn is_full(&self, of_worker: usize) -> bool {
-        self.bytes >= CLIENT_BYTES || self.bytes > 0 && of_worker >= WORKER_BYTES
+    fn is_full(&self, outbox: usize, of_worker: usize) -> bool {
+        self.bytes >= CLIENT_BYTES.min(outbox) || self.bytes > 0 && of_worker >= WORKER_BYTES
     }
 }
 
@@ -61,6 +62,13 @@ impl Worker {
         client.held_publishes.borrow_mut().hold(token, bytes);
         self.waiting.bytes.set(self.waiting.bytes.get() + bytes);
         self.metrics.publishes_waiting(bytes as i64);
+    }
+
+    /// An ephemeral publish goes to the outboxes of its subscribers, which hold its outcome while they are full.
+    pub fn hold_ephemeral(&self, client: &Client, token: u64, message: usize) {
+        if message >= COUNTED_FROM {
+            self.hold(client, token, message);
+        }
     }
 
     /// Its outcome came.
@@ -97,7 +105,8 @@ impl Worker {
     /// Whether the client may send no more for now; the time does not count against its Keep Alive.
     pub fn holds_back(&self, client: &Client) -> bool {
         let mut held = client.held_publishes.borrow_mut();
-        let is_full = held.is_full(self.waiting.bytes.get());
+        let outbox = client.config.policy.outbox_bytes_max;
+        let is_full = held.is_full(outbox, self.waiting.bytes.get());
         if is_full {
             let until = Instant::now() + LOOK_AGAIN;
             client.held.set(Some(until));
@@ -115,6 +124,8 @@ impl Worker {
 const CLIENT_BYTES: usize = 8 << 20;
 /// 64 MiB: eight clients at their most.
 const WORKER_BYTES: usize = 64 << 20;
+/// Smaller messages on the ephemeral path are bounded by Receive Maximum: 4 MiB of them, at its default.
+const COUNTED_FROM: usize = 4 << 10;
 /// What a publish costs beside its message: its place in the queue, its recipients are shared.
 const OVERHEAD: usize = 256;
 /// An outcome wakes the client before; until then its Keep Alive is put off by this much at a time.
@@ -128,14 +139,16 @@ mod tests {
     fn a_client_is_full_by_itself_or_with_all_others() {
         let mut held = Held::default();
         // Who has nothing under way is heard, whatever the others have.
-        assert!(!held.is_full(usize::MAX));
+        let outbox = CLIENT_BYTES * 2;
+        assert!(!held.is_full(outbox, usize::MAX));
         held.hold(1, 1);
-        assert!(!held.is_full(WORKER_BYTES - 1) && held.is_full(WORKER_BYTES));
+        assert!(!held.is_full(outbox, WORKER_BYTES - 1) && held.is_full(outbox, WORKER_BYTES));
         held.hold(2, CLIENT_BYTES - 1);
-        assert!(held.is_full(0));
+        assert!(held.is_full(outbox, 0));
         assert_eq!(held.release(1), 1);
         assert_eq!(held.release(1), 0);
-        assert!(!held.is_full(0));
+        assert!(!held.is_full(outbox, 0));
+        assert!(held.is_full(CLIENT_BYTES - 1, 0), "no more than an outbox takes");
         assert_eq!((held.release(2), held.bytes), (CLIENT_BYTES - 1, 0));
     }
 }

@@ -9,7 +9,9 @@ use crate::support::cluster::Cluster;
 use crate::support::codec::{self, Connect, Packet, Publish, Version};
 use crate::support::load::{Load, Plan, assert_kept};
 use crate::support::random::Random;
+use crate::support::steady::resident;
 use crate::support::stuck::Stuck;
+use crate::support::throttled::Throttled;
 use crate::support::{SOON, START, eventually};
 use lontra_storage::topic::shard_of;
 use std::sync::Arc;
@@ -163,16 +165,7 @@ async fn a_slow_subscriber_slows_its_publisher_and_loses_nothing() {
             counted.fetch_add(1, Ordering::SeqCst);
         }
     });
-    let mut last = (usize::MAX, Instant::now());
-    let held_at = eventually("the publisher stands still", START, || {
-        let now = acknowledged.load(Ordering::SeqCst);
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        let stands_still = last.1.elapsed() > Duration::from_millis(500);
-        async move { (stands_still && now > 0).then_some(now) }
-    })
-    .await;
+    let held_at = stands_still(&acknowledged).await;
     println!("slow-subscriber: {held_at} of {MESSAGES} messages were taken on");
     assert!(
         held_at < MESSAGES / 2,
@@ -184,6 +177,150 @@ async fn a_slow_subscriber_slows_its_publisher_and_loses_nothing() {
     }
     publishing.await.expect("every message is acknowledged");
     cluster.assert_no_panic();
+}
+
+/// The same in bytes: large messages fill an outbox long before they are many, whatever number of them its publisher may have
+/// unacknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outbox_is_bounded_in_bytes_as_well() {
+    let _alone = crate::support::alone().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    // It is slow, not gone.
+    let environment = [("LONTRA__MQTT__OUTBOX_WAIT_MAX", "10s")];
+    let cluster = Cluster::start_in(dir.path().to_owned(), 1, &environment).await;
+    let node = cluster.pid(cluster.ids()[0]).expect("it runs");
+    let mut subscriber = Client::open(cluster.mqtt(0), Version::V5, "large-subscriber").await;
+    subscriber.subscribe(&[("pressure/large", 1)]).await;
+    let before = resident(node);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let publishing = tokio::spawn(publish_large(cluster.mqtt(0).to_owned(), sent.clone()));
+    let held_at = stands_still(&sent).await;
+    let grown = resident(node).saturating_sub(before);
+    println!(
+        "large-messages: {held_at} of {LARGE} were sent, {} MiB taken on",
+        grown >> 20
+    );
+    assert!(held_at < LARGE / 2, "{held_at} of {LARGE} MiB were sent");
+    assert!(
+        grown < LARGE_RESIDENT_MAX,
+        "{} MiB for messages that nobody reads",
+        grown >> 20
+    );
+    for number in 0..LARGE {
+        let message = subscriber.message().await;
+        assert_eq!(message.payload[..4], (number as u32).to_be_bytes());
+    }
+    publishing.await.expect("every message is acknowledged");
+    cluster.assert_no_panic();
+}
+
+/// DESIGN §3.2: a full outbox delays the acknowledgement for a while, then that subscriber is let go, and its publisher goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_no_large_messages_is_let_go() {
+    let _alone = crate::support::alone().await;
+    let cluster = Cluster::start(1).await;
+    let mut subscriber = Client::open(cluster.mqtt(0), Version::V5, "large-subscriber").await;
+    subscriber.subscribe(&[("pressure/large", 1)]).await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    publish_large(cluster.mqtt(0).to_owned(), sent).await;
+    let (code, _) = subscriber.closed_by_server(SOON).await;
+    // The end may come before what tells it: the socket is full.
+    assert!(matches!(code, None | Some(0x97)), "{code:?}");
+    eventually("it is counted", SOON, || async {
+        let metrics = cluster.metrics(cluster.ids()[0]).await;
+        let ended = metrics.sum_where("lontra_disconnects_total", "reason=\"quota exceeded\"");
+        (ended >= 1.0).then_some(())
+    })
+    .await;
+    cluster.assert_no_panic();
+}
+
+/// Messages of 1 MiB at QoS 1, as many unacknowledged as there are; all are acknowledged in the end. Numbered in their first bytes.
+async fn publish_large(address: String, sent: Arc<AtomicUsize>) {
+    let mut publisher = Client::open(&address, Version::V5, "large-publisher").await;
+    for number in 0..LARGE {
+        let mut payload = vec![b'x'; LARGE_BYTES];
+        payload[..4].copy_from_slice(&(number as u32).to_be_bytes());
+        let publish = Publish {
+            pid: publisher.next_pid(),
+            ..Publish::new("pressure/large", payload, 1)
+        };
+        publisher.send(&publish.encode(Version::V5)).await.expect("PUBLISH");
+        sent.fetch_add(1, Ordering::SeqCst);
+    }
+    for _ in 0..LARGE {
+        let answer = publisher.packet_within(SOON).await;
+        assert!(matches!(answer, Ok(Packet::Puback { .. })), "{answer:?}");
+    }
+}
+
+/// What a count has come to, once it does not move for half a second.
+async fn stands_still(count: &AtomicUsize) -> usize {
+    let mut last = (usize::MAX, Instant::now());
+    eventually("it stands still", START, || {
+        let now = count.load(Ordering::SeqCst);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        let stands_still = last.1.elapsed() > Duration::from_millis(500);
+        async move { (stands_still && now > 0).then_some(now) }
+    })
+    .await
+}
+
+/// A follower that gets a tenth of a core takes what it is sent late. The others go on as a majority, or wait
+/// for it where it leads; none of them gathers in memory what it has not taken, and nothing that was acknowledged is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_with_a_tenth_of_a_core_costs_no_memory_and_no_message() {
+    let _alone = crate::support::alone().await;
+    let mut random = Random::announced("slow-follower");
+    let dir = tempfile::tempdir().expect("a directory");
+    // What RocksDB keeps by itself is not what is looked at.
+    let environment = [
+        ("LONTRA__STORAGE__WRITE_BUFFER_BYTES", "8MiB"),
+        ("LONTRA__STORAGE__CACHE_BYTES", "16MiB"),
+    ];
+    let cluster = Cluster::start_in(dir.path().to_owned(), 3, &environment).await;
+    let meta = cluster.leader_of("meta").await;
+    let victim = cluster.ids().into_iter().find(|id| *id != meta).expect("three nodes");
+    let pids: Vec<u32> = cluster.ids().into_iter().filter_map(|id| cluster.pid(id)).collect();
+    assert_eq!(pids.len(), 3, "all run");
+    let healthy = cluster.nodes.iter().filter(|node| node.id != victim);
+    let healthy: Vec<&str> = healthy.map(|node| node.mqtt.as_str()).collect();
+    let plan = Plan {
+        filling: 32 << 10,
+        ..Plan::default()
+    };
+    let load = Load::start(&healthy, &tag_on_every_shard(), plan, &mut random).await;
+    load.acknowledges_more(500, START).await;
+
+    let before: Vec<u64> = pids.iter().map(|pid| resident(*pid)).collect();
+    let Some(throttled) = Throttled::to(cluster.pid(victim).expect("it runs"), 10) else {
+        return;
+    };
+    let began = (load.now(), load.acknowledged());
+    let mut grown_max = vec![0; pids.len()];
+    eventually("it is sent more than it could hide", THROTTLED_MAX, || {
+        for ((pid, before), grown) in pids.iter().zip(&before).zip(&mut grown_max) {
+            *grown = resident(*pid).saturating_sub(*before).max(*grown);
+        }
+        let enough = load.acknowledged() >= began.1 + THROTTLED_MESSAGES;
+        async move { enough.then_some(()) }
+    })
+    .await;
+    println!(
+        "slow-follower: {THROTTLED_MESSAGES} messages in {:?}; memory grew by {:?} MiB",
+        load.now() - began.0,
+        grown_max.iter().map(|grown| grown >> 20).collect::<Vec<u64>>()
+    );
+    drop(throttled);
+    cluster.wait_all_ready().await;
+    let history = load.drain(PATIENCE).await;
+    assert_kept("slow-follower", &history, &cluster).await;
+    assert!(
+        grown_max.iter().all(|grown| *grown < THROTTLED_GROWTH_MAX),
+        "{grown_max:?} bytes more than before"
+    );
 }
 
 /// The groups that the node leads, as the newest of all nodes' views.
@@ -207,5 +344,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// 64 MiB in all: more than twice what outbox, the publisher and the sockets of both hold.
 const MESSAGES: usize = 1_000;
 const MESSAGE_BYTES: usize = 64 * 1024;
+/// 200 MiB in all; as many unacknowledged as Receive Maximum allows by far.
+const LARGE: usize = 200;
+const LARGE_BYTES: usize = (1 << 20) - 1024;
+/// An outbox, as much of its publisher's, and a packet each are 18 MiB; the rest is for buffers that grew.
+const LARGE_RESIDENT_MAX: u64 = 96 << 20;
+/// 190 MiB of payloads, which each of three consumers gets besides.
+const THROTTLED_MESSAGES: u64 = 6_000;
+/// At less than a tenth of the load's rate.
+const THROTTLED_MAX: Duration = Duration::from_secs(180);
+const THROTTLED_GROWTH_MAX: u64 = 600 << 20;
 /// The default of `cluster.shards`.
 const SHARDS: u16 = 12;

@@ -386,7 +386,7 @@ async fn packets_and_subscriptions_have_limits_that_can_be_set() {
         ("properties", with_properties(3).encode(v5), 0x97, "user_properties"),
         (
             "filters",
-            codec::subscribe(v5, 1, &[("a", 0), ("b", 0), ("c", 0), ("d", 0)]),
+            codec::unsubscribe(v5, 1, &["a", "b", "c", "d"]),
             0x97,
             "filters_per_packet",
         ),
@@ -405,8 +405,47 @@ async fn packets_and_subscriptions_have_limits_that_can_be_set() {
         assert_eq!(client.closed_by_server(SOON).await.0, Some(code), "{what}");
         assert_eq!(refused(&guarded, limit).await, before + 1.0, "{what}");
     }
+    // What an acknowledgement can tell ends no connection.
+    let mut client = Client::open(guarded.at(), v5, "over").await;
+    let before = refused(&guarded, "topic").await;
+    for (topic, qos) in [(&*long, 1), (&*long, 2), ("a/b/c/d/e", 1), ("a/b/c/d/e", 2)] {
+        let publish = Publish::new(topic, "x", qos);
+        assert_eq!(client.publish_packet(publish).await, 0x90, "{topic} at QoS {qos}");
+        assert!(client.publish_packet(Publish::new("a", "x", qos)).await < 0x80);
+    }
+    // An alias for such a name stands for nothing else, until it is set anew.
+    let aliased = |topic: &str, qos| Publish {
+        properties: vec![Property(codec::TOPIC_ALIAS, Value::Two(1))],
+        ..Publish::new(topic, "x", qos)
+    };
+    assert_eq!(client.publish_packet(aliased(&long, 1)).await, 0x90);
+    assert_eq!(client.publish_packet(aliased("", 2)).await, 0x90);
+    assert!(client.publish_packet(aliased("a", 1)).await < 0x80);
+    assert!(client.publish_packet(aliased("", 1)).await < 0x80);
+    assert_eq!(refused(&guarded, "topic").await, before + 6.0);
+    client.disconnect().await;
     for version in VERSIONS {
         let is_v5 = version == Version::V5;
+        let before = refused(&guarded, "filters_per_packet").await;
+        let mut client = Client::open(guarded.at(), version, "many").await;
+        let codes = subscribe(&mut client, &[("a", 0), ("b", 0), ("c", 0), ("d", 0)]).await;
+        assert_eq!(codes, [if is_v5 { 0x97 } else { 0x80 }; 4]);
+        assert_eq!(refused(&guarded, "filters_per_packet").await, before + 1.0);
+        assert_eq!(subscribe(&mut client, &[("a", 0), ("b", 1), ("c", 2)]).await, [0, 1, 2]);
+        if !is_v5 {
+            client
+                .send(
+                    &Publish {
+                        pid: 9,
+                        ..Publish::new(&long, "x", 1)
+                    }
+                    .encode(version),
+                )
+                .await
+                .expect("PUBLISH");
+            assert_eq!(client.closed_by_server(SOON).await.0, None);
+        }
+        drop(client);
         let connect = Connect::persistent(version, &format!("within-{version:?}"));
         let (mut client, _) = Client::connect(guarded.at(), &connect).await;
         if is_v5 {

@@ -16,6 +16,7 @@ mod access;
 mod exclusive;
 mod groups;
 mod members;
+mod route_changes;
 mod routes;
 mod rows;
 mod sessions;
@@ -40,6 +41,7 @@ use crate::ids::{Incarnation, MetaIndex, NodeId, SessionEpoch, SessionId};
 use crate::machine::{EntryPosition, Machine, TableBatch, Tables};
 use crate::message::LogTime;
 use crate::topic_tree::TopicTree;
+use route_changes::RouteChanges;
 use routes::Route;
 use wills::Wills;
 
@@ -117,6 +119,8 @@ pub struct MetaState {
     log_time: LogTime,
     /// Index of the last entry that may have changed a match; cached matches carry the one they were made at.
     route_version: u64,
+    /// What the last of those entries changed.
+    route_changes: RouteChanges,
     nodes: BTreeMap<NodeId, NodeRecord>,
     /// Boxed: half of a map's places may be empty, and a session is large.
     sessions: HashMap<SessionId, Box<Session>>,
@@ -157,8 +161,34 @@ impl MetaState {
         self.route_version
     }
 
+    /// Whether a match of `topic` that was made at route version `since` is what it would be now. False if that is not known.
+    pub fn is_unchanged(&self, topic: &str, since: u64) -> bool {
+        since == self.route_version || since < self.route_version && self.route_changes.spare(topic, since)
+    }
+
+    /// Any match may be another one.
     fn routes_changed(&mut self, change: &Change<'_, '_>) {
         self.route_version = change.at.index;
+        self.route_changes.all(change.at.index);
+    }
+
+    /// Who is behind a filter, of a subscription or of a group, has changed.
+    fn route_changed(&mut self, filter: &str, change: &Change<'_, '_>) {
+        self.route_version = change.at.index;
+        self.route_changes.filter(change.at.index, filter);
+    }
+
+    /// Where the session is served has changed, if it has subscriptions at all.
+    fn session_routes_changed(&mut self, id: SessionId, change: &Change<'_, '_>) {
+        let Some(session) = self
+            .sessions
+            .get(&id)
+            .filter(|session| !session.subscriptions.is_empty())
+        else {
+            return;
+        };
+        self.route_version = change.at.index;
+        self.route_changes.each(change.at.index, session.subscriptions.keys());
     }
 
     fn apply(&mut self, operation: MetaOp, change: &mut Change<'_, '_>) -> MetaReply {
@@ -276,6 +306,7 @@ impl Machine for Meta {
             let mut state = self.view.write();
             // What was matched before a jump is older than this, so that it does not look current.
             loaded.route_version = tables.applied_index()?.max(state.route_version);
+            loaded.route_changes.all(loaded.route_version);
             *state = loaded;
         }
         self.events.clear();

@@ -199,6 +199,7 @@ impl MetaState {
             return MetaReply::Stale;
         }
         for filter in remove {
+            self.route_changed(&filter, change);
             self.unlink_node_route(owner.node, &filter);
             rows::delete_node_route(change.batch, owner.node, &filter);
             if let Some(filters) = self.node_filters.get_mut(&owner.node) {
@@ -206,10 +207,11 @@ impl MetaState {
             }
         }
         for filter in add {
+            self.route_changed(&filter, change);
             rows::put_node_route(change.batch, owner.node, &filter);
             self.link_node_route(owner.node, filter);
         }
-        self.routes_changed(change);
+        self.route_version = change.at.index;
         MetaReply::Done
     }
 

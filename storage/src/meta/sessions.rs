@@ -208,11 +208,9 @@ impl MetaState {
         }
         rows::put_session(change.batch, id, session);
         change.events.push(session.served(id, owner));
-        let (answer, subscribed) = (session.answer(id), !session.subscriptions.is_empty());
+        let answer = session.answer(id);
         self.owned.entry(owner.node).or_default().insert(id);
-        if subscribed {
-            self.routes_changed(change);
-        }
+        self.session_routes_changed(id, change);
         answer
     }
 
@@ -294,9 +292,7 @@ impl MetaState {
             self.expiring.insert((at, id));
         }
         rows::put_session(change.batch, id, session);
-        if !session.subscriptions.is_empty() {
-            self.routes_changed(change);
-        }
+        self.session_routes_changed(id, change);
         if let Some(will) = will {
             let delay = will.delay.min(expiry);
             self.schedule_will(id, epoch, will, delay, change);
@@ -337,7 +333,8 @@ impl MetaState {
             }
         }
         if !session.subscriptions.is_empty() {
-            self.routes_changed(change);
+            self.route_version = change.at.index;
+            self.route_changes.each(change.at.index, session.subscriptions.keys());
             self.leaving.push_back((id, session.subscriptions.into_iter()));
         }
         if self.clients.get(&session.client_id) == Some(&id) {

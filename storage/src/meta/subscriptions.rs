@@ -75,7 +75,7 @@ impl MetaState {
             }
         }
         rows::put_subscription(change.batch, id, subscription, owed);
-        self.routes_changed(change);
+        self.route_changed(&subscription.filter, change);
         existed
     }
 
@@ -114,7 +114,7 @@ impl MetaState {
             }
         }
         rows::delete_subscription(change.batch, session, filter);
-        self.routes_changed(change);
+        self.route_changed(filter, change);
     }
 
     pub(super) fn retained_done(

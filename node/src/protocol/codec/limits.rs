@@ -9,7 +9,8 @@ pub struct Limits {
     /// Bytes of a whole packet that is not PUBLISH, CONNECT included; above it 0x95. Default 256 KiB: a CONNECT with a
     /// full Will Payload, password and Authentication Data fits.
     pub control_packet_bytes: usize,
-    /// Filters in one SUBSCRIBE or UNSUBSCRIBE; above it 0x97. Default 1,000.
+    /// Filters in one SUBSCRIBE, above it 0x97 for each; or UNSUBSCRIBE, whose answer has no such code: the connection ends
+    /// with 0x97. Default 1,000.
     pub filters_per_packet: usize,
     /// User Properties in one property block; above it 0x97. Default 128.
     pub user_properties: usize,

@@ -56,6 +56,7 @@ pub use reason::{ReasonCode, Violation, connack_return_code};
 use bytes::Bytes;
 use framer::Header;
 use packet::PacketType;
+use subscribe::Asked;
 
 /// The protocol version a client chose in its CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,10 +119,10 @@ pub fn decode(
         PacketType::PubRec => acks::decode(&frame, header, AckKind::PubRec, version, limits).map(Packet::PubRec),
         PacketType::PubRel => acks::decode(&frame, header, AckKind::PubRel, version, limits).map(Packet::PubRel),
         PacketType::PubComp => acks::decode(&frame, header, AckKind::PubComp, version, limits).map(Packet::PubComp),
-        PacketType::Subscribe => {
-            let checked = subscribe::check_subscribe(frame, header, version, limits)?;
-            control::subscribe(checked, version, limits).map(Packet::Subscribe)
-        }
+        PacketType::Subscribe => match subscribe::check_subscribe(frame, header, version, limits)? {
+            Asked::Within(checked) => control::subscribe(checked, version, limits).map(Packet::Subscribe),
+            Asked::TooMany(subscribe) => Ok(Packet::Subscribe(subscribe)),
+        },
         PacketType::SubAck => {
             let checked = replies::check_suback(frame, header, version, limits)?;
             control::suback(checked, version).map(Packet::SubAck)

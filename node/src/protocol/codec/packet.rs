@@ -200,7 +200,7 @@ pub struct SubscribeFilter {
     /// 0: send retained messages, 1: only for a new subscription, 2: never.
     pub retain_handling: u8,
     /// A filter against the grammar ends the connection; one above this broker's limits is answered alone, with this
-    /// code.
+    /// code. Where a packet has too many, each has it, and none is kept: `filter` is empty.
     pub valid: Result<(), ReasonCode>,
 }
 

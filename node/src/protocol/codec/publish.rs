@@ -33,6 +33,7 @@ pub struct Publish {
     resolved: Option<Arc<str>>,
     /// Seconds after which it is published, where its name said so.
     delay: Option<u32>,
+    above_limits: bool,
 }
 
 impl Publish {
@@ -83,6 +84,20 @@ impl Publish {
     /// Seconds after which it is published; none: now.
     pub fn delay(&self) -> Option<u32> {
         self.delay
+    }
+
+    /// Whether its name is longer or deeper than this broker takes: a well-formed PUBLISH, to be refused by PUBACK or PUBREC.
+    /// Only where these can tell it: of a 5.0 client, at QoS 1 or 2.
+    pub fn is_above_limits(&self) -> bool {
+        self.above_limits
+    }
+
+    /// The same, whose Topic Alias stands for such a name.
+    pub fn above_limits(self) -> Publish {
+        Publish {
+            above_limits: true,
+            ..self
+        }
     }
 
     /// `Some` exactly when the QoS is above 0.
@@ -225,7 +240,16 @@ pub(super) fn decode(
         aliased = seen.has(id::TOPIC_ALIAS);
         properties_bytes = block.len();
     }
-    check_topic(topic, version, aliased, limits)?;
+    check_topic(topic, version, aliased)?;
+    let above_limits = !topic_grammar::within_limits(topic, limits);
+    let can_tell = version.is_v5() && packet_id.is_some() && direction == Direction::ClientToServer;
+    if above_limits && !can_tell {
+        return Err(Violation::new(
+            ReasonCode::TOPIC_NAME_INVALID,
+            "3.3.2.1",
+            "topic name above the limits",
+        ));
+    }
     let payload_at = reader.at();
     Ok(Publish {
         topic_at: topic_at as u32,
@@ -237,6 +261,7 @@ pub(super) fn decode(
         qos,
         resolved: None,
         delay: None,
+        above_limits,
         frame,
     })
 }
@@ -249,7 +274,7 @@ fn check_publish_flags(flags: u8) -> Result<QoS, Violation> {
     Ok(qos)
 }
 
-fn check_topic(topic: &str, version: Version, aliased: bool, limits: &Limits) -> Result<(), Violation> {
+fn check_topic(topic: &str, version: Version, aliased: bool) -> Result<(), Violation> {
     if topic.is_empty() && version.is_v5() {
         return if aliased {
             Ok(())
@@ -260,15 +285,7 @@ fn check_topic(topic: &str, version: Version, aliased: bool, limits: &Limits) ->
             ))
         };
     }
-    topic_grammar::check_topic_name(topic)?;
-    if !topic_grammar::within_limits(topic, limits) {
-        return Err(Violation::new(
-            ReasonCode::TOPIC_NAME_INVALID,
-            "3.3.2.1",
-            "topic name above the limits",
-        ));
-    }
-    Ok(())
+    topic_grammar::check_topic_name(topic)
 }
 
 pub(super) const DUP: u8 = 0b1000;

@@ -2,40 +2,69 @@
 //! see.
 //!
 //! A filter against the grammar ends the connection. One that is only above this broker's limits is answered alone, see
-//! `control`.
+//! `control`; so is each where a SUBSCRIBE has too many.
 
 use super::control::Checked;
 use super::framer::Header;
 use super::properties::{self, Property, PropertyIter, Scope};
 use super::reader::Reader;
 use super::topic_grammar;
-use super::{Direction, Limits, ReasonCode, Unsubscribe, Version, Violation};
+use super::{Direction, Limits, QoS, ReasonCode, Subscribe, SubscribeFilter, Unsubscribe, Version, Violation};
 use crate::protocol::checks::{Check, on};
 use bytes::Bytes;
+use std::num::NonZeroU16;
+
+/// A SUBSCRIBE that is well-formed.
+pub(super) enum Asked {
+    Within(Checked),
+    /// More filters than a packet may have: each is answered that it is too many.
+    TooMany(Subscribe),
+}
 
 pub(super) fn check_subscribe(
     frame: Bytes,
     header: Header,
     version: Version,
     limits: &Limits,
-) -> Result<Checked, Violation> {
+) -> Result<Asked, Violation> {
     let mut reader = Reader::new(&frame, header.length);
-    reader.packet_id()?;
+    let packet_id = reader.packet_id()?;
     if version.is_v5() {
         properties::check(&mut reader, Scope::SUBSCRIBE, Direction::ClientToServer, limits)?;
     }
-    let mut budget = FilterBudget::new(limits);
+    let mut filters = 0;
     while !reader.is_empty() {
-        budget.spend()?;
+        filters += 1;
         let filter = reader.string()?;
         let options = reader.u8()?;
         topic_grammar::check_topic_filter(filter)?;
         check_options(options, topic_grammar::is_shared(filter), version)?;
     }
-    if on(Check::SubscribeEmpty) {
-        budget.check_any("MQTT-3.8.3-2")?;
+    if filters == 0 && on(Check::SubscribeEmpty) {
+        return Err(Violation::protocol_error("MQTT-3.8.3-2", "no topic filter"));
     }
-    Ok(Checked::new(frame, header))
+    match filters > limits.filters_per_packet {
+        true => Ok(Asked::TooMany(too_many(packet_id, filters))),
+        false => Ok(Asked::Within(Checked::new(frame, header))),
+    }
+}
+
+/// `budget-first`: nothing of what was asked for is kept, only how much it was, which the packet's size bounds.
+fn too_many(packet_id: NonZeroU16, filters: usize) -> Subscribe {
+    let refused = SubscribeFilter {
+        filter: String::new(),
+        qos: QoS::AtMostOnce,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: 0,
+        valid: Err(ReasonCode::QUOTA_EXCEEDED),
+    };
+    Subscribe {
+        packet_id,
+        subscription_identifier: None,
+        filters: vec![refused; filters],
+        user_properties: Vec::new(),
+    }
 }
 
 /// [MQTT-3.8.3-4] [MQTT-3.8.3-5]

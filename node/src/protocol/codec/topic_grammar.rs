@@ -10,7 +10,7 @@ use crate::protocol::checks::{Check, on};
 /// [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-1.5.4-3]
 pub fn check_utf8(bytes: &[u8]) -> Result<&str, Violation> {
     let string = std::str::from_utf8(bytes).map_err(|_| Violation::malformed("MQTT-1.5.4-1", "string is not UTF-8"))?;
-    if on(Check::StringNul) && has_any(bytes, 0, 0) {
+    if on(Check::StringNul) && has_any(bytes, [0]) {
         return Err(Violation::malformed("MQTT-1.5.4-2", "string contains U+0000"));
     }
     Ok(string)
@@ -18,8 +18,8 @@ pub fn check_utf8(bytes: &[u8]) -> Result<&str, Violation> {
 
 /// A Topic Name: at least one character, no wildcard, no U+0000. [MQTT-4.7.3-1] [MQTT-3.3.2-2] [MQTT-4.7.3-2]
 pub fn check_topic_name(name: &str) -> Result<(), Violation> {
-    check_length(name, ReasonCode::TOPIC_NAME_INVALID)?;
-    if on(Check::WildcardInName) && has_any(name.as_bytes(), b'+', b'#') {
+    let has_wildcard = check_characters(name, ReasonCode::TOPIC_NAME_INVALID)?;
+    if on(Check::WildcardInName) && has_wildcard {
         return Err(Violation::new(
             ReasonCode::TOPIC_NAME_INVALID,
             "MQTT-3.3.2-2",
@@ -33,7 +33,11 @@ pub fn check_topic_name(name: &str) -> Result<(), Violation> {
 ///
 /// Version-free: 3.x has no shared subscriptions in its standard, but the broker offers them there too.
 pub fn check_topic_filter(filter: &str) -> Result<(), Violation> {
-    check_length(filter, ReasonCode::TOPIC_FILTER_INVALID)?;
+    let has_wildcard = check_characters(filter, ReasonCode::TOPIC_FILTER_INVALID)?;
+    let check_levels = |filter| match has_wildcard {
+        true => check_levels(filter),
+        false => Ok(()),
+    };
     if let Some(filter) = filter.strip_prefix(EXCLUSIVE_PREFIX) {
         if filter.is_empty() {
             return Err(bad_filter("MQTT-4.7.3-1", "$exclusive/ without a topic filter"));
@@ -61,7 +65,7 @@ pub fn check_topic_filter(filter: &str) -> Result<(), Violation> {
     if share_name.is_empty() && on(Check::ShareName) {
         return Err(bad_filter("MQTT-4.8.2-1", "empty share name"));
     }
-    if has_any(share_name.as_bytes(), b'+', b'#') {
+    if has_wildcard && has_any(share_name.as_bytes(), WILDCARDS) {
         return Err(bad_filter("MQTT-4.8.2-2", "wildcard in a share name"));
     }
     if filter.is_empty() {
@@ -108,10 +112,10 @@ pub(super) fn within_limits(topic: &str, limits: &Limits) -> bool {
 }
 
 /// Every byte is looked at, without an early way out: so the compiler can take many at once.
-fn has_any(bytes: &[u8], one: u8, other: u8) -> bool {
-    bytes
-        .iter()
-        .fold(false, |found, byte| found | (*byte == one) | (*byte == other))
+fn has_any<const N: usize>(bytes: &[u8], any: [u8; N]) -> bool {
+    bytes.iter().fold(false, |found, byte| {
+        any.iter().fold(found, |found, one| found | (byte == one))
+    })
 }
 
 /// `#` alone in the last level, `+` alone in its level.
@@ -129,23 +133,29 @@ fn check_levels(filter: &str) -> Result<(), Violation> {
     Ok(())
 }
 
-fn check_length(topic: &str, invalid: ReasonCode) -> Result<(), Violation> {
+/// Length and U+0000; returns whether there is a wildcard. In one pass: what was found is looked for again only if anything was.
+fn check_characters(topic: &str, invalid: ReasonCode) -> Result<bool, Violation> {
     if topic.is_empty() {
         return Err(Violation::new(invalid, "MQTT-4.7.3-1", "empty topic"));
     }
     if topic.len() > usize::from(u16::MAX) {
         return Err(Violation::new(invalid, "MQTT-4.7.3-3", "topic above 65,535 bytes"));
     }
-    if has_any(topic.as_bytes(), 0, 0) {
+    let [plus, hash] = WILDCARDS;
+    if !has_any(topic.as_bytes(), [0, plus, hash]) {
+        return Ok(false);
+    }
+    if has_any(topic.as_bytes(), [0]) {
         return Err(Violation::new(invalid, "MQTT-4.7.3-2", "topic contains U+0000"));
     }
-    Ok(())
+    Ok(true)
 }
 
 fn bad_filter(statement: &'static str, what: &'static str) -> Violation {
     Violation::new(ReasonCode::TOPIC_FILTER_INVALID, statement, what)
 }
 
+const WILDCARDS: [u8; 2] = [b'+', b'#'];
 const SHARE_PREFIX: &str = "$share/";
 const EXCLUSIVE_PREFIX: &str = "$exclusive/";
 const QUEUE_PREFIX: &str = "$queue/";

@@ -16,7 +16,7 @@
 //! - `order-per-topic`: entries of a shard leave in order of their offset.
 //! - `exactly-once-out`: a QoS 2 entry that may have been sent is never dropped: it is sent again, or closed by PUBREL.
 //! - `readable`: no PUBLISH leaves on a topic that the client may not read.
-//! - `bounded`: `ready` and `waiting` have limits; beyond, a durable session is behind, an ephemeral one holds the
+//! - `bounded`: `ready` and `waiting` have limits, in messages and in bytes; beyond, a durable session is behind, an ephemeral one holds the
 //!   publisher's acknowledgement for a while, then ends.
 
 mod frames;
@@ -55,7 +55,7 @@ pub struct OutboundLimits {
     pub receive_maximum: u16,
     /// The client's Topic Alias Maximum, capped by the configuration. [MQTT-3.1.2-26]
     pub topic_alias_maximum: u16,
-    /// Bytes on their way to the socket beyond which QoS 0 is dropped.
+    /// Bytes on their way to the socket beyond which QoS 0 is dropped; and of messages that wait for the client.
     pub bytes_max: usize,
     /// Ephemeral QoS 1 and 2 messages that wait for the client at most.
     pub messages_max: usize,
@@ -99,6 +99,8 @@ pub struct Effects {
     pub dropped: Vec<Drop>,
     /// PUBLISH packets of the client that were refused.
     pub refused: Vec<ReasonCode>,
+    /// PUBLISH packets of the client whose topic is above the limits.
+    pub topics_above_limits: usize,
     /// The client's CONNECT was refused.
     pub connect_refused: Option<ReasonCode>,
 }
@@ -108,14 +110,58 @@ struct Waiting {
     delivery: Delivery,
     /// Set by the first [`Outbound::pump`] that sees it.
     since: Option<Instant>,
+    source: Source,
+}
+
+/// Whence a delivery comes: whether its publishers can be held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// As it was published: nothing but the client's outbox bounds it.
+    Live,
+    /// A group's queue, which goes by [`Outbound::free_quota`], or a replay, which goes by [`Outbound::wants_page`].
+    Paced,
 }
 
 /// What waits, once anything has.
 #[derive(Default)]
 struct Backlog {
     waiting: VecDeque<Waiting>,
+    /// Bytes of `waiting`, and of those that are live.
+    bytes: usize,
+    live_bytes: usize,
     /// Acknowledgements of publishers that wait until `waiting` is below its limit again.
     held: Vec<Guard>,
+}
+
+impl Backlog {
+    fn push(&mut self, delivery: Delivery, source: Source) {
+        let bytes = bytes_of(&delivery);
+        self.bytes += bytes;
+        if source == Source::Live {
+            self.live_bytes += bytes;
+        }
+        self.waiting.push_back(Waiting {
+            delivery,
+            since: None,
+            source,
+        });
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front()?;
+        let bytes = bytes_of(&waiting.delivery);
+        self.bytes -= bytes;
+        if waiting.source == Source::Live {
+            self.live_bytes -= bytes;
+        }
+        Some(waiting)
+    }
+}
+
+/// What a message takes up while it waits.
+fn bytes_of(delivery: &Delivery) -> usize {
+    let message = &delivery.message;
+    message.topic.len() + message.payload.len() + message.properties.len()
 }
 
 /// The outbound half of a session.
@@ -271,9 +317,9 @@ impl Outbound {
     }
 
     /// How many more messages could be in flight if all that waits were: credit for groups. None while there are entries
-    /// that are not read yet: they may be any number.
+    /// that are not read yet: they may be any number; nor while as many bytes wait as may.
     pub fn free_quota(&self) -> usize {
-        if self.shards.iter().any(ShardQueue::is_behind) {
+        if self.shards.iter().any(ShardQueue::is_behind) || self.waiting_bytes() > self.limits.bytes_max {
             return 0;
         }
         let ready: usize = self.shards.iter().map(ShardQueue::len).sum();
@@ -285,6 +331,28 @@ impl Outbound {
     pub fn deliver(
         &mut self,
         delivery: Delivery,
+        guard: Option<&Guard>,
+        frames: &mut FrameCache,
+        out: &mut BytesMut,
+        effects: &mut Effects,
+    ) {
+        let source = match delivery.settle {
+            None => Source::Live,
+            Some(_) => Source::Paced,
+        };
+        self.take(delivery, source, guard, frames, out, effects);
+    }
+
+    /// A retained message for a new subscription, as [`Outbound::deliver`]: its page came since [`Outbound::wants_page`] said so,
+    /// so it is nothing to hold a publisher or to give the client up for.
+    pub fn replay(&mut self, delivery: Delivery, out: &mut BytesMut, effects: &mut Effects) {
+        self.take(delivery, Source::Paced, None, &mut FrameCache::default(), out, effects);
+    }
+
+    fn take(
+        &mut self,
+        delivery: Delivery,
+        source: Source,
         guard: Option<&Guard>,
         frames: &mut FrameCache,
         out: &mut BytesMut,
@@ -305,29 +373,41 @@ impl Outbound {
             let left = delivery.message.expiry_interval;
             return self.send_delivery(&delivery, left, frames, out, effects);
         }
-        let backlog = self.backlog.make();
-        backlog.waiting.push_back(Waiting { delivery, since: None });
-        if backlog.waiting.len() > self.limits.messages_max {
-            backlog.held.extend(guard.cloned());
+        if delivery.qos == 0 && source == Source::Live && self.is_overfull() {
+            return drop_delivery(&delivery, Drop::OutboxFull, effects);
+        }
+        self.backlog.make().push(delivery, source);
+        if self.is_overfull() {
+            self.backlog.make().held.extend(guard.cloned());
         }
     }
 
     /// Whether more waits than the client may leave waiting: its publishers' acknowledgements are held.
     pub fn is_overfull(&self) -> bool {
-        self.waiting() > self.limits.messages_max
+        self.waiting() > self.limits.messages_max || self.live_bytes() > self.limits.bytes_max
     }
 
-    /// Whether so much waits that no time is given.
+    /// Whether so much waits that no time is given. In bytes: more than three publishers send before they must wait, each
+    /// as much as an outbox takes.
     pub fn is_hopeless(&self) -> bool {
         self.waiting() > self.limits.messages_max.saturating_mul(2)
+            || self.live_bytes() > self.limits.bytes_max.saturating_mul(4)
     }
 
     fn waiting(&self) -> usize {
         self.backlog.get().map_or(0, |backlog| backlog.waiting.len())
     }
 
+    fn waiting_bytes(&self) -> usize {
+        self.backlog.get().map_or(0, |backlog| backlog.bytes)
+    }
+
+    fn live_bytes(&self) -> usize {
+        self.backlog.get().map_or(0, |backlog| backlog.live_bytes)
+    }
+
     fn next_waiting(&mut self) -> Option<Waiting> {
-        self.backlog.get_mut()?.waiting.pop_front()
+        self.backlog.get_mut()?.pop()
     }
 
     fn has_quota(&self) -> bool {
@@ -388,7 +468,7 @@ impl Outbound {
         while self.has_room(out)
             && let Some(front) = self.backlog.get().and_then(|backlog| backlog.waiting.front())
             && (front.delivery.qos == 0 || self.has_quota())
-            && let Some(Waiting { delivery, since }) = self.next_waiting()
+            && let Some(Waiting { delivery, since, .. }) = self.next_waiting()
         {
             let interval = delivery.message.expiry_interval;
             let left = match (delivery.settle, delivery.age) {

@@ -13,9 +13,13 @@ impl Outbound {
 
     /// Whether the next page of a replay may come: little waits.
     pub fn wants_page(&self, out: &BytesMut) -> bool {
-        self.waiting() <= self.limits.messages_max.min(WAITING_LOW) && self.has_room(out)
+        self.waiting() <= self.limits.messages_max.min(WAITING_LOW)
+            && self.waiting_bytes() <= WAITING_BYTES_LOW
+            && self.has_room(out)
     }
 }
 
 /// Half a page of a replay.
 const WAITING_LOW: usize = 32;
+/// Two pages of a replay.
+const WAITING_BYTES_LOW: usize = 256 * 1024;

@@ -292,6 +292,68 @@ fn a_full_ephemeral_queue_holds_the_acknowledgement() {
 }
 
 #[test]
+fn large_messages_fill_an_ephemeral_queue_by_their_bytes() {
+    let mut fixture = Fixture::of(Answers::of_version(Version::V5), 1, 0, false);
+    let large = || passing::delivery(1, &"x".repeat(800 << 10));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flag = done.clone();
+    let guard = Guard::new(move || flag.store(true, std::sync::atomic::Ordering::SeqCst));
+    // One leaves, one waits: less than the limit of 1 MiB.
+    fixture.deliver(large(), None);
+    fixture.deliver(large(), None);
+    assert!(!fixture.outbound.is_overfull());
+    fixture.deliver(large(), Some(&guard));
+    drop(guard);
+    assert!(fixture.outbound.is_overfull(), "two of three messages wait");
+    assert_eq!(fixture.packets().len(), 1);
+    assert!(!done.load(std::sync::atomic::Ordering::SeqCst));
+    fixture.ack(1);
+    assert_eq!(fixture.packets().len(), 1);
+    assert!(done.load(std::sync::atomic::Ordering::SeqCst));
+    assert!(!fixture.outbound.is_overfull());
+    // QoS 0 is dropped where it would have to wait for them.
+    let retained = |payload| {
+        let message = Message {
+            retain: true,
+            ..(*message(payload)).clone()
+        };
+        Delivery {
+            message: Arc::new(message),
+            ..passing::delivery(0, payload)
+        }
+    };
+    fixture.deliver(large(), None);
+    fixture.deliver(retained("0"), None);
+    assert_eq!(fixture.effects.dropped, [Drop::OutboxFull]);
+    // Four times the limit: the fifth that waits is below, the sixth is not.
+    (0..3).for_each(|_| fixture.deliver(large(), None));
+    assert!(!fixture.outbound.is_hopeless());
+    fixture.deliver(large(), None);
+    assert!(fixture.outbound.is_hopeless());
+}
+
+#[test]
+fn what_is_paced_holds_nobody_and_waits_for_room_in_bytes() {
+    let mut fixture = Fixture::of(Answers::of_version(Version::V5), 1, 0, false);
+    for _ in 0..3 {
+        let Fixture {
+            outbound, out, effects, ..
+        } = &mut fixture;
+        outbound.replay(passing::delivery(1, &"x".repeat(800 << 10)), out, effects);
+    }
+    assert_eq!(fixture.packets().len(), 1);
+    assert!(!fixture.outbound.is_overfull() && fixture.out.is_empty());
+    assert!(!fixture.outbound.wants_page(&fixture.out), "two wait");
+    fixture.ack(1);
+    assert_eq!(fixture.packets().len(), 1);
+    fixture.ack(2);
+    assert_eq!(fixture.packets().len(), 1);
+    assert!(fixture.outbound.wants_page(&fixture.out), "none waits");
+    fixture.ack(3);
+    assert_eq!(fixture.outbound.free_quota(), 1);
+}
+
+#[test]
 fn dup_is_set_on_what_may_have_been_sent_and_on_nothing_else() {
     let dup_of = |sent: Option<&[Offset]>| {
         let mut fixture = Fixture::new(10);

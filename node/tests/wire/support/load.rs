@@ -32,6 +32,8 @@ pub struct Plan {
     pub ping_every: Duration,
     /// A server from which nothing came for so long is given up.
     pub answer_within: Duration,
+    /// What each payload is filled up with.
+    pub filling: usize,
 }
 
 impl Default for Plan {
@@ -42,6 +44,7 @@ impl Default for Plan {
             rate: 150,
             ping_every: Duration::from_secs(2),
             answer_within: Duration::from_secs(8),
+            filling: FILLING,
         }
     }
 }
@@ -458,6 +461,10 @@ impl ProducerTask {
         self.shared.producing.fetch_sub(1, Ordering::SeqCst);
     }
 
+    fn payload(&self, sequence: usize, topic: &str) -> Vec<u8> {
+        filled(self.index, sequence, topic, self.shared.plan.filling)
+    }
+
     fn finished(&self) -> bool {
         self.unacknowledged.is_empty() && self.shared.stop_producing.load(Ordering::SeqCst)
     }
@@ -485,7 +492,7 @@ impl ProducerTask {
                 message.sends += 1;
                 message.topic.clone()
             });
-            let payload = payload(self.index, sequence, &publish);
+            let payload = self.payload(sequence, &publish);
             let publish = Publish {
                 pid,
                 dup: present,
@@ -552,7 +559,7 @@ impl ProducerTask {
         self.unacknowledged.push_back((sequence, pid));
         let publish = Publish {
             pid,
-            ..Publish::new(&topic, payload(self.index, sequence, &topic), 1)
+            ..Publish::new(&topic, self.payload(sequence, &topic), 1)
         };
         client.send(&publish.encode(client.version)).await
     }
@@ -816,9 +823,14 @@ impl KeepAlive {
     }
 }
 
-/// `<sum> <producer> <sequence> <topic> …`, filled up so that 20,000 of them are worth a few megabytes.
+/// As [`filled`], so that 20,000 of them are worth a few megabytes.
 pub fn payload(producer: usize, sequence: usize, topic: &str) -> Vec<u8> {
-    let body = format!("{producer} {sequence} {topic} {:.<60}", "");
+    filled(producer, sequence, topic, FILLING)
+}
+
+/// `<sum> <producer> <sequence> <topic> …`.
+fn filled(producer: usize, sequence: usize, topic: &str, filling: usize) -> Vec<u8> {
+    let body = format!("{producer} {sequence} {topic} {:.<filling$}", "");
     format!("{:016x} {body}", sum(body.as_bytes())).into_bytes()
 }
 
@@ -847,6 +859,7 @@ pub fn topic_ending(index: usize) -> String {
 }
 
 pub const TOPICS: usize = 24;
+const FILLING: usize = 60;
 /// How long before it leaves the restless consumer stops acknowledging.
 const WITHHOLD: Duration = Duration::from_millis(200);
 /// The consumer that changes its node every few seconds without a DISCONNECT.

@@ -40,6 +40,7 @@ pub mod register;
 pub mod script;
 pub mod steady;
 pub mod stuck;
+pub mod throttled;
 pub mod tls;
 pub mod websocket;
 pub mod wills;

@@ -46,9 +46,21 @@ fn size_is_refused_from_the_first_bytes_and_counts_the_whole_packet() {
 
 #[test]
 fn filters_and_user_properties_are_counted() {
+    for (frame, version) in [
+        ("820e0001000161000001620000016300", Version::V3_1_1),
+        ("820f000100000161000001620000016300", Version::V5),
+    ] {
+        let Ok(Packet::Subscribe(subscribe)) = reason(frame, version) else {
+            panic!("SUBACK tells it")
+        };
+        assert_eq!(subscribe.packet_id.get(), 1);
+        let answers: Vec<_> = subscribe.filters.iter().map(|filter| filter.valid).collect();
+        assert_eq!(answers, [Err(ReasonCode::QUOTA_EXCEEDED); 3]);
+    }
     assert_eq!(
-        reason("820e0001000161000001620000016300", Version::V3_1_1),
-        Err(ReasonCode::QUOTA_EXCEEDED)
+        reason("820f0001000161000001620000022b6100", Version::V3_1_1),
+        Err(ReasonCode::TOPIC_FILTER_INVALID),
+        "not well-formed, whatever their number"
     );
     assert_eq!(
         reason("a20b0001000161000162000163", Version::V3_1_1),
@@ -75,6 +87,24 @@ fn topics_above_the_limits() {
         Err(ReasonCode::TOPIC_NAME_INVALID),
         "nine bytes"
     );
+    // A 5.0 client is told by PUBACK or PUBREC.
+    for (frame, above) in [
+        ("320a0005612f622f63000100", true),
+        ("340a0005612f622f63000100", true),
+        ("32080003612f62000100", false),
+    ] {
+        let Ok(Packet::Publish(publish)) = reason(frame, Version::V5) else {
+            panic!("{frame} is well-formed")
+        };
+        assert_eq!(publish.is_above_limits(), above, "{frame}");
+    }
+    for (frame, version) in [
+        ("30080005612f622f6300", Version::V5),
+        ("32090005612f622f630001", Version::V3_1_1),
+        ("320a0005612f2b2f63000100", Version::V5),
+    ] {
+        assert_eq!(reason(frame, version), Err(ReasonCode::TOPIC_NAME_INVALID), "{frame}");
+    }
     let Ok(Packet::Subscribe(subscribe)) = reason("820e0001000161010005612f622f6301", Version::V3_1_1) else {
         panic!("a filter above the limits is answered alone")
     };
