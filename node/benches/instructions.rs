@@ -34,9 +34,10 @@ use lontra_storage::topic_tree::TopicTree;
 
 /// A case, made ready: each call is carried out once for each round.
 type Ready = Box<dyn FnMut()>;
+type Case = (&'static str, fn() -> Ready);
 
 /// By name; the table of `ops/checks/instructions.tsv` has a line for each.
-const CASES: [(&str, fn() -> Ready); 18] = [
+const CASES: [Case; 18] = [
     ("frame_check", frame_check),
     ("publish_decode_v3_qos0", || publish_decode(Version::V3_1_1, 0)),
     ("publish_decode_v3_qos1", || publish_decode(Version::V3_1_1, 1)),

@@ -228,8 +228,9 @@ impl Trust {
     }
 }
 
-fn chain_of(connection: &quinn::Connection) -> Option<Box<Vec<CertificateDer<'static>>>> {
-    connection.peer_identity()?.downcast().ok()
+fn chain_of(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
+    let chain: Box<Vec<CertificateDer<'static>>> = connection.peer_identity()?.downcast().ok()?;
+    Some(*chain)
 }
 
 impl NodeTls {

@@ -64,7 +64,7 @@ impl Decoys {
         let point = tag.as_ref().iter().take(8);
         let point = point.fold(0_u64, |point, byte| point << 8 | u64::from(*byte));
         // A point of 2^64, as one of the users.
-        let mut at = (u128::from(point) * users as u128 >> 64) as usize;
+        let mut at = ((u128::from(point) * users as u128) >> 64) as usize;
         for set in sets {
             if at < set.users() {
                 let kind = set.kinds.iter().find(|(upto, _)| at < *upto);

@@ -582,7 +582,7 @@ impl Connection {
     /// The server ends the connection; 5.0 clients are told why. [MQTT-4.13.1-1]
     pub fn close(&mut self, reason: ReasonCode, why: Option<&str>) {
         match self.state {
-            State::Closing(_) => return,
+            State::Closing(_) => {}
             State::Connected => {
                 self.end(Ending { reason, ..LOST });
                 if let Some(answers) = self.answers {
