@@ -67,7 +67,7 @@ pub struct GroupReport {
     pub last_log: u64,
     pub committed: u64,
     pub applied: u64,
-    /// Up to where the tables are known durable, so that the log may be purged.
+    /// openraft's snapshot: the last checkpoint, or, until the first one after a restart, what was applied again by then.
     pub snapshot: u64,
     /// The log begins behind it.
     pub purged: u64,

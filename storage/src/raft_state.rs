@@ -2,8 +2,9 @@
 //!
 //!     entry ──▶ wait until synced here ──▶ Machine::apply ──▶ one batch with `applied` ──▶ emit ──▶ reply
 //!
-//! A snapshot is a marker: building one does no I/O, it names the position that the last checkpoint made durable, and
-//! openraft purges no log beyond it. What is sent is read from a view when it is sent.
+//! A snapshot is a marker: building one does no I/O, it names the position that the last checkpoint made durable.
+//! After a restart openraft takes all that was applied again for its snapshot: how far a log may be purged is what
+//! [`Storage::durable`](crate::Storage::durable) says, and not that. What is sent is read from a view when it is sent.
 //!
 //! Invariants
 //! - `state-behind-log`: no batch is written before the group's log has synced its entry.
